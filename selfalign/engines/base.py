@@ -1,0 +1,98 @@
+"""The one seam of inference: conversations in, text and log-probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from selfalign.records import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 512
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Sample one answer to a conversation. The same request with the same seed and weights gives the same answer."""
+
+    id: str
+    messages: tuple[Message, ...]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """`logprob`: sum over `token_ids` of the log-probabilities under the sampled-from model at temperature 1, in nats."""
+
+    id: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str  # stop | length | error
+    logprob: float | None
+    num_prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceRequest:
+    """Ask for the probabilities of the labels as the first token of the answer."""
+
+    id: str
+    messages: tuple[Message, ...]
+    labels: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`probabilities` sum to 1 over the labels, in the request's order; None where the engine got no valid answer."""
+
+    id: str
+    probabilities: tuple[float, ...] | None
+    raw: str
+    num_prompt_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Ask for the log-probabilities of given completion tokens after a conversation."""
+
+    id: str
+    messages: tuple[Message, ...]
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    id: str
+    logprobs: tuple[float, ...]  # one per completion token, nats, temperature 1
+
+
+class EngineError(RuntimeError):
+    """The engine cannot serve: what, why and what to do next, in one message."""
+
+
+class Engine(Protocol):
+    """An engine holds one model at a time. Results come as they finish, in any order, one for each request id.
+
+    Requests are pulled lazily from the iterable, so that a stage of any size runs in flat memory; closing the returned
+    generator drops what is in flight.
+    """
+
+    def generate(self, requests: Iterable[GenerateRequest], sampling: Sampling) -> Iterator[Generation]: ...
+
+    def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]: ...
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]: ...
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Raise EngineError unless each label is a single token of its own."""
+
+    def load(self, model_path: str) -> None:
+        """Put the weights of `model_path` (same architecture, same tokenizer) in place of the present ones."""
+
+    def close(self) -> None: ...

@@ -1,0 +1,142 @@
+"""What passes between stages, and how it is named.
+
+Every record is a frozen dataclass. Its id is a hash of the fields that identify it, so that doing a piece of work
+twice yields the same record and never a second one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+Verdict = Literal["first", "second", "tie", "not_applicable", "invalid"]
+FinishReason = Literal["stop", "length", "duplicate", "error"]
+CheckpointKind = Literal["policy", "reward_model"]
+
+
+def digest(*fields: Any, size: int = 10) -> str:
+    """Return a hexadecimal id of `2 * size` characters for JSON-serialisable fields.
+
+    BLAKE2b over canonical JSON: field boundaries are kept, so ("ab", "c") and ("a", "bc") differ.
+    """
+    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.blake2b(canonical.encode("ascii"), digest_size=size).hexdigest()
+
+
+def derived_seed(*fields: Any) -> int:
+    """Return a seed in [0, 2**31) that depends on nothing but the given fields."""
+    return int(digest(*fields, size=4), 16) & 0x7FFFFFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation. `content` is untrusted text."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that ends where the policy is to answer."""
+
+    id: str
+    messages: tuple[Message, ...]
+    source: str = ""
+    split: str = "train"
+    tags: tuple[str, ...] = ()
+
+    @staticmethod
+    def make(messages: tuple[Message, ...], *, source: str = "", split: str = "train", tags: tuple[str, ...] = ()) -> Prompt:
+        """Build a prompt whose id is the hash of its messages alone: the same words are the same prompt."""
+        identity = digest("prompt", [[m.role, m.content] for m in messages])
+        return Prompt(identity, messages, source, split, tags)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One sampled answer of one policy to one prompt.
+
+    `token_ids` are the sampled tokens, with the end-of-turn token where one was sampled. `logprob` is the sum over
+    them of the sampler's own log-probabilities, in nats. `duplicate_of` names the earlier candidate of the same
+    prompt with the same text.
+    """
+
+    id: str
+    prompt_id: str
+    policy_id: str
+    sample_index: int
+    seed: int
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    logprob: float | None = None
+    duplicate_of: str | None = None
+
+    @staticmethod
+    def make_id(prompt_id: str, policy_id: str, sample_index: int, seed: int) -> str:
+        return digest("candidate", prompt_id, policy_id, sample_index, seed)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgment:
+    """One verdict of one judge on two candidates, in the order in which they were shown, under one principle.
+
+    For a pointwise judgment `second_id` is "" and `rating` holds the expected rating (1 to 5); the verdict is then
+    "not_applicable" unless it is "invalid". `p_first` is the judge's probability that the first is better.
+    """
+
+    id: str
+    prompt_id: str
+    first_id: str
+    second_id: str
+    principle_id: str
+    principle_hash: str
+    judge_id: str
+    template_hash: str
+    verdict: Verdict
+    p_first: float | None
+    rating: float | None = None
+    reason: str = ""
+    raw: str = ""
+    num_tokens: int = 0
+    seconds: float = 0.0
+
+    @staticmethod
+    def make_id(prompt_id: str, first_id: str, second_id: str, principle_hash: str, judge_id: str, template_hash: str) -> str:
+        return digest("judgment", prompt_id, first_id, second_id, principle_hash, judge_id, template_hash)
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A preference: `p_chosen` in [0.5, 1] is the soft label, `margin` the judge's score gap, `weight` its worth."""
+
+    prompt_id: str
+    chosen_id: str
+    rejected_id: str
+    p_chosen: float
+    margin: float
+    weight: float = 1.0
+    judgment_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.chosen_id == self.rejected_id:
+            raise ValueError(f"prompt {self.prompt_id}: chosen and rejected are the same candidate {self.chosen_id}")
+        if not (0.0 <= self.p_chosen <= 1.0 and math.isfinite(self.margin) and math.isfinite(self.weight)):
+            raise ValueError(f"prompt {self.prompt_id}: p_chosen {self.p_chosen}, margin {self.margin}, weight {self.weight}")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model on disk, and where it came from."""
+
+    id: str
+    parent_id: str | None
+    kind: CheckpointKind
+    path: str
+    round: int | None
+    digest: str
