@@ -1,0 +1,43 @@
+"""From arguments to a command, and from an exception to an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from selfalign import __version__
+from selfalign.cli import COMMANDS
+from selfalign.cli.errors import INTERRUPTED, USAGE, explain, print_error
+
+
+def build() -> App:
+    """The cyclopts application; commands stay unimported until one is called."""
+    app = App(name="selfalign", version=__version__, help_format="plaintext", result_action="return_value")
+    for commands in COMMANDS.values():
+        for command in commands:
+            app.command(command.target, name=command.name, help=command.summary)
+    return app
+
+
+def call(arguments: Sequence[str]) -> int:
+    """Run the command that the arguments name; return the exit code and leave no traceback without --debug."""
+    debug = "--debug" in arguments
+    tokens = [argument for argument in arguments if argument != "--debug"]
+    try:
+        code = build()(tokens, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except CycloptsError as error:
+        print_error(str(error), fix=f"selfalign {tokens[0]} --help" if not tokens[0].startswith("-") else "selfalign --help")
+        return USAGE
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt:
+        print_error("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            raise
+        return explain(error)

@@ -1,0 +1,238 @@
+"""The faces of a running campaign: plain lines, a live rich screen, or a log. All read the one event stream."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol
+
+from selfalign.cli.output import duration, is_plain, one_line
+from selfalign.cli.progress import Progress, StageProgress
+
+PLAIN_SECONDS = 10.0  # between progress lines of one stage
+POLL_SECONDS = 0.1
+
+DisplayName = Literal["rich", "plain", "log"]
+
+
+class Display(Protocol):
+    """A face. `handle` takes the events of a run in order; `close` leaves the terminal as it was."""
+
+    def handle(self, event: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class PlainDisplay:
+    """A line for each stage, and one every ten seconds in between. For pipes, logs, screen readers and NO_COLOR."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self.progress = Progress()
+        self._printed = 0.0
+
+    def handle(self, event: Mapping[str, Any]) -> None:
+        self.progress.handle(event)
+        line = self._line(event)
+        if line:
+            self._printed = float(event.get("time") or 0.0)
+            print(line, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        self.stream.flush()
+
+    def _line(self, event: Mapping[str, Any]) -> str | None:
+        match event.get("event"):
+            case "campaign_started":
+                return f"campaign: {event.get('rounds')} rounds"
+            case "stage_started":
+                self._printed = float(event.get("time") or 0.0)
+                stage = self.progress.current
+                return f"{_where(stage)}{reused_text(stage)}" if stage is not None and stage.reused else None
+            case "progress" | "train_step":
+                return self._progress_line(event)
+            case "stage_done":
+                stage = self.progress.stages[event.get("round"), str(event.get("stage"))]
+                return f"{_where(stage)}{counts_text(stage.counts) or 'done'}  ({duration(stage.seconds)})"
+            case "stage_skipped":
+                return f"{_where_of(event)}reused: done before"
+            case "proof":
+                return f"{_where_of({**event, 'stage': 'reload'})}{proof_text(event)}"
+            case "gate":
+                return f"{_where_of({**event, 'stage': 'gate'})}{gate_text(event)}"
+            case "warning":
+                return f"warning: {one_line(event.get('message'))}"
+            case "failed":
+                return f"failed: {one_line(event.get('message'))}"
+            case "interrupted":
+                return "interrupted: the state is saved"
+            case "campaign_done":
+                return f"campaign: done in {duration(self.progress.elapsed())}"
+        return None
+
+    def _progress_line(self, event: Mapping[str, Any]) -> str | None:
+        now = float(event.get("time") or 0.0)
+        name = "train" if event.get("event") == "train_step" else str(event.get("stage"))
+        stage = self.progress.stages.get((event.get("round"), name))
+        if stage is None or now - self._printed < PLAIN_SECONDS:
+            return None
+        return _where(stage) + progress_text(stage, now, self.progress.campaign_eta(now))
+
+
+class LogDisplay:
+    """One line an event, `time event key=value ...`, for log collectors."""
+
+    def __init__(self, stream: IO[str] | None = None) -> None:
+        self.stream = stream or sys.stderr
+
+    def handle(self, event: Mapping[str, Any]) -> None:
+        stamp = datetime.fromtimestamp(float(event.get("time") or 0.0), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        fields = " ".join(f"{one_line(k)}={_log_value(v)}" for k, v in event.items() if k not in ("time", "event"))
+        print(f"{stamp} {one_line(event.get('event'))} {fields}".rstrip(), file=self.stream, flush=True)
+
+    def close(self) -> None:
+        self.stream.flush()
+
+
+def open_display(name: DisplayName | None, title: str) -> Display:
+    """The face asked for; unasked, rich on a terminal and plain elsewhere."""
+    if name is None:
+        name = "plain" if is_plain(sys.stderr) else "rich"
+    if name == "rich":
+        from selfalign.cli.live import RichDisplay
+
+        return RichDisplay(title)
+    return LogDisplay() if name == "log" else PlainDisplay()
+
+
+class Follower:
+    """Feeds a display with what is appended to an event file, from a thread, until closed.
+
+    The file is read, never the writer's memory: what the screen shows is what a second reader would see.
+    """
+
+    def __init__(self, path: Path, display: Display) -> None:
+        self.path, self.display = path, display
+        self.history = path.stat().st_size if path.exists() else 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def __enter__(self) -> Follower:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+        self.display.close()
+
+    def _follow(self) -> None:
+        for event in follow(self.path, self._stop, start=self.history):
+            self.display.handle(event)
+
+
+def follow(path: Path, stop: threading.Event, *, start: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield the events of a file from byte `start` on, waiting for more until `stop` is set; then those left over."""
+    buffer, offset = b"", start
+    while True:
+        last = stop.is_set()  # asked before reading, so that what was written before is still delivered
+        if path.exists():
+            with path.open("rb") as file:
+                file.seek(offset)
+                chunk = file.read()
+            offset += len(chunk)
+            *lines, buffer = (buffer + chunk).split(b"\n")
+            yield from filter(None, map(parse_event, lines))
+        if last:
+            return
+        stop.wait(POLL_SECONDS)
+
+
+def parse_event(line: bytes) -> dict[str, Any] | None:
+    """An event, or None for a line that is not one (torn by a crash)."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
+
+
+def _where(stage: StageProgress) -> str:
+    return _where_of({"round": stage.round, "stage": stage.name})
+
+
+def _where_of(event: Mapping[str, Any]) -> str:
+    round = event.get("round")
+    place = f"round {round}" if isinstance(round, int) and round >= 0 else "base"
+    return f"{place:<9}{one_line(event.get('stage')):<10}"
+
+
+def progress_text(stage: StageProgress, now: float, campaign_eta: float | None) -> str:
+    """How far a stage is, how fast, and how long it and the campaign will take."""
+    parts = [f"{stage.done:,}/{stage.total:,} {one_line(stage.unit)}".rstrip(), f"{stage.fraction:.0%}"]
+    rate = stage.rate(now)
+    if rate is not None:
+        parts.append(rate_text(rate))
+    if stage.metrics:
+        parts.append(metrics_text(stage.metrics))
+    if (eta := stage.eta(now)) is not None:
+        parts.append(f"{duration(eta)} left")
+    if campaign_eta is not None:
+        parts.append(f"campaign {duration(campaign_eta)} left")
+    return "  ".join(parts)
+
+
+def rate_text(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
+
+
+def reused_text(stage: StageProgress) -> str:
+    return f"reused {stage.reused:,} of {stage.total:,} {one_line(stage.unit)}".rstrip()
+
+
+def metrics_text(metrics: Mapping[str, Any]) -> str:
+    """The three figures of a training step that people watch: loss, reward accuracy, reward margin."""
+    names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    return "  ".join(
+        f"{label} {metrics[key]:.3f}" for key, label in names.items() if isinstance(metrics.get(key), int | float)
+    )
+
+
+def counts_text(counts: Mapping[str, Any]) -> str:
+    """The counts of a finished stage on one line; zeros and texts are left out."""
+    parts = []
+    for name, value in counts.items():
+        label = one_line(name).replace("_", " ")
+        if isinstance(value, Mapping):
+            inner = counts_text(value)
+            parts += [f"{label}: {inner}"] if inner else []
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not value:
+            continue
+        elif isinstance(value, int):
+            parts.append(f"{value:,} {label}")
+        else:
+            parts.append(f"{label} {value:.3g}")
+    return ", ".join(parts)
+
+
+def proof_text(event: Mapping[str, Any]) -> str:
+    difference, bound = event.get("mean_abs_difference"), event.get("bound")
+    if not isinstance(difference, int | float) or not isinstance(bound, int | float):
+        return "the engine holds the new weights"
+    verdict = "the engine holds the new weights" if difference <= bound else "the engine does NOT hold the new weights"
+    return f"{verdict} (log-prob difference {difference:.2g}, bound {bound:.2g})"
+
+
+def gate_text(event: Mapping[str, Any]) -> str:
+    return f"{'accepted' if event.get('accepted') else 'REJECTED'}: {one_line(event.get('reason'))}".rstrip(": ")
+
+
+def _log_value(value: Any) -> str:
+    line = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
+    return line[1:-1] if isinstance(value, str) and line[1:-1] == value and " " not in value else line
+
+

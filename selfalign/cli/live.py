@@ -1,0 +1,142 @@
+"""The live screen of `selfalign run`: a table of rounds by stages, the stage in hand, and what needs attention."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import IO, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from selfalign.cli.display import gate_text, metrics_text, rate_text
+from selfalign.cli.output import duration, is_unicode, one_line, sparkline
+from selfalign.cli.progress import STAGES, Progress, StageProgress
+
+REFRESH_PER_SECOND = 4
+ROUNDS_SHOWN = 8
+WARNINGS_SHOWN = 3
+
+
+class RichDisplay:
+    """Redraws in place on stderr. Says everything in words too: colour is never the only sign."""
+
+    def __init__(self, title: str, console: Console | None = None) -> None:
+        self.title = title
+        self.console = console or Console(file=sys.stderr, markup=False, highlight=False, emoji=False)
+        self.progress = Progress()
+        self._lock = threading.Lock()
+        self._live = Live(
+            console=self.console,
+            get_renderable=self.render,
+            refresh_per_second=REFRESH_PER_SECOND,
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._live.start()
+
+    def handle(self, event: Mapping[str, Any]) -> None:
+        with self._lock:
+            self.progress.handle(event)
+
+    def close(self) -> None:
+        self._live.stop()
+
+    def render(self) -> RenderableType:
+        with self._lock:
+            return render(self.progress, self.title, time.time(), unicode=is_unicode(self.console.file))
+
+
+def render(progress: Progress, title: str, now: float, *, unicode: bool = True) -> RenderableType:
+    """The whole screen for one moment."""
+    parts: list[RenderableType] = [_header(progress, title, now), _rounds_table(progress, now, unicode)]
+    if progress.current is not None and not progress.current.finished:
+        parts.append(_current(progress.current, now))
+        if progress.current.name == "train":
+            parts.append(_training(progress, progress.current, unicode))
+    parts += [Text(f"warning: {one_line(message)}", style="yellow") for message in progress.warnings[-WARNINGS_SHOWN:]]
+    if progress.failure:
+        parts.append(Text(f"failed: {one_line(progress.failure)}", style="red"))
+    return Group(*parts)
+
+
+def _header(progress: Progress, title: str, now: float) -> Text:
+    header = Text(one_line(title), style="bold")
+    header.append(f"  {progress.state}", style="default not bold")
+    header.append(f"  {duration(progress.elapsed(now))} so far", style="not bold dim")
+    if progress.state == "running":
+        eta = progress.campaign_eta(now)
+        said = f"about {duration(eta)} left" if eta is not None else "time left: known after round 0"
+        header.append(f"  {said}", style="not bold cyan")
+    return header
+
+
+def _rounds_table(progress: Progress, now: float, unicode: bool) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("round", justify="right", no_wrap=True)
+    for stage in STAGES:
+        table.add_column(stage, justify="right", no_wrap=True)
+    table.add_column("gate", overflow="ellipsis", no_wrap=True)
+    for round in _rounds_shown(progress):
+        cells = [_cell(progress.stages.get((round, stage)), unicode) for stage in STAGES]
+        table.add_row(Text("base" if round is None else str(round)), *cells, _gate_cell(progress, round, unicode))
+    return table
+
+
+def _rounds_shown(progress: Progress) -> list[int | None]:
+    """The base policy's own row where it was sampled, then the last rounds up to one that is still to come."""
+    base: list[int | None] = [None] if any(round is None for round, _ in progress.stages) else []
+    known = progress.rounds or 0
+    current = progress.round or 0
+    first = max(0, min(current + 2, known) - ROUNDS_SHOWN)
+    return base + list(range(first, min(known, first + ROUNDS_SHOWN)))
+
+
+def _cell(stage: StageProgress | None, unicode: bool) -> Text:
+    if stage is None:
+        return Text("·" if unicode else ".", style="dim")
+    if stage.seconds is not None:
+        return Text(duration(stage.seconds), style="green")
+    if stage.skipped:
+        return Text("reused", style="blue")
+    return Text(f"{'▸' if unicode else '>'}{stage.fraction:.0%}", style="bold cyan")
+
+
+def _gate_cell(progress: Progress, round: int | None, unicode: bool) -> Text:
+    gate = progress.gates.get(round) if round is not None else None
+    if gate is None:
+        return Text("")
+    mark = ("✓ " if gate.get("accepted") else "✗ ") if unicode else ""
+    return Text(mark + gate_text(gate), style="green" if gate.get("accepted") else "bold red")
+
+
+def _current(stage: StageProgress, now: float) -> Table:
+    line = Table.grid(padding=(0, 1))
+    where = "base" if stage.round is None else f"round {stage.round}"
+    bar = ProgressBar(total=max(1, stage.total), completed=stage.done, width=24, pulse=stage.total == 0)
+    facts = [f"{stage.done:,}/{stage.total:,} {one_line(stage.unit)}".rstrip()] if stage.total else []
+    rate, eta = stage.rate(now), stage.eta(now)
+    facts += [rate_text(rate)] if rate is not None else []
+    facts += [f"{duration(eta)} left"] if eta is not None else []
+    facts += [f"({stage.reused:,} reused)"] if stage.reused else []
+    line.add_row(Text(f"{where} · {one_line(stage.name)}", style="bold"), bar, Text("  ".join(facts)))
+    return line
+
+
+def _training(progress: Progress, stage: StageProgress, unicode: bool) -> Text:
+    history = progress.train_history.get(stage.round, ()) if stage.round is not None else ()
+    losses = [metrics.get("loss") for metrics in history if isinstance(metrics.get("loss"), int | float)]
+    step = max(1, len(losses) // 40)
+    return Text(f"  {metrics_text(stage.metrics)}  {sparkline(losses[::step], unicode=unicode)}", style="dim")
+
+
+def snapshot(progress: Progress, title: str, now: float, stream: IO[str]) -> None:
+    """Print the screen once, as `selfalign status` does."""
+    console = Console(file=stream, markup=False, highlight=False, emoji=False)
+    console.print(render(progress, title, now, unicode=is_unicode(stream)))

@@ -1,0 +1,114 @@
+"""What every command prints with: data on stdout, narration on stderr, foreign text cleaned and never as markup."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO, Any
+
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from selfalign.text import clean
+
+PLAIN_WIDTH = 10_000  # in a pipe no line is cut or wrapped
+
+
+def console(stream: IO[str] | None = None) -> Console:
+    """A console on a stream (default: stdout). In a pipe: no colours, no wrapping."""
+    stream = stream or sys.stdout
+    width = None if stream.isatty() else PLAIN_WIDTH
+    return Console(file=stream, width=width, markup=False, highlight=False, emoji=False, soft_wrap=not stream.isatty())
+
+
+def is_plain(stream: IO[str]) -> bool:
+    """Whether a stream wants plain lines: not a terminal, NO_COLOR, or a terminal that cannot move its cursor."""
+    return not stream.isatty() or bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM", "") in ("", "dumb")
+
+
+def is_unicode(stream: IO[str]) -> bool:
+    return (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
+
+
+def text(value: Any, style: str = "") -> Text:
+    """A value as rich Text: cleaned, on one line, with no markup read into it."""
+    if isinstance(value, Text):
+        return value
+    return Text(one_line(value), style=style)
+
+
+def one_line(value: Any, limit: int | None = None) -> str:
+    """A value as one cleaned line, cut at `limit` characters."""
+    line = " ".join(clean("" if value is None else str(value)).split())
+    return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = (), title: str = "") -> None:
+    """Print a table to stdout; numbers (columns named in `right`) stand to the right."""
+    print_to = console()
+    print_to.print(make_table(columns, rows, right=right, title=title), soft_wrap=False)
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = (), title: str = "") -> Table:
+    table = Table(box=SIMPLE_HEAD, title=text(title, "bold") if title else None, title_justify="left", pad_edge=False)
+    for column in columns:
+        table.add_column(text(column, "bold"), justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(text(cell) for cell in row))
+    return table
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document. Pure ASCII: no byte of foreign text can reach a terminal as a control."""
+    print(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=True))
+
+
+def print_json_line(value: Any) -> None:
+    """Print one JSON document on one line, for streams of records."""
+    print(json.dumps(msgspec.to_builtins(value), ensure_ascii=True))
+
+
+def say(message: str) -> None:
+    """Narrate: one line on stderr."""
+    print(clean(message), file=sys.stderr, flush=True)
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as people read them: 8 s, 4:05, 2 h 07 m, 3 d 4 h."""
+    if seconds is None:
+        return "–"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def size(num_bytes: float) -> str:
+    """Bytes as people read them, in binary units."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(num_bytes) < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"
+
+
+def sparkline(values: Sequence[float | None], *, unicode: bool = True) -> str:
+    """Values as a line of bars, lowest to highest; a gap where a value is missing."""
+    present = [value for value in values if value is not None]
+    if not present:
+        return ""
+    bars = "▁▂▃▄▅▆▇█" if unicode else "_.-=+*#@"
+    low, span = min(present), max(present) - min(present)
+    scale = (len(bars) - 1) / span if span else 0.0
+    return "".join(" " if value is None else bars[round((value - low) * scale)] for value in values)

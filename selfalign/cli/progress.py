@@ -1,0 +1,210 @@
+"""What a stream of events says about a campaign: where it stands, how fast it goes, how long it will take."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+STAGES = ("prompts", "generate", "judge", "pairs", "train", "evaluate")
+
+
+@dataclass(slots=True)
+class StageProgress:
+    """One stage of one round. `reused` units were durable before this session began; rates leave them out."""
+
+    round: int | None
+    name: str
+    started: float
+    total: int = 0
+    unit: str = ""
+    done: int = 0
+    reused: int = 0
+    seconds: float | None = None  # when finished; summed over the steps of the stage
+    skipped: bool = False
+    counts: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    updated: float = 0.0
+    steps: dict[str, float] = field(default_factory=dict)  # finished steps of the stage and their seconds
+
+    @property
+    def finished(self) -> bool:
+        return self.skipped or self.seconds is not None
+
+    @property
+    def fraction(self) -> float:
+        if self.finished:
+            return 1.0
+        return min(1.0, self.done / self.total) if self.total else 0.0
+
+    def rate(self, now: float) -> float | None:
+        """Units per second of this session, or None before anything was done."""
+        fresh = self.done - self.reused
+        elapsed = max(self.updated, now) - self.started
+        return fresh / elapsed if fresh > 0 and elapsed > 0 else None
+
+    def eta(self, now: float) -> float | None:
+        """Seconds left in the stage, or None where nothing tells."""
+        rate = self.rate(now)
+        if self.finished:
+            return 0.0
+        return max(0.0, (self.total - self.done) / rate) if rate and self.total else None
+
+
+class Progress:
+    """Folds the events of a run, in order, into where the campaign stands. Every face reads this one object."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.rounds: int | None = None
+        self.round: int | None = None
+        self.state = "not started"  # running | done | interrupted | failed | stopped by a gate
+        self.stages: dict[tuple[int | None, str], StageProgress] = {}
+        self.current: StageProgress | None = None
+        self.gates: dict[int, Mapping[str, Any]] = {}
+        self.proofs: dict[int, Mapping[str, Any]] = {}
+        self.train_history: dict[int, deque[Mapping[str, Any]]] = {}
+        self.finished_rounds: set[int] = set()
+        self.warnings: list[str] = []
+        self.failure = ""
+        self.last_time: float | None = None
+        self._sessions: list[list[float]] = []
+        self._reused: dict[tuple[int | None, str], StageProgress] = {}
+
+    def handle(self, event: Mapping[str, Any]) -> None:
+        """Take one event. Unknown events and missing fields are passed over: a newer writer must not break a reader."""
+        time = float(event.get("time") or 0.0)
+        self.last_time = time
+        if self._sessions:
+            self._sessions[-1][1] = time
+        method = getattr(self, f"_on_{event.get('event')}", None)
+        if method is not None:
+            method(event, time)
+
+    def elapsed(self, now: float | None = None) -> float:
+        """Seconds in which a writer was at work, over all sessions of the run."""
+        total = sum(end - start for start, end in self._sessions)
+        if now is not None and self.state == "running" and self._sessions:
+            total += max(0.0, now - self._sessions[-1][1])
+        return total
+
+    def expected_seconds(self, stage: str) -> float | None:
+        """Mean seconds of a stage over the rounds that did it whole, or None where no round did."""
+        seen = [s.seconds for (_, name), s in self.stages.items() if name == stage and s.seconds is not None and not s.reused]
+        return sum(seen) / len(seen) if seen else None
+
+    def campaign_eta(self, now: float) -> float | None:
+        """Seconds to the end of the last round, by the times of earlier ones; None before a round tells."""
+        if self.rounds is None or self.round is None:
+            return None
+        expected = {stage: self.expected_seconds(stage) for stage in STAGES}
+        pending = [stage for stage in STAGES if not self._finished(self.round, stage)]
+        later_rounds = max(0, self.rounds - 1 - self.round)
+        needed = set(STAGES) if later_rounds else set(pending)
+        if self.current is not None and not self.current.finished:
+            needed -= {self.current.name} if not later_rounds else set()
+        if any(expected[stage] is None for stage in needed):
+            return None
+        left = sum(self._left(stage, expected[stage], now) for stage in pending)
+        return left + later_rounds * sum(expected[stage] or 0.0 for stage in STAGES)
+
+    def reused(self) -> list[StageProgress]:
+        """Stages of this session that found work already done."""
+        return list(self._reused.values())
+
+    def _left(self, stage: str, expected: float | None, now: float) -> float:
+        current = self.current
+        if current is None or current.name != stage or current.round != self.round:
+            return expected or 0.0
+        eta = current.eta(now)
+        if eta is not None:
+            return eta
+        return max(0.0, (expected or 0.0) - (now - current.started))
+
+    def _finished(self, round: int | None, stage: str) -> bool:
+        progress = self.stages.get((round, stage))
+        return round in self.finished_rounds or (progress is not None and progress.finished)
+
+    def _on_campaign_started(self, event: Mapping[str, Any], time: float) -> None:
+        self.rounds = event.get("rounds", self.rounds)
+        self.name = str(event.get("name", self.name))
+        self.state, self.failure = "running", ""
+        self._sessions.append([time, time])
+        self._reused.clear()
+
+    def _on_round_started(self, event: Mapping[str, Any], time: float) -> None:
+        self.round = event.get("round")
+
+    def _on_stage_started(self, event: Mapping[str, Any], time: float) -> None:
+        reused = int(event.get("reused") or event.get("done") or 0)
+        stage = StageProgress(
+            event.get("round"), str(event.get("stage")), time, int(event.get("total") or 0), str(event.get("unit") or ""),
+            done=reused, reused=reused, updated=time,
+        )  # fmt: skip
+        if (before := self.stages.get((stage.round, stage.name))) is not None:
+            stage.steps = before.steps  # a stage of several steps, as the evaluation is
+        self.stages[stage.round, stage.name] = self.current = stage
+        if reused:
+            self._reused[stage.round, stage.name] = stage
+
+    def _on_progress(self, event: Mapping[str, Any], time: float) -> None:
+        stage = self.stages.get((event.get("round"), str(event.get("stage"))))
+        if stage is not None:
+            stage.done, stage.updated = int(event.get("done") or 0), time
+            stage.total = int(event.get("total") or stage.total)
+            stage.unit = str(event.get("unit") or stage.unit)
+
+    def _on_stage_done(self, event: Mapping[str, Any], time: float) -> None:
+        key = (event.get("round"), str(event.get("stage")))
+        stage = self.stages.setdefault(key, StageProgress(key[0], key[1], time))
+        stage.steps[str(event.get("step", ""))] = float(event.get("seconds") or 0.0)
+        stage.seconds = sum(stage.steps.values())
+        stage.counts = event.get("counts") or {}
+        stage.done, stage.updated = stage.total, time
+
+    def _on_stage_skipped(self, event: Mapping[str, Any], time: float) -> None:
+        key = (event.get("round"), str(event.get("stage")))
+        before = self.stages.get(key)
+        if before is None or not before.finished:
+            self.stages[key] = StageProgress(key[0], key[1], time, skipped=True, counts=event.get("counts") or {})
+        self._reused[key] = self.stages[key]
+
+    def _on_train_step(self, event: Mapping[str, Any], time: float) -> None:
+        round = event.get("round")
+        stage = self.stages.get((round, "train"))
+        metrics = event.get("metrics") or {}
+        if isinstance(round, int):
+            self.train_history.setdefault(round, deque(maxlen=200)).append(metrics)
+        if stage is not None:
+            stage.done, stage.total = int(event.get("step") or 0), int(event.get("total") or stage.total)
+            stage.unit, stage.metrics, stage.updated = "steps", metrics, time
+
+    def _on_proof(self, event: Mapping[str, Any], time: float) -> None:
+        if isinstance(event.get("round"), int):
+            self.proofs[event["round"]] = event
+
+    def _on_warning(self, event: Mapping[str, Any], time: float) -> None:
+        self.warnings.append(str(event.get("message")))
+
+    def _on_gate(self, event: Mapping[str, Any], time: float) -> None:
+        if isinstance(event.get("round"), int):
+            self.gates[event["round"]] = event
+        if not event.get("accepted", True):
+            self.state = "stopped by a gate"
+
+    def _on_round_done(self, event: Mapping[str, Any], time: float) -> None:
+        if isinstance(event.get("round"), int):
+            self.finished_rounds.add(event["round"])
+
+    def _on_campaign_done(self, event: Mapping[str, Any], time: float) -> None:
+        self.state, self.current = "done" if self.state == "running" else self.state, None
+
+    def _on_campaign_stopped(self, event: Mapping[str, Any], time: float) -> None:
+        self.state, self.current = "stopped by a gate", None
+
+    def _on_interrupted(self, event: Mapping[str, Any], time: float) -> None:
+        self.state = "interrupted"
+
+    def _on_failed(self, event: Mapping[str, Any], time: float) -> None:
+        self.state, self.failure = "failed", str(event.get("message"))
