@@ -1,0 +1,33 @@
+"""The run folder: atomic steps, shards, digests, the lock, events, resume, verify, branch.
+
+    with Run.open(path).lock() as run:
+        step = run.step("rounds/000/candidates", inputs={prompts.name: prompts.digest}, config=settings)
+        for index in step.pending(total):
+            step.write(index, rows)
+        step.finish({"candidates": 512})
+
+A crash at any instant leaves each file whole or absent; running the same code again goes on from the last shard.
+"""
+
+from selfalign.store.branch import branch
+from selfalign.store.files import (
+    DiskFull,
+    FileDamaged,
+    Problem,
+    RunLocked,
+    StepChanged,
+    StepDamaged,
+    StoreError,
+    atomic_write,
+    fsync_file,
+    fsync_folder,
+    parse_json,
+    sha256_file,
+)
+from selfalign.store.run import Holder, Run
+from selfalign.store.step import Step, read_records
+
+__all__ = [
+    "DiskFull", "FileDamaged", "Holder", "Problem", "Run", "RunLocked", "Step", "StepChanged", "StepDamaged",
+    "StoreError", "atomic_write", "branch", "fsync_file", "fsync_folder", "parse_json", "read_records", "sha256_file",
+]  # fmt: skip

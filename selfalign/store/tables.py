@@ -1,0 +1,175 @@
+"""Records to Parquet and back, by column, with an explicit schema derived from the dataclass.
+
+str, int, float and bool (each of them optional), Literal of strings, tuple[..., ...] and nested dataclasses are
+supported. Every page carries a CRC, so that damage is seen even before a step has its digests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import MISSING, fields
+from functools import cache
+from itertools import accumulate, chain
+from operator import attrgetter
+from types import NoneType, UnionType
+from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from selfalign.store.files import FileDamaged, StoreError, to_utf8
+
+Record = TypeVar("Record")
+_SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+class Kind(NamedTuple):
+    """How one Python type is held: a scalar, a list of one kind, or a struct with its fields."""
+
+    arrow: pa.DataType
+    nullable: bool = False
+    allowed: frozenset[str] | None = None  # of a Literal
+    item: Kind | None = None  # of a list
+    record: type | None = None  # of a struct
+    fields: tuple[tuple[str, Kind], ...] = ()
+
+
+@cache
+def kind_of(annotation: Any) -> Kind:
+    """Return how values of a type annotation are held; a TypeError names one that cannot be."""
+    if annotation in _SCALARS:
+        return Kind(_SCALARS[annotation])
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType) and len(arguments) == 2 and NoneType in arguments:
+        inner = kind_of(next(argument for argument in arguments if argument is not NoneType))
+        if inner.item is None and inner.record is None:
+            return inner._replace(nullable=True)
+    if origin is Literal and all(isinstance(argument, str) for argument in arguments):
+        return Kind(pa.string(), allowed=frozenset(arguments))
+    if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
+        item = kind_of(arguments[0])
+        return Kind(pa.list_(pa.field("element", item.arrow, item.nullable)), item=item)
+    if isinstance(annotation, type) and hasattr(annotation, "__dataclass_fields__"):
+        return _struct(annotation)
+    raise TypeError(f"no Parquet column can hold the type {annotation}")
+
+
+def _struct(record: type) -> Kind:
+    hints = get_type_hints(record)
+    members = tuple((field.name, kind_of(hints[field.name])) for field in fields(record))
+    arrow = pa.struct([pa.field(name, kind.arrow, kind.nullable) for name, kind in members])
+    return Kind(arrow, record=record, fields=members)
+
+
+def schema_of(record_type: type) -> pa.Schema:
+    """Return the Parquet schema of a record type."""
+    return pa.schema([pa.field(name, kind.arrow, kind.nullable) for name, kind in kind_of(record_type).fields])
+
+
+# Writing -----------------------------------------------------------------------------------------------------------
+
+
+def encode(rows: Sequence[Any], record_type: type) -> pa.Buffer:
+    """Return the rows as the bytes of one Parquet file. The same rows give the same bytes."""
+    if any(type(row) is not record_type for row in rows):
+        odd = next(type(row) for row in rows if type(row) is not record_type)
+        raise StoreError(f"a shard of {record_type.__name__} cannot hold a {odd.__name__}")
+    columns = [
+        _column(f"{record_type.__name__}.{name}", map(attrgetter(name), rows), kind)
+        for name, kind in kind_of(record_type).fields
+    ]
+    table = pa.Table.from_arrays(columns, schema=schema_of(record_type))
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    return sink.getvalue()
+
+
+def _column(name: str, values: Iterable[Any], kind: Kind) -> pa.Array:
+    values = list(values)
+    if kind.item is not None:
+        offsets = pa.array(chain((0,), accumulate(map(len, values))), pa.int32(), size=len(values) + 1)
+        return pa.ListArray.from_arrays(offsets, _column(name, chain.from_iterable(values), kind.item), type=kind.arrow)
+    if kind.record is not None:
+        columns = [_column(f"{name}.{field}", map(attrgetter(field), values), inner) for field, inner in kind.fields]
+        return pa.StructArray.from_arrays(columns, fields=list(kind.arrow))
+    array = _scalars(name, values, kind)
+    if array.null_count and not kind.nullable:
+        raise StoreError(f"{name} is None in row {values.index(None)}, but must have a value")
+    if kind.allowed is not None:
+        _check_allowed(name, set(values), kind)
+    return array
+
+
+def _scalars(name: str, values: list[Any], kind: Kind) -> pa.Array:
+    try:
+        return pa.array(values, kind.arrow)
+    except UnicodeEncodeError:  # a lone surrogate, which no encoding carries
+        return pa.array([value if value is None else to_utf8(value).decode() for value in values], kind.arrow)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise StoreError(f"{name} holds a value of the wrong type: {error}") from error
+
+
+def _check_allowed(name: str, values: set[Any], kind: Kind) -> None:
+    odd = values - (kind.allowed or frozenset()) - ({None} if kind.nullable else set())
+    if odd:
+        allowed = ", ".join(sorted(kind.allowed or ()))
+        raise StoreError(f"{name} holds {min(map(repr, odd))}, which is none of {allowed}")
+
+
+# Reading -----------------------------------------------------------------------------------------------------------
+
+
+def decode(data: bytes | pa.Buffer, record_type: type[Record], where: str) -> list[Record]:
+    """Return the records of one Parquet file. Raises FileDamaged naming `where` if it does not hold them whole."""
+    table = read_table(data, where)
+    try:
+        columns = [_values(name, table, field, record_type) for name, field in _columns_of(record_type)]
+        return list(map(record_type, *columns))
+    except (StoreError, ValueError, pa.ArrowException) as error:
+        raise FileDamaged(f"{where}: does not hold valid {record_type.__name__} records ({error}).") from error
+
+
+def read_table(data: bytes | pa.Buffer, where: str) -> pa.Table:
+    """Read a whole Parquet file, checking the CRC of every page."""
+    try:
+        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise FileDamaged(f"{where}: not a whole Parquet file ({str(error).splitlines()[0][:200]}).") from error
+
+
+def _columns_of(record_type: type) -> list[tuple[str, Any]]:
+    defaults = {field.name: field.default for field in fields(record_type)}
+    return [(name, (kind, defaults[name])) for name, kind in kind_of(record_type).fields]
+
+
+def _values(name: str, table: pa.Table, field: tuple[Kind, Any], record_type: type) -> list[Any]:
+    kind, default = field
+    if name not in table.column_names:
+        if default is MISSING:
+            raise StoreError(f"the column {name} is missing")
+        return [default] * table.num_rows  # written before the field existed
+    column = table.column(name)
+    if not column.type.equals(kind.arrow):
+        raise StoreError(f"the column {name} is {column.type}, not {kind.arrow}")
+    return _python(f"{record_type.__name__}.{name}", column.combine_chunks(), kind)
+
+
+def _python(name: str, array: pa.Array, kind: Kind) -> list[Any]:
+    if array.null_count and not kind.nullable:
+        raise StoreError(f"{name} is null in {array.null_count} rows")
+    if kind.item is not None:
+        items = _python(name, array.flatten(), kind.item)
+        ends = list(accumulate(array.value_lengths().to_pylist()))
+        return [tuple(items[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
+    if kind.record is not None:
+        columns = [
+            _python(f"{name}.{field}", child, inner)
+            for (field, inner), child in zip(kind.fields, array.flatten(), strict=True)
+        ]
+        return list(map(kind.record, *columns))
+    if pa.types.is_primitive(array.type) and not array.null_count and not pa.types.is_boolean(array.type):
+        return array.to_numpy().tolist()
+    values = array.to_pylist()
+    if kind.allowed is not None:
+        _check_allowed(name, set(values), kind)
+    return values
