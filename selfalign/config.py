@@ -1,14 +1,27 @@
 """One frozen tree of settings for a campaign: what each means, its default, and what is refused.
 
 The tree is the only place where a setting is defined; the JSON Schema for editors is generated from it.
+`load` fills it, in falling precedence, from `--set` flags, SELFALIGN_ variables, the campaign's file, a recipe, and the
+defaults below, and remembers for each value where it came from.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
+
+from selfalign import resources, source
+from selfalign.settings import Builder, Layer, flag_layer, leaves, merge, origin_layer
+from selfalign.source import InputError, Problem
 
 Positive = Annotated[float, Meta(gt=0)]
 NonNegative = Annotated[float, Meta(ge=0)]
@@ -65,7 +78,9 @@ class Judge:
     method: Literal["pairwise-logprob", "pointwise-logprob"] = "pairwise-logprob"
     both_orders: bool = True
     principles: Literal["sample", "all"] = "sample"
-    comparisons: Literal["all", "ring"] = "all"  # which candidate pairs of a prompt: all k(k-1)/2, or a random cycle of k
+    comparisons: Literal["all", "ring"] = (
+        "all"  # which candidate pairs of a prompt: all k(k-1)/2, or a random cycle of k
+    )
     labels_pairwise: tuple[str, str] = ("A", "B")
     labels_pointwise: tuple[str, ...] = ("1", "2", "3", "4", "5")
     tie_margin: Fraction = 0.0  # |p_first - 0.5| at or under this is a tie
@@ -172,3 +187,276 @@ class Campaign:
     accept: Accept = field(default_factory=Accept)
     engine: EngineSettings = field(default_factory=EngineSettings)
     launch: Launch = field(default_factory=Launch)
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+ENVIRONMENT_PREFIX = "SELFALIGN_"
+
+
+class ConfigError(InputError):
+    """The settings are refused. Each of `problems` has the file or flag, the line, what is wrong and what to write."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A campaign's settings, and where each one came from."""
+
+    campaign: Campaign
+    layers: tuple[Layer, ...]  # from the strongest to the weakest
+    file: Path | None
+    recipe: str | None
+
+    def origin(self, path: str) -> str:
+        """The origin of a setting such as "train.beta".
+
+        Returns "file:line", "--set", a variable's name, "recipe NAME" or "default".
+        """
+        setting = tuple(path.split("."))
+        layer = origin_layer(self.layers, setting)
+        return layer.origin(setting) if layer else "default"
+
+    def settings(self) -> Iterator[tuple[str, Any, str]]:
+        """Every setting as (dotted name, value, origin)."""
+        for path, value in leaves(msgspec.to_builtins(self.campaign)):
+            name = ".".join(path)
+            yield name, value, self.origin(name)
+
+    def to_yaml(self) -> str:
+        """All settings, defaults written out: loading this text gives the same campaign."""
+        return to_yaml(self.campaign)
+
+
+def load(
+    file: Path | None = None,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Read, merge and validate the settings of a campaign; `check_files` of `preflight` then looks at what they name.
+
+    `overrides` are "key=value" with a dotted key and a YAML value. A file may name its base with `recipe: NAME`; the
+    argument wins. Paths of the user's own files come back absolute. Raises ConfigError with everything that is wrong.
+    """
+    layers = [*_flag_layers(overrides), *_environment_layers(environ or {})]
+    if file is not None:
+        layers.append(_file_layer(Path(file), str(file)))
+    recipe = recipe or next((layer.values["recipe"] for layer in layers if "recipe" in layer.values), None)
+    base = recipe
+    while base is not None:  # a recipe may stand on another one
+        layers.append(_recipe_layer(base, layers))
+        base = layers[-1].values.get("recipe")
+    values: dict[str, Any] = {}
+    for layer in reversed(layers):
+        values = merge(values, layer.values)
+    values.pop("recipe", None)
+    campaign = _build(values, layers)
+    return Loaded(_find_paths(campaign, Path(file).parent if file else None), tuple(layers), file, recipe)
+
+
+def _build(values: Mapping[str, Any], layers: Sequence[Layer]) -> Campaign:
+    builder = Builder(Campaign, layers)
+    campaign = builder.build(values)
+    if not builder.problems:
+        for path, message, fix in contradictions(campaign):
+            builder.refuse(tuple(path.split(".")), message, fix)
+    if builder.problems:
+        raise ConfigError(builder.problems)
+    return campaign
+
+
+def to_yaml(campaign: Campaign) -> str:
+    from ruamel.yaml import YAML
+
+    stream, writer = io.StringIO(), YAML()
+    writer.width = 4096
+    writer.dump(msgspec.to_builtins(campaign), stream)
+    return stream.getvalue()
+
+
+def schema_text() -> str:
+    """The JSON Schema of a campaign file: the text of schemas/campaign.schema.json."""
+    schema = msgspec.json.schema(Campaign)
+    for definition in schema["$defs"].values():
+        definition["additionalProperties"] = False
+        definition.pop("required", None)
+    schema["$defs"]["Campaign"]["properties"]["recipe"] = {"enum": resources.recipes()}
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "selfalign campaign"} | schema
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+# The layers.
+
+
+def _flag_layers(overrides: Sequence[str]) -> list[Layer]:
+    """One layer a flag; of two flags for one setting the later wins."""
+    layers = []
+    for text in reversed(overrides):
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(Problem("--set", None, f"{text!r} is not key=value", "Write --set train.beta=0.2."))
+        layers.append(flag_layer("--set", tuple(key.strip().split(".")), value, Campaign))
+    return layers
+
+
+def _environment_layers(environ: Mapping[str, str]) -> list[Layer]:
+    """SELFALIGN_TRAIN__BETA sets train.beta. A variable that names no setting is refused, as any misspelling is."""
+    names = sorted(name for name in environ if name.startswith(ENVIRONMENT_PREFIX))
+    return [
+        flag_layer(name, tuple(name.removeprefix(ENVIRONMENT_PREFIX).lower().split("__")), environ[name], Campaign)
+        for name in names
+    ]
+
+
+def _file_layer(file: Path, label: str) -> Layer:
+    try:
+        document = source.read_yaml(source.read_text(file), str(file))
+    except InputError as error:
+        raise ConfigError(error.problems) from error
+    if not isinstance(document.value, dict):
+        raise ConfigError(document.problem((), "holds no settings", "Start with the line `recipe: pocket`."))
+    return Layer(label, document)
+
+
+def _recipe_layer(name: Any, layers: Sequence[Layer]) -> Layer:
+    path = resources.recipe(name)
+    if path is not None:
+        return _file_layer(path, f"recipe {name}")
+    message = f"there is no recipe {name!r}"
+    fix = source.did_you_mean(name, resources.recipes()) or _known_recipes()
+    naming = next((layer.document for layer in layers if layer.values.get("recipe") == name), None)
+    raise ConfigError(naming.problem(("recipe",), message, fix) if naming else Problem("--recipe", None, message, fix))
+
+
+def _known_recipes() -> str:
+    return f"The recipes are {', '.join(resources.recipes())}."
+
+
+# Where the files of a campaign are.
+
+
+def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
+    """Make the paths of the user's files absolute; leave shipped files, Hub names and missing files as written."""
+
+    def path(name: str | None) -> str | None:
+        return _absolute(name, resources.find(name, folder)) if name else name
+
+    def patterns(names: str | list[str]) -> str | list[str]:
+        return [pattern(name) for name in names] if isinstance(names, list) else pattern(names)
+
+    def pattern(name: str) -> str:
+        return name if name.startswith("datasets:") else _absolute(name, resources.find_pattern(name, folder))
+
+    constitution = _absolute(campaign.constitution, resources.find_constitution(campaign.constitution, folder))
+    replace, judge = dataclasses.replace, campaign.evaluate.judge
+    return replace(
+        campaign,
+        constitution=constitution,
+        policy=replace(campaign.policy, model=path(campaign.policy.model)),
+        prompts=replace(
+            campaign.prompts, train=patterns(campaign.prompts.train), heldout=patterns(campaign.prompts.heldout)
+        ),
+        judge=replace(campaign.judge, model=path(campaign.judge.model)),
+        evaluate=replace(campaign.evaluate, judge=replace(judge, model=path(judge.model))),
+        train=replace(campaign.train, accelerate_config=path(campaign.train.accelerate_config)),
+    )
+
+
+def _absolute(name: str, found: Path | None) -> str:
+    return name if found is None or resources.is_shipped(found) else str(found)
+
+
+# What no single setting shows.
+
+
+def contradictions(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """Settings that are each allowed but make no sense together, as (setting, what and why, fix)."""
+    yield from _missing(campaign)
+    yield from _sampling(campaign)
+    yield from _judging(campaign.judge, campaign.pairs)
+    yield from _training(campaign)
+    yield from _engine(campaign.engine)
+
+
+def _missing(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    if not campaign.name:
+        yield "name", "name is missing: the run folder is called by it", "Add `name: my-campaign`."
+    elif not NAME.fullmatch(campaign.name):
+        fix = "Use 1 to 64 letters, digits, dots, dashes and underscores, the first a letter or digit."
+        yield "name", f"{campaign.name[:80]!r} cannot name a run folder", fix
+    if not campaign.policy.model:
+        yield "policy.model", "policy.model is missing: no model to improve", "Add `policy: {model: Qwen/Qwen3-4B}`."
+    if not campaign.constitution:
+        yield "constitution", "constitution is missing: no principles to judge by", "Name its file."
+    for split in ("train", "heldout"):
+        if not getattr(campaign.prompts, split):
+            yield (
+                f"prompts.{split}",
+                f"prompts.{split} is missing",
+                f"Add `prompts: {{{split}: prompts/{split}/*.jsonl}}`.",
+            )
+
+
+def _sampling(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    if campaign.generate.temperature == 0:
+        yield "generate.temperature", "at temperature 0 all samples of a prompt are the same", "Set it above 0."
+    if campaign.generate.max_tokens >= campaign.train.max_length:
+        why = f"answers of {campaign.generate.max_tokens} tokens leave no room for a prompt in train.max_length"
+        yield "generate.max_tokens", why, f"Set it below {campaign.train.max_length}, or raise train.max_length."
+    length = campaign.engine.max_model_len
+    if length is not None and campaign.generate.max_tokens >= length:
+        why = f"answers of {campaign.generate.max_tokens} tokens leave no room for a prompt in engine.max_model_len"
+        yield "generate.max_tokens", why, f"Set it below {length}, or raise engine.max_model_len."
+
+
+def _judging(judge: Judge, pairs: Pairs) -> Iterator[tuple[str, str, str]]:
+    pointwise = judge.method == "pointwise-logprob"
+    for name in ("labels_pairwise", "labels_pointwise"):
+        labels = getattr(judge, name)
+        if len(set(labels)) < max(2, len(labels)):
+            yield f"judge.{name}", "the labels must be at least two, and all different", 'Such as ["A", "B"].'
+    if judge.tie_margin >= 0.5:
+        yield "judge.tie_margin", "a margin of 0.5 or more makes every verdict a tie", "Set it below 0.5."
+    most = len(judge.labels_pointwise) - 1 if pointwise else 1
+    if pairs.min_margin >= most:
+        why = f"no pair can reach a margin of {pairs.min_margin:g}: scores of {judge.method} differ by at most {most}"
+        yield "pairs.min_margin", why, f"Set it below {most}."
+    if pointwise and judge.comparisons == "ring":
+        yield "judge.comparisons", "a pointwise judge compares no candidates", "Remove it, or use pairwise-logprob."
+    if not pointwise and pairs.rating_scale != Pairs.rating_scale:
+        yield "pairs.rating_scale", "a pairwise judge gives no ratings to scale", "Remove it, or use pointwise-logprob."
+    if pairs.strategy == "best-worst" and (pairs.max_per_prompt or 1) > 1:
+        yield "pairs.max_per_prompt", "best-worst makes one pair a prompt", "Remove it, or use strategy all or random."
+    if judge.base_url and not judge.model.startswith("openai:"):
+        yield "judge.base_url", f"the judge {judge.model!r} is not reached over an API", "Use `model: openai:NAME`."
+    if judge.revision and judge.model in ("self", "base"):
+        yield "judge.revision", f"the judge is the policy ({judge.model}), which has its own", "Set policy.revision."
+
+
+def _training(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    reference, last = campaign.reference, campaign.rounds - 1
+    if isinstance(reference, str) and reference not in ("previous", "base"):
+        fix = source.did_you_mean(reference, ("previous", "base")) or "Write previous, base, or a round's number."
+        yield "reference", f"reference is {reference[:60]!r}, not previous, base or a round's number", fix
+    if isinstance(reference, int) and not 0 <= reference < last:
+        why = f"reference is round {reference}; in {campaign.rounds} rounds, 0 to {last}, a later round must follow it"
+        yield "reference", why, f"Write a number from 0 to {last - 1}." if last else "Write previous or base."
+    train = campaign.train
+    if train.max_length > train.max_tokens_per_batch:
+        why = (
+            f"a pair of {train.max_length} tokens does not fit train.max_tokens_per_batch, {train.max_tokens_per_batch}"
+        )
+        yield "train.max_length", why, "Lower it, or raise train.max_tokens_per_batch."
+    against = campaign.evaluate.against
+    if len(set(against)) < len(against):
+        yield "evaluate.against", "the same policy stands twice", "Name each once."
+    if campaign.accept.win_rate_lower_bound is not None and "previous" not in against:
+        why = "the gate needs the win rate against the previous policy, which evaluate.against leaves out"
+        yield "accept.win_rate_lower_bound", why, "Add previous to evaluate.against, or set this to null."
+
+
+def _engine(engine: EngineSettings) -> Iterator[tuple[str, str, str]]:
+    if engine.backend != "transformers":
+        return
+    for name in ("gpu_memory_utilization", "cpu_kv_cache_gib", "enforce_eager", "tensor_parallel_size", "max_num_seqs"):
+        if getattr(engine, name) != getattr(EngineSettings, name):
+            yield f"engine.{name}", f"engine.{name} is for vLLM, and engine.backend is transformers", "Remove it."
