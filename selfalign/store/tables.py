@@ -6,20 +6,23 @@ supported. Every page carries a CRC, so that damage is seen even before a step h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
 from itertools import accumulate, chain
 from operator import attrgetter
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfalign.store.files import FileDamaged, StoreError, to_utf8
+from selfalign.store.files import FileDamaged, StoreError, parse_json, to_utf8
 
 Record = TypeVar("Record")
+_COUNTS = "selfalign.counts"
 _SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -69,8 +72,8 @@ def schema_of(record_type: type) -> pa.Schema:
 # Writing -----------------------------------------------------------------------------------------------------------
 
 
-def encode(rows: Sequence[Any], record_type: type) -> pa.Buffer:
-    """Return the rows as the bytes of one Parquet file. The same rows give the same bytes."""
+def encode(rows: Sequence[Any], record_type: type, counts: Mapping[str, int]) -> pa.Buffer:
+    """Return the rows as one Parquet file with `counts` in its metadata. The same rows give the same bytes."""
     if any(type(row) is not record_type for row in rows):
         odd = next(type(row) for row in rows if type(row) is not record_type)
         raise StoreError(f"a shard of {record_type.__name__} cannot hold a {odd.__name__}")
@@ -78,7 +81,8 @@ def encode(rows: Sequence[Any], record_type: type) -> pa.Buffer:
         _column(f"{record_type.__name__}.{name}", map(attrgetter(name), rows), kind)
         for name, kind in kind_of(record_type).fields
     ]
-    table = pa.Table.from_arrays(columns, schema=schema_of(record_type))
+    metadata = {_COUNTS: json.dumps(dict(counts), sort_keys=True)}
+    table = pa.Table.from_arrays(columns, schema=schema_of(record_type).with_metadata(metadata))
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
@@ -114,6 +118,15 @@ def _check_allowed(name: str, values: set[Any], kind: Kind) -> None:
     if odd:
         allowed = ", ".join(sorted(kind.allowed or ()))
         raise StoreError(f"{name} holds {min(map(repr, odd))}, which is none of {allowed}")
+
+
+def read_counts(path: Path) -> dict[str, int]:
+    """Return the counts that a Parquet file was written with. Raises FileDamaged."""
+    try:
+        metadata = pq.read_metadata(path).metadata or {}
+    except (OSError, pa.ArrowException) as error:
+        raise FileDamaged(f"{path}: not a whole Parquet file ({str(error).splitlines()[0][:200]}).") from error
+    return parse_json(metadata.get(_COUNTS.encode(), b"{}"), str(path))
 
 
 # Reading -----------------------------------------------------------------------------------------------------------
