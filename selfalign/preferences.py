@@ -7,12 +7,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING
 
+from selfalign.constitution import Constitution, Principle
 from selfalign.records import Judgment
-
-if TYPE_CHECKING:
-    from selfalign.constitution import Constitution, Principle
 
 PairKey = tuple[str, str]
 

@@ -51,7 +51,9 @@ class Prompt:
     tags: tuple[str, ...] = ()
 
     @staticmethod
-    def make(messages: tuple[Message, ...], *, source: str = "", split: str = "train", tags: tuple[str, ...] = ()) -> Prompt:
+    def make(
+        messages: tuple[Message, ...], *, source: str = "", split: str = "train", tags: tuple[str, ...] = ()
+    ) -> Prompt:
         """Build a prompt whose id is the hash of its messages alone: the same words are the same prompt."""
         identity = digest("prompt", [[m.role, m.content] for m in messages])
         return Prompt(identity, messages, source, split, tags)
@@ -107,7 +109,9 @@ class Judgment:
     seconds: float = 0.0
 
     @staticmethod
-    def make_id(prompt_id: str, first_id: str, second_id: str, principle_hash: str, judge_id: str, template_hash: str) -> str:
+    def make_id(
+        prompt_id: str, first_id: str, second_id: str, principle_hash: str, judge_id: str, template_hash: str
+    ) -> str:
         return digest("judgment", prompt_id, first_id, second_id, principle_hash, judge_id, template_hash)
 
 
@@ -127,7 +131,8 @@ class Pair:
         if self.chosen_id == self.rejected_id:
             raise ValueError(f"prompt {self.prompt_id}: chosen and rejected are the same candidate {self.chosen_id}")
         if not (0.0 <= self.p_chosen <= 1.0 and math.isfinite(self.margin) and math.isfinite(self.weight)):
-            raise ValueError(f"prompt {self.prompt_id}: p_chosen {self.p_chosen}, margin {self.margin}, weight {self.weight}")
+            values = f"p_chosen {self.p_chosen}, margin {self.margin}, weight {self.weight}"
+            raise ValueError(f"prompt {self.prompt_id}: {values}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,3 +145,117 @@ class Checkpoint:
     path: str
     round: int | None
     digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class WinRate:
+    """How often one policy's answers are preferred to another's, over held-out prompts.
+
+    `rate` is the mean over `n` prompts of the judge's probability (both orders averaged; identical texts count 0.5),
+    `low` and `high` its 95% bootstrap interval over prompts. `length_controlled` is what the rate would be if both
+    policies wrote answers of the same length. `wins`, `ties` and `losses` count prompts by their side of 0.5.
+    """
+
+    rate: float
+    low: float
+    high: float
+    n: int
+    wins: int
+    ties: int
+    losses: int
+    length_controlled: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kl:
+    """KL(policy || base) in nats per response, estimated over `n` of the policy's own samples."""
+
+    mean: float
+    standard_error: float
+    per_token: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Behaviour:
+    """What one policy's held-out answers look like. All but the counts and `mean_tokens` are shares in [0, 1].
+
+    `repetition`: repeated word 3-grams within an answer. `distinct_1`, `distinct_2`: different word n-grams over all
+    n-grams of all answers. `refusal`: answers with a usual phrase of refusal in their opening.
+    """
+
+    num_candidates: int
+    mean_tokens: float
+    truncated: float
+    empty: float
+    refusal: float
+    repetition: float
+    distinct_1: float
+    distinct_2: float
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeHealth:
+    """How far a judge can be trusted, seen without knowing the right answers. Shares in [0, 1], None if unmeasured.
+
+    `swap_consistency`: comparisons in which both orders prefer the same candidate, of the `num_swapped` judged in both.
+    `first_preferred`: decided comparisons that the first shown wins; 0.5 is a judge without a liking for a position.
+    `longer_preferred`: decided comparisons of candidates of unequal length that the longer wins.
+    """
+
+    num_judgments: int
+    invalid: float
+    ties: float
+    num_swapped: int
+    swap_consistency: float | None
+    first_preferred: float | None
+    longer_preferred: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Whether a round's policy is accepted, and why, in words."""
+
+    accepted: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One held-out prompt before and after. `p_policy`: probability that the new answer beats the previous one."""
+
+    prompt_id: str
+    messages: tuple[Message, ...]
+    base: str
+    previous: str
+    policy: str
+    p_policy: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a round did and whether its policy is better: everything that the report pages show.
+
+    Keys: `win_rates` "previous" and "base"; `by_principle` the same, then principle ids; `behaviour` "base",
+    "previous" and "policy"; `judges` "labelling" and "evaluating"; `candidates` and `discarded` the counts of
+    `stages.generate` and `stages.pairs`; `seconds` stages. `length_ratio` is the policy's mean number of tokens over
+    the base's.
+    """
+
+    round: int
+    policy_id: str
+    parent_id: str | None
+    constitution: str
+    constitution_hash: str
+    candidates: dict[str, int]
+    num_pairs: int
+    discarded: dict[str, int]
+    win_rates: dict[str, WinRate]
+    by_principle: dict[str, dict[str, WinRate]]
+    kl: Kl | None
+    length_ratio: float | None
+    behaviour: dict[str, Behaviour]
+    judges: dict[str, JudgeHealth]
+    gate: Gate
+    samples: tuple[Sample, ...]
+    seconds: dict[str, float]

@@ -6,22 +6,20 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING
 
 from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from selfalign import resources
 from selfalign.config import Judge
+from selfalign.constitution import Constitution, Principle
 from selfalign.engines.base import Choice, ChoiceRequest, Engine
 from selfalign.engines.streaming import answer_shards
 from selfalign.records import Candidate, Judgment, Message, Prompt, Verdict, derived_seed, digest
 from selfalign.stages import StageError
 
-if TYPE_CHECKING:
-    from selfalign.constitution import Constitution, Principle
 
 @cache
 def _environment() -> ImmutableSandboxedEnvironment:
@@ -148,6 +146,8 @@ class _Sheet:
 
     def __init__(self, constitution: Constitution, settings: Judge, judge_id: str, seed: int) -> None:
         self.constitution, self.settings, self.judge_id, self.seed = constitution, settings, judge_id, seed
+        ordinary = tuple(p for p in constitution.principles if p.kind != "hard_constraint")
+        self._drawable = replace(constitution, principles=ordinary)
         self.labels = _labels(settings)
         self.template_hash = template_hash(settings, constitution.preamble)
         _check_wordings(constitution)
@@ -196,16 +196,14 @@ class _Sheet:
     def _panel(self, prompt: Prompt, *compared: str) -> list[Principle]:
         """The principles that judge a comparison: all that apply, or one of them, drawn by weight (Bai et al. 2022).
 
-        Hard constraints are never left to the draw.
+        Hard constraints are never left to the draw: a veto that is rarely asked for is none.
         """
-        principles = list(self.constitution.applicable(prompt))
+        principles = self.constitution.applicable(prompt)
         if self.settings.principles == "all":
-            return principles
+            return list(principles)
+        drawn = self._drawable.sample(prompt, derived_seed(self.seed, "principle", *compared))
         constraints = [p for p in principles if p.kind == "hard_constraint"]
-        drawable = [p for p in principles if p.kind != "hard_constraint" and p.weight > 0]
-        draw = random.Random(derived_seed(self.seed, "principle", prompt.id, *compared))
-        drawn = draw.choices(drawable, [p.weight for p in drawable]) if drawable else []
-        return drawn + constraints
+        return [drawn, *constraints] if drawn else constraints
 
     def _question(self, prompt: Prompt, first: Candidate, second: Candidate | None, principle: Principle) -> _Question:
         second_id = second.id if second else ""

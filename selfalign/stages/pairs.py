@@ -8,15 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 from selfalign.config import Pairs
+from selfalign.constitution import Constitution
 from selfalign.preferences import Readings, by_prompt, pair_key, read_prompt, sigmoid
 from selfalign.records import Candidate, Judgment, Pair, derived_seed
 from selfalign.stages import StageError
-
-if TYPE_CHECKING:
-    from selfalign.constitution import Constitution
 
 DISCARDS = {
     "too_few_candidates": "fewer than two candidates without an error",
