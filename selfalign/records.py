@@ -136,6 +136,15 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class Scored:
+    """`logp`: a policy's log-probability of a candidate that another policy sampled, summed over its tokens, in nats."""
+
+    candidate_id: str
+    policy_id: str
+    logp: float
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model on disk, and where it came from."""
 

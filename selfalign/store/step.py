@@ -31,6 +31,7 @@ _PACKAGES = (
 )  # fmt: skip
 _RECORDS: dict[str, type] = {
     "prompts": records.Prompt, "candidates": records.Candidate, "judgments": records.Judgment, "pairs": records.Pair,
+    "scores": records.Scored,
 }  # fmt: skip
 
 
@@ -77,6 +78,10 @@ class Step:
         return self._manifest
 
     # Shards
+
+    @property
+    def num_shards(self) -> int:
+        return len(self._shards)
 
     def pending(self, total: int) -> list[int]:
         """Return the indexes below `total` of the shards that are not durable yet."""

@@ -1,0 +1,131 @@
+"""Train: what a trainer process is asked to do, and the proof that its result has reached the engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from selfalign.config import Campaign, Judge
+from selfalign.engines.base import Engine, EngineError, ScoreRequest
+from selfalign.records import Candidate, Checkpoint, Prompt, digest
+from selfalign.store import sha256_file
+from selfalign.training.job import Probe, TrainJob
+
+NUM_PROBES = 8
+PROBES_FILE = "probes.json"
+
+
+def base_checkpoint(model: str, revision: str | None) -> Checkpoint:
+    """A model that we did not train. A folder is identified by its contents, a Hub model by name and revision."""
+    folder = Path(model)
+    contents = model_digest(folder) if folder.is_dir() else f"{model}@{revision or 'main'}"
+    return Checkpoint(digest("policy", contents), None, "policy", model, None, contents)
+
+
+def trained_checkpoint(folder: Path, manifest_digest: str, parent: Checkpoint, number: int) -> Checkpoint:
+    identity = digest("policy", manifest_digest)
+    return Checkpoint(identity, parent.id, "policy", str(folder), number, manifest_digest)
+
+
+def model_digest(folder: Path) -> str:
+    """One digest over the files that make a model what it is: weights, configuration, tokenizer, chat template."""
+    suffixes = {".safetensors", ".json", ".jinja", ".model", ".txt"}
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in suffixes)
+    return digest("model", [[path.name, sha256_file(path)] for path in files], size=16)
+
+
+def evaluating_judge(settings: Campaign) -> Judge:
+    """The judge of the evaluation: the labelling judge, but for the fields that `evaluate.judge` sets."""
+    given = {name: value for name, value in asdict(settings.evaluate.judge).items() if value is not None}
+    return replace(settings.judge, **given)
+
+
+def make_job(
+    settings: Campaign,
+    number: int,
+    output: Path,
+    prompts: Path,
+    candidates: Path,
+    pairs: Path,
+    *,
+    policy: Checkpoint,
+    reference: Checkpoint,
+    probes: Sequence[ScoreRequest],
+) -> TrainJob:
+    """What the trainer of a round is to do. The folders are those of finished steps; `output` is the policy step's."""
+    return TrainJob(
+        policy_path=policy.path,
+        prompts_dir=str(prompts),
+        candidates_dir=str(candidates),
+        pairs_dir=str(pairs),
+        output_dir=str(output),
+        train=settings.train,
+        reference_path=None if reference.id == policy.id else reference.path,
+        adapter=settings.policy.adapter,
+        seed=settings.seed,
+        round=number,
+        probes=tuple(Probe(probe.messages, probe.token_ids) for probe in probes),
+        trust_remote_code=settings.policy.trust_remote_code,
+    )
+
+
+def make_probes(prompts: Sequence[Prompt], candidates: Sequence[Candidate]) -> list[ScoreRequest]:
+    """Fixed texts on which trainer and engine are compared: the base policy's first answers to held-out prompts."""
+    messages = {prompt.id: prompt.messages for prompt in prompts}
+    usable = [candidate for candidate in candidates if candidate.token_ids][:NUM_PROBES]
+    return [ScoreRequest(candidate.id, messages[candidate.prompt_id], candidate.token_ids) for candidate in usable]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Mean absolute difference, in nats per token, between the engine's log-probabilities and the trainer's.
+
+    `to_trained` compares with the policy after training, `to_previous` with the policy before it.
+    """
+
+    to_trained: float
+    to_previous: float
+    bound: float
+
+    @property
+    def holds(self) -> bool:
+        """The engine is within the bound of the new policy, and no closer to the old one."""
+        return self.to_trained <= self.bound and self.to_trained <= self.to_previous
+
+
+def prove_loaded(engine: Engine, checkpoint: Checkpoint, probes: Sequence[ScoreRequest], bound: float) -> Proof:
+    """Compare the engine with what the trainer wrote beside the checkpoint.
+
+    Raises EngineError when the engine answers from other weights than those of the checkpoint.
+    """
+    recorded = json.loads((Path(checkpoint.path) / PROBES_FILE).read_text(encoding="utf-8"))
+    scores = {score.id: score.logprobs for score in engine.score(probes)}
+    engine_logprobs = [scores[probe.id] for probe in probes]
+    proof = Proof(
+        to_trained=mean_abs_difference(engine_logprobs, recorded["after"]),
+        to_previous=mean_abs_difference(engine_logprobs, recorded["before"]),
+        bound=bound,
+    )
+    if not proof.holds:
+        raise EngineError(stale_message(checkpoint, proof))
+    return proof
+
+
+def mean_abs_difference(ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]) -> float:
+    """Mean of |ours - theirs| over all tokens. Raises ValueError where the shapes differ; NaN counts as infinite."""
+    gaps = [abs(a - b) for row, other in zip(ours, theirs, strict=True) for a, b in zip(row, other, strict=True)]
+    mean = sum(gaps) / max(len(gaps), 1)
+    return mean if mean == mean else float("inf")
+
+
+def stale_message(checkpoint: Checkpoint, proof: Proof) -> str:
+    return (
+        f"stale policy: the engine does not hold {checkpoint.path}\n"
+        f"its log-probabilities differ from the trainer's by {proof.to_trained:.4g} nats per token "
+        f"(bound {proof.bound:g}), from the previous policy's by {proof.to_previous:.4g}\n"
+        "samples from it would be another policy's; nothing was sampled\n"
+        "run the same command again for a fresh engine; if it stays, compare engine.dtype with train.dtype, "
+        "or raise engine.max_logprob_difference"
+    )
