@@ -1,0 +1,56 @@
+"""What a trainer process is asked to do, as the JSON file it is started with. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from selfalign.config import Adapter, Train
+from selfalign.records import Message, digest
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A text whose log-probabilities the trainer writes down, so that an engine can be compared with it."""
+
+    messages: tuple[Message, ...]
+    token_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainJob:
+    """One training run: a policy, its pairs, and where the trained policy goes.
+
+    `reference_path` None means the policy as it is before training. `output_dir` is the folder of a step.
+    """
+
+    policy_path: str
+    prompts_dir: str
+    candidates_dir: str
+    pairs_dir: str
+    output_dir: str
+    train: Train
+    reference_path: str | None = None
+    adapter: Adapter | None = None
+    seed: int = 17
+    round: int = 0
+    probes: tuple[Probe, ...] = ()
+    trust_remote_code: bool = False
+
+    def identity(self) -> str:
+        """Hash of everything that decides the result; the number of processes does not."""
+        fields = msgspec.to_builtins(self)
+        for name in ("num_processes", "accelerate_config", "checkpoint_every"):
+            fields["train"].pop(name)
+        return digest("train_job", fields)
+
+
+def write_job(job: TrainJob, path: Path) -> None:
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(job), indent=2))
+
+
+def read_job(path: Path) -> TrainJob:
+    """Raises msgspec.ValidationError where a field is missing or of another type."""
+    return msgspec.json.decode(path.read_bytes(), type=TrainJob)

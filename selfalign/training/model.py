@@ -1,0 +1,276 @@
+"""Models for training: loading, adapters, the pair scorer around a causal language model, and saving."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from selfalign.config import Adapter
+from selfalign.training.batches import AttentionKinds, Batch, Layout, collate
+from selfalign.training.dataset import PairDataset, TokenPair
+from selfalign.training.scoring import Head, token_logprobs
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+FAST_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
+DROPOUT_ATTRIBUTES = ("dropout", "attention_dropout", "resid_dropout", "hidden_dropout", "activation_dropout")
+PROBE_PROMPT, PROBE_ANSWER = 12, 6
+
+
+class ModelError(ValueError):
+    """A model folder that cannot be trained: what, why, and what to do."""
+
+
+def compute_dtype(setting: str) -> torch.dtype:
+    """The dtype of matrix products. "auto": bfloat16 where the device has units for it, float32 elsewhere.
+
+    A CPU without such units runs bfloat16 about a hundred times slower than float32.
+    """
+    if setting != "auto":
+        return getattr(torch, setting)
+    if torch.cuda.is_available():
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.bfloat16 if FAST_BF16_FLAGS & cpu_flags() else torch.float32
+
+
+def cpu_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def load_model(path: str, dtype: torch.dtype, *, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Load a causal language model from safetensors, with every dropout at 0. Raises ModelError."""
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be loaded as a causal language model from safetensors: {error}") from error
+    turn_off_dropout(model)
+    model.config.use_cache = False
+    return model
+
+
+def stored_dtype(path: str, *, trust_remote_code: bool = False) -> torch.dtype:
+    """The dtype in which the weights of a model folder are stored, by its configuration."""
+    dtype = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).dtype
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+
+
+def turn_off_dropout(model: nn.Module) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in DROPOUT_ATTRIBUTES:
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def add_adapter(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
+    """Wrap the model with LoRA, B = 0: at first it computes what the model computes. Adapter weights are float32."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=adapter.rank,
+        lora_alpha=adapter.alpha if adapter.alpha is not None else 2 * adapter.rank,
+        lora_dropout=adapter.dropout,
+        target_modules=adapter.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(model, config, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise ModelError(f"policy.adapter.target_modules: {error}") from error
+
+
+def attention_kinds(config: Any) -> AttentionKinds | None:
+    """The kinds of attention of a model's layers, or None where a mask over pairs of positions cannot express them."""
+    window = getattr(config, "sliding_window", None)
+    if getattr(config, "use_sliding_window", True) is False:
+        window = None
+    layer_types = getattr(config, "layer_types", None)
+    kinds = set(layer_types) if layer_types else {"sliding_attention" if window else "full_attention"}
+    if not kinds <= {"full_attention", "sliding_attention"} or ("sliding_attention" in kinds and not window):
+        return None
+    return AttentionKinds(tuple(sorted(kinds)), window)
+
+
+class PairScorer(nn.Module):
+    """A causal language model that answers with the log-probability of every scored token of a batch."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        super().__init__()
+        self.model = model
+        self.head = Head.of(self.causal.config.get_text_config())
+        self.attention = attention_kinds(self.causal.config.get_text_config())
+        self._no_split_modules = self.causal._no_split_modules  # where FSDP's automatic wrapping looks
+        head = self.causal.get_output_embeddings()
+        if type(head) is not nn.Linear or self.causal.base_model is self.causal:
+            raise ModelError(
+                f"{type(self.causal).__name__}: no plain output layer over a base model was found; "
+                "keep the output layer out of policy.adapter.target_modules, or choose another architecture"
+            )
+
+    @property
+    def causal(self) -> PreTrainedModel:
+        """The transformers model, inside its adapter if it has one."""
+        return self.model.get_base_model() if is_peft(self.model) else self.model
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Log-probabilities of the batch's targets in nats, float32. [N]"""
+        hidden = self.hidden_states(batch)
+        head = self.causal.get_output_embeddings()
+        return token_logprobs(hidden.flatten(0, 1)[batch.rows], head.weight, head.bias, batch.targets, self.head)
+
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """What the output layer would be applied to. [R, L, D]"""
+        masks = batch.masks
+        mask = masks if len(masks) > 1 else next(iter(masks.values()))
+        return self.causal.base_model(
+            input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+        ).last_hidden_state
+
+    def without_adapter(self) -> AbstractContextManager[Any]:
+        """The policy as it was before any training: without its adapter, where it has one."""
+        return self.model.disable_adapter() if is_peft(self.model) else nullcontext()
+
+
+def is_peft(model: nn.Module) -> bool:
+    return hasattr(model, "peft_config")
+
+
+def sequence_logps(token_logps_N: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Sums over the tokens of each answer: (chosen [B], rejected [B])."""
+    sums = torch.segment_reduce(token_logps_N, "sum", lengths=batch.lengths)
+    chosen, rejected = sums.chunk(2)
+    return chosen, rejected
+
+
+def choose_layout(scorer: PairScorer, pairs: PairDataset) -> Layout:
+    """The shared layout, if this model can do it: layouts are compared with the model's own logits on a short pair.
+
+    Raises ModelError where even plain rows differ: then the scorer does not know what the model does to its logits.
+    """
+    probe = _short_pair(pairs)
+    expected = _own_logprobs(scorer.causal, probe)
+    tolerance = 1e-3 if next(scorer.parameters()).dtype == torch.float32 else 0.15
+    if scorer.attention is not None and _layout_agrees(scorer, probe, "shared", expected, tolerance):
+        return "shared"
+    if _layout_agrees(scorer, probe, "plain", expected, tolerance):
+        warnings.warn(
+            f"{type(scorer.causal).__name__} cannot share a prompt between chosen and rejected: "
+            "prompts are computed twice, training is slower",
+            stacklevel=2,
+        )
+        return "plain"
+    raise ModelError(
+        f"{type(scorer.causal).__name__}: log-probabilities from its hidden states differ from its own logits; "
+        "this architecture cannot be trained yet"
+    )
+
+
+def _short_pair(pairs: PairDataset) -> PairDataset:
+    """The last tokens of the first pair's prompt and the first of its answers."""
+    prompt, chosen, rejected = pairs.parts(0)
+    return PairDataset([TokenPair("probe", prompt[-PROBE_PROMPT:], chosen[:PROBE_ANSWER], rejected[:PROBE_ANSWER])])
+
+
+@torch.no_grad()
+def _own_logprobs(model: PreTrainedModel, pair: PairDataset) -> Tensor:
+    """Log-probabilities of both answers by the model's full forward pass, one row at a time. [N]"""
+    prompt, *answers = pair.parts(0)
+    results = []
+    for answer in answers:
+        tokens = torch.from_numpy(np.concatenate([prompt, answer]).astype(np.int64)).to(model.device)
+        logits = model(input_ids=tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1]
+        results.append(logits.float().log_softmax(-1).gather(-1, tokens[len(prompt) :, None]).squeeze(-1))
+    return torch.cat(results)
+
+
+@torch.no_grad()
+def _layout_agrees(scorer: PairScorer, pair: PairDataset, layout: Layout, expected: Tensor, tolerance: float) -> bool:
+    batch = collate(pair, np.zeros(1, dtype=np.int64), layout, scorer.attention or AttentionKinds())
+    try:
+        found = scorer(batch.to(expected.device))
+    except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
+        if layout == "plain":
+            raise
+        warnings.warn(f"{type(scorer.causal).__name__} takes no mask over pairs of positions: {error}", stacklevel=3)
+        return False
+    return (found - expected).abs().mean().item() <= tolerance
+
+
+def merge_lora(state: Mapping[str, Tensor], model: PeftModel, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The base model's state dict with W + scaling B A computed in float32, then stored in `dtype`.
+
+    `state` is the adapted model's full state dict; weights that share memory (tied embeddings) still do afterwards.
+    """
+    prefix = "base_model.model."
+    merged: dict[str, Tensor] = {}
+    stored: dict[int, Tensor] = {}
+    for name, weight in state.items():
+        if ".lora_" in name or not name.startswith(prefix):
+            continue
+        stem, found, leaf = name.removeprefix(prefix).rpartition(".base_layer.")
+        plain = f"{stem}.{leaf}" if found else leaf
+        if f"{prefix}{stem}.lora_A.default.weight" in state and leaf == "weight":
+            weight = weight.float() + _delta(state, model, prefix + stem)
+        elif weight.data_ptr() in stored:
+            merged[plain] = stored[weight.data_ptr()]
+            continue
+        pointer = weight.data_ptr()
+        merged[plain] = stored[pointer] = weight.to(dtype) if weight.is_floating_point() else weight
+    return merged
+
+
+def _delta(state: Mapping[str, Tensor], model: PeftModel, name: str) -> Tensor:
+    """scaling B A in float32, transposed for layers that store [in, out] (GPT-2's Conv1D)."""
+    layer = model.get_submodule(name)
+    low, high = (state[f"{name}.lora_{side}.default.weight"].float() for side in "AB")
+    delta = layer.scaling["default"] * (high @ low)
+    return delta.t() if layer.fan_in_fan_out else delta
+
+
+def save_model(
+    folder: Path,
+    model: PreTrainedModel,
+    state: Mapping[str, Tensor],
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype,
+) -> None:
+    """Write a standard transformers folder: safetensors, configuration, generation settings, tokenizer, template."""
+    model.config.dtype = dtype
+    use_cache, model.config.use_cache = model.config.use_cache, True
+    model.save_pretrained(folder, state_dict=dict(state))
+    model.config.use_cache = use_cache
+    tokenizer.save_pretrained(folder)
+
+
+def save_adapter(folder: Path, model: PeftModel, state: Mapping[str, Tensor]) -> None:
+    """Write the LoRA weights alone, as peft reads them."""
+    model.save_pretrained(folder, state_dict=dict(state), safe_serialization=True)
+
+
+@torch.no_grad()
+def completion_logprobs(
+    scorer: nn.Module, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: torch.device
+) -> list[list[float]]:
+    """Log-probabilities of each answer's tokens after its prompt, in nats, on plain rows."""
+    results = []
+    for prompt, answer in zip(prompts, answers, strict=True):
+        pair = PairDataset([TokenPair("", prompt, answer, answer[:1])])
+        batch = collate(pair, np.zeros(1, dtype=np.int64), "plain", AttentionKinds())
+        results.append(scorer(batch.to(device))[: len(answer)].tolist())
+    return results
