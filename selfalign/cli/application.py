@@ -9,7 +9,7 @@ from cyclopts import App, CycloptsError
 
 from selfalign import __version__
 from selfalign.cli import COMMANDS
-from selfalign.cli.errors import INTERRUPTED, USAGE, explain, print_error
+from selfalign.cli.errors import INTERRUPTED, USAGE, CommandError, explain, print_error
 
 
 def build() -> App:
@@ -21,16 +21,27 @@ def build() -> App:
     return app
 
 
+def _check_command(tokens: Sequence[str]) -> None:
+    """Refuse an unknown command here: cyclopts would import every command to find the nearest."""
+    names = [command.name for commands in COMMANDS.values() for command in commands]
+    if tokens and tokens[0] not in [*names, "--version", "--help", "-h"]:
+        from selfalign.source import did_you_mean
+
+        fix = did_you_mean(tokens[0], names) or "selfalign --help lists the commands"
+        raise CommandError(f'there is no command "{tokens[0]}"', fix=fix, code=USAGE)
+
+
 def call(arguments: Sequence[str]) -> int:
     """Run the command that the arguments name; return the exit code and leave no traceback without --debug."""
     debug = "--debug" in arguments
     tokens = [argument for argument in arguments if argument != "--debug"]
     try:
+        _check_command(tokens)
         code = build()(tokens, exit_on_error=False, print_error=False)
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except CycloptsError as error:
-        print_error(str(error), fix=f"selfalign {tokens[0]} --help" if not tokens[0].startswith("-") else "selfalign --help")
+        print_error(str(error), fix=f"selfalign {tokens[0]} --help")
         return USAGE
     except BrokenPipeError:
         raise

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
-from selfalign.cli.output import duration, is_plain, one_line
+from selfalign.cli.output import counted, duration, is_plain, one_line
 from selfalign.cli.progress import Progress, StageProgress
 
 PLAIN_SECONDS = 10.0  # between progress lines of one stage
@@ -187,11 +187,11 @@ def progress_text(stage: StageProgress, now: float, campaign_eta: float | None) 
 
 
 def rate_text(rate: float) -> str:
-    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 0.5 else f"{rate * 60:.1f}/min"
 
 
 def reused_text(stage: StageProgress) -> str:
-    return f"reused {stage.reused:,} of {stage.total:,} {one_line(stage.unit)}".rstrip()
+    return f"reused {counted(stage.reused, stage.total, stage.unit)}"
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
@@ -228,11 +228,10 @@ def proof_text(event: Mapping[str, Any]) -> str:
 
 
 def gate_text(event: Mapping[str, Any]) -> str:
-    return f"{'accepted' if event.get('accepted') else 'REJECTED'}: {one_line(event.get('reason'))}".rstrip(": ")
+    verdict, reason = "accepted" if event.get("accepted") else "REJECTED", one_line(event.get("reason"))
+    return f"{verdict}: {reason.removeprefix('accepted: ').removeprefix('rejected: ')}".rstrip(": ")
 
 
 def _log_value(value: Any) -> str:
     line = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
     return line[1:-1] if isinstance(value, str) and line[1:-1] == value and " " not in value else line
-
-

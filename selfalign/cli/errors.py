@@ -64,11 +64,13 @@ def explain(error: Exception) -> int:
 
 def exit_code(error: Exception) -> int:
     """The exit code for an exception of any floor."""
-    from selfalign.config import ConfigError
-    from selfalign.constitution import ConstitutionError
+    from selfalign.source import InputError
+    from selfalign.store import DiskFull
 
-    if isinstance(error, ConfigError | ConstitutionError):
+    if isinstance(error, InputError):
         return USAGE
+    if isinstance(error, DiskFull):
+        return RETRYABLE
     if isinstance(error, OSError) and error.errno in _DISK:
         return RETRYABLE
     if "selfalign.launch.local" in sys.modules:

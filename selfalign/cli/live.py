@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping
 from typing import IO, Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -16,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from selfalign.cli.display import gate_text, metrics_text, rate_text
-from selfalign.cli.output import duration, is_unicode, one_line, sparkline
+from selfalign.cli.output import clock, console, duration, is_unicode, one_line, sparkline
 from selfalign.cli.progress import STAGES, Progress, StageProgress
 
 REFRESH_PER_SECOND = 4
@@ -53,9 +52,19 @@ class RichDisplay:
             return render(self.progress, self.title, time.time(), unicode=is_unicode(self.console.file))
 
 
-def render(progress: Progress, title: str, now: float, *, unicode: bool = True) -> RenderableType:
+def render(
+    progress: Progress, title: str, now: float, *, state: str | None = None, unicode: bool = True
+) -> RenderableType:
     """The whole screen for one moment."""
-    parts: list[RenderableType] = [_header(progress, title, now), _rounds_table(progress, now, unicode)]
+    parts: list[RenderableType] = [
+        _header(progress, title, now, state or progress.state),
+        Text(""),
+        _rounds_table(progress, now, unicode),
+    ]
+    if progress.gates:
+        round = max(progress.gates)
+        parts.append(Text(f"round {round} {gate_text(progress.gates[round])}", style="dim"))
+    parts.append(Text(""))
     if progress.current is not None and not progress.current.finished:
         parts.append(_current(progress.current, now))
         if progress.current.name == "train":
@@ -66,11 +75,11 @@ def render(progress: Progress, title: str, now: float, *, unicode: bool = True) 
     return Group(*parts)
 
 
-def _header(progress: Progress, title: str, now: float) -> Text:
+def _header(progress: Progress, title: str, now: float, state: str) -> Text:
     header = Text(one_line(title), style="bold")
-    header.append(f"  {progress.state}", style="default not bold")
+    header.append(f"  {state}", style="default not bold")
     header.append(f"  {duration(progress.elapsed(now))} so far", style="not bold dim")
-    if progress.state == "running":
+    if state == "running":
         eta = progress.campaign_eta(now)
         said = f"about {duration(eta)} left" if eta is not None else "time left: known after round 0"
         header.append(f"  {said}", style="not bold cyan")
@@ -78,11 +87,10 @@ def _header(progress: Progress, title: str, now: float) -> Text:
 
 
 def _rounds_table(progress: Progress, now: float, unicode: bool) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
-    table.add_column("round", justify="right", no_wrap=True)
-    for stage in STAGES:
-        table.add_column(stage, justify="right", no_wrap=True)
-    table.add_column("gate", overflow="ellipsis", no_wrap=True)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
+    for column in ("round", *STAGES):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("gate", no_wrap=True)
     for round in _rounds_shown(progress):
         cells = [_cell(progress.stages.get((round, stage)), unicode) for stage in STAGES]
         table.add_row(Text("base" if round is None else str(round)), *cells, _gate_cell(progress, round, unicode))
@@ -102,7 +110,7 @@ def _cell(stage: StageProgress | None, unicode: bool) -> Text:
     if stage is None:
         return Text("·" if unicode else ".", style="dim")
     if stage.seconds is not None:
-        return Text(duration(stage.seconds), style="green")
+        return Text(clock(stage.seconds), style="green")
     if stage.skipped:
         return Text("reused", style="blue")
     return Text(f"{'▸' if unicode else '>'}{stage.fraction:.0%}", style="bold cyan")
@@ -113,13 +121,14 @@ def _gate_cell(progress: Progress, round: int | None, unicode: bool) -> Text:
     if gate is None:
         return Text("")
     mark = ("✓ " if gate.get("accepted") else "✗ ") if unicode else ""
-    return Text(mark + gate_text(gate), style="green" if gate.get("accepted") else "bold red")
+    accepted = bool(gate.get("accepted"))
+    return Text(mark + ("accepted" if accepted else "rejected"), style="green" if accepted else "bold red")
 
 
 def _current(stage: StageProgress, now: float) -> Table:
     line = Table.grid(padding=(0, 1))
     where = "base" if stage.round is None else f"round {stage.round}"
-    bar = ProgressBar(total=max(1, stage.total), completed=stage.done, width=24, pulse=stage.total == 0)
+    bar = ProgressBar(total=max(1, stage.total), completed=stage.done, width=24, complete_style="cyan")
     facts = [f"{stage.done:,}/{stage.total:,} {one_line(stage.unit)}".rstrip()] if stage.total else []
     rate, eta = stage.rate(now), stage.eta(now)
     facts += [rate_text(rate)] if rate is not None else []
@@ -136,7 +145,7 @@ def _training(progress: Progress, stage: StageProgress, unicode: bool) -> Text:
     return Text(f"  {metrics_text(stage.metrics)}  {sparkline(losses[::step], unicode=unicode)}", style="dim")
 
 
-def snapshot(progress: Progress, title: str, now: float, stream: IO[str]) -> None:
-    """Print the screen once, as `selfalign status` does."""
-    console = Console(file=stream, markup=False, highlight=False, emoji=False)
-    console.print(render(progress, title, now, unicode=is_unicode(stream)))
+def snapshot(progress: Progress, title: str, now: float, stream: IO[str], state: str) -> None:
+    """Print the screen once, as `selfalign status` does; `state` is what the reader knows of the writer."""
+    to = console(stream)
+    to.print(render(progress, title, now, state=state, unicode=is_unicode(stream)), soft_wrap=False)

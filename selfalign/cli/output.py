@@ -48,14 +48,19 @@ def one_line(value: Any, limit: int | None = None) -> str:
     return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = (), title: str = "") -> None:
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = (), title: str = ""
+) -> None:
     """Print a table to stdout; numbers (columns named in `right`) stand to the right."""
     print_to = console()
     print_to.print(make_table(columns, rows, right=right, title=title), soft_wrap=False)
 
 
-def make_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = (), title: str = "") -> Table:
-    table = Table(box=SIMPLE_HEAD, title=text(title, "bold") if title else None, title_justify="left", pad_edge=False)
+def make_table(
+    columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = (), title: str = ""
+) -> Table:
+    box = SIMPLE_HEAD if sys.stdout.isatty() else None
+    table = Table(box=box, title=text(title, "bold") if title else None, title_justify="left", pad_edge=False)
     for column in columns:
         table.add_column(text(column, "bold"), justify="right" if column in right else "left", overflow="fold")
     for row in rows:
@@ -78,6 +83,11 @@ def say(message: str) -> None:
     print(clean(message), file=sys.stderr, flush=True)
 
 
+def counted(done: int, total: int, unit: str) -> str:
+    """4,120 of 6,000 judgments."""
+    return f"{done:,} of {total:,} {one_line(unit)}".rstrip()
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as people read them: 8 s, 4:05, 2 h 07 m, 3 d 4 h."""
     if seconds is None:
@@ -92,6 +102,16 @@ def duration(seconds: float | None) -> str:
     if whole < 86400:
         return f"{whole // 3600} h {whole % 3600 // 60:02d} m"
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def clock(seconds: float) -> str:
+    """Seconds for a narrow cell: 0.2s, 33s, 4:25, 2h07."""
+    if seconds < 10:
+        return f"{seconds:.1f}s"
+    whole = int(seconds + 0.5)
+    if whole < 60:
+        return f"{whole}s"
+    return f"{whole // 60}:{whole % 60:02d}" if whole < 3600 else f"{whole // 3600}h{whole % 3600 // 60:02d}"
 
 
 def size(num_bytes: float) -> str:

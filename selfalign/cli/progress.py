@@ -91,7 +91,11 @@ class Progress:
 
     def expected_seconds(self, stage: str) -> float | None:
         """Mean seconds of a stage over the rounds that did it whole, or None where no round did."""
-        seen = [s.seconds for (_, name), s in self.stages.items() if name == stage and s.seconds is not None and not s.reused]
+        seen = [
+            s.seconds
+            for (_, name), s in self.stages.items()
+            if name == stage and s.seconds is not None and not s.reused
+        ]
         return sum(seen) / len(seen) if seen else None
 
     def campaign_eta(self, now: float) -> float | None:
@@ -117,10 +121,8 @@ class Progress:
         current = self.current
         if current is None or current.name != stage or current.round != self.round:
             return expected or 0.0
-        eta = current.eta(now)
-        if eta is not None:
-            return eta
-        return max(0.0, (expected or 0.0) - (now - current.started))
+        spent = sum(current.steps.values()) + now - current.started
+        return max(current.eta(now) or 0.0, (expected or 0.0) - spent)
 
     def _finished(self, round: int | None, stage: str) -> bool:
         progress = self.stages.get((round, stage))
@@ -139,9 +141,15 @@ class Progress:
     def _on_stage_started(self, event: Mapping[str, Any], time: float) -> None:
         reused = int(event.get("reused") or event.get("done") or 0)
         stage = StageProgress(
-            event.get("round"), str(event.get("stage")), time, int(event.get("total") or 0), str(event.get("unit") or ""),
-            done=reused, reused=reused, updated=time,
-        )  # fmt: skip
+            event.get("round"),
+            str(event.get("stage")),
+            time,
+            total=int(event.get("total") or 0),
+            unit=str(event.get("unit") or ""),
+            done=reused,
+            reused=reused,
+            updated=time,
+        )
         if (before := self.stages.get((stage.round, stage.name))) is not None:
             stage.steps = before.steps  # a stage of several steps, as the evaluation is
         self.stages[stage.round, stage.name] = self.current = stage

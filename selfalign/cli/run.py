@@ -1,0 +1,150 @@
+"""`selfalign run`: run a campaign, or go on with one."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from selfalign.cli.display import DisplayName, Follower, open_display
+from selfalign.cli.errors import GATE, INTERRUPTED
+from selfalign.cli.output import counted, duration, print_table, say
+from selfalign.cli.targets import RUNS, Target, check_inputs, find_campaign
+from selfalign.store import Run
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(
+    target: str,
+    /,
+    *,
+    set: Annotated[list[str], Parameter(name="--set", negative=())] = [],  # noqa: B006 (cyclopts reads the default)
+    runs: Path = RUNS,
+    display: DisplayName | None = None,
+) -> int:
+    """Run a campaign to its end. The same command resumes it: finished work is never done again.
+
+    Ctrl-C finishes the shard in hand, saves and stops; a second Ctrl-C stops at once. Exit codes: 0 done, 1 failed,
+    2 usage or configuration, 3 retryable, 4 stopped by a gate, 130 interrupted with the state saved.
+
+    Parameters
+    ----------
+    target
+        A campaign file, a shipped recipe (pocket), or a run to go on with.
+    set
+        Override a setting: --set train.beta=0.2. A run that exists keeps the settings it began with.
+    runs
+        The folder of runs.
+    display
+        rich (live, the default on a terminal), plain (a line a stage, the default in a pipe), or log.
+    """
+    from selfalign.steps import Interrupted
+
+    campaign = find_campaign(target, set, runs)
+    check_inputs(campaign.loaded)
+    opened = Run.open(campaign.folder) if campaign.exists else Run.create(campaign.folder, campaign.loaded.to_yaml())
+    resume = resume_command(target, campaign, runs)
+    say(f"{'resuming' if opened.rounds() else 'running'} {opened.path}   (watch: selfalign status {opened.path})")
+    try:
+        with opened.lock():
+            stopped = _campaign(opened, campaign, display)
+    except (Interrupted, KeyboardInterrupt):
+        say(f"stopped; everything finished is saved. To go on:\n  {resume}")
+        return INTERRUPTED
+    except Exception:
+        say(f"the run is kept in {opened.path}. To go on from there:\n  {resume}")
+        raise
+    _finish(opened, stopped)
+    return GATE if stopped is not None else 0
+
+
+def _campaign(opened: Run, target: Target, display: DisplayName | None) -> str | None:
+    """Run the campaign under its display; return why it stopped early, or None."""
+    from selfalign.campaign import run_campaign
+    from selfalign.launch.local import LocalWorkers
+    from selfalign.steps import Interrupted, Work
+
+    settings = target.loaded.campaign
+    face = open_display(display, f"selfalign run {opened.path.name}")
+    with Follower(opened.path / "events.jsonl", face), LocalWorkers(settings, opened.path) as workers:
+        work = Work(run=opened, settings=settings, workers=workers)
+
+        def stop() -> None:
+            work.stop.requested = True
+            workers.stop_training()
+
+        try:
+            with signals(stop):
+                return run_campaign(work).stopped
+        except (Interrupted, KeyboardInterrupt):
+            opened.emit("interrupted")
+            raise
+        except Exception as error:
+            opened.emit("failed", message=f"{type(error).__name__}: {error}")
+            raise
+
+
+@contextmanager
+def signals(stop: Callable[[], None]) -> Iterator[None]:
+    """The first SIGINT, SIGTERM or SIGHUP calls `stop`; the second raises KeyboardInterrupt wherever we are."""
+    received = 0
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal received
+        received += 1
+        if received > 1:
+            raise KeyboardInterrupt
+        say("stopping after the shard in hand; once more stops at once")
+        stop()
+
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # started under nohup: a hang-up is none of our business
+                signal.signal(number, handle)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def resume_command(target: str, campaign: Target, runs: Path) -> str:
+    """What to type to go on with a run: by its name, its settings being frozen in it."""
+    words = ["selfalign", "run", campaign.folder.name if runs == RUNS else str(campaign.folder)]
+    return shlex.join(words)
+
+
+def _finish(opened: Run, stopped: str | None) -> None:
+    """Print what was reused, the table of rounds, and what to type next."""
+    from selfalign.cli.summary import COLUMNS, RIGHT, last_accepted, rows
+
+    progress = _replay(opened)
+    for stage in progress.reused():
+        if not stage.skipped:
+            say(f"round {stage.round}, {stage.name}: reused {counted(stage.reused, stage.total, stage.unit)}")
+    skipped = sum(stage.skipped for stage in progress.reused())
+    if skipped:
+        say(f"reused {skipped} finished stages")
+    print_table(COLUMNS, rows(opened), right=RIGHT, title=opened.path.name)
+    sys.stdout.flush()
+    if stopped is not None:
+        say(f"stopped by the gate: {stopped}\nthe policy stays: {last_accepted(opened) or 'the base policy'}")
+    else:
+        say(f"done in {duration(progress.elapsed())}; the policy: {last_accepted(opened) or 'the base policy'}")
+    say(f"next:  selfalign report {opened.path}     selfalign pairs ls {opened.path}     selfalign runs compare A B")
+
+
+def _replay(opened: Run) -> Any:
+    from selfalign.cli.progress import Progress
+
+    progress = Progress()
+    for event in opened.events():
+        progress.handle(event)
+    return progress

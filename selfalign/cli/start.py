@@ -1,0 +1,115 @@
+"""`selfalign init`, `branch` and `verify`: where campaigns begin, and whether they are still whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from selfalign import resources
+from selfalign.cli.errors import FAILED, USAGE, CommandError
+from selfalign.cli.output import print_json, print_table, say
+from selfalign.cli.targets import RUNS, check_name, find_run
+from selfalign.source import did_you_mean
+
+
+def init(name: str = "my-campaign", /, *, recipe: str = "pocket", folder: Path = Path()) -> int:
+    """Write NAME.yaml, a campaign to edit, and NAME.constitution.yaml, its principles.
+
+    Parameters
+    ----------
+    name
+        The name of the new campaign.
+    recipe
+        The shipped recipe to start from.
+    folder
+        Where to write.
+    """
+    check_name(name, "campaign")
+    source = resources.recipe(recipe)
+    if source is None:
+        known = resources.recipes()
+        fix = did_you_mean(recipe, known) or f"one of: {', '.join(known)}"
+        raise CommandError(f'there is no recipe "{recipe}"', fix=fix, code=USAGE)
+    text = source.read_text(encoding="utf-8")
+    files = {folder / f"{name}.yaml": text}
+    shipped = _constitution_of(text)
+    if shipped is not None:
+        own = f"{name}.constitution.yaml"
+        files[folder / own] = shipped.read_text(encoding="utf-8")
+        text = _set_line(text, "constitution", own)
+    files[folder / f"{name}.yaml"] = _set_line(text, "name", name)
+    for path in files:
+        if path.exists():
+            raise CommandError(f"{path} exists", fix="choose another name; nothing was written", code=USAGE)
+    for path, content in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+        print(path)
+    say(f"next:  selfalign plan {folder / name}.yaml     then     selfalign run {folder / name}.yaml")
+    return 0
+
+
+def _constitution_of(recipe: str) -> Path | None:
+    match = re.search(r"^constitution:\s*(\S+)", recipe, re.MULTILINE)
+    return resources.find_constitution(match[1]) if match else None
+
+
+def _set_line(text: str, key: str, value: str) -> str:
+    """Set a top-level `key: value` line of a YAML text, keeping every other line and comment."""
+    line = f"{key}: {value}"
+    changed, found = re.subn(rf"^{key}:[^\n#]*?(?=\s*(#|$))", line, text, count=1, flags=re.MULTILINE)
+    return changed if found else f"{line}\n{text}"
+
+
+def branch(run: str, new: str, /, *, round: int, runs: Path = RUNS) -> int:
+    """Start the campaign NEW from the rounds of RUN up to and with a given one.
+
+    Parameters
+    ----------
+    run
+        The run to branch from: a name or a path.
+    new
+        The name of the new run.
+    round
+        The last round to take over, counted from 0.
+    runs
+        The folder of runs.
+    """
+    source = find_run(run, runs)
+    check_name(new, "run")
+    rounds = source.rounds()
+    if round not in rounds:
+        raise CommandError(
+            f'the run "{source.path.name}" has no round {round}',
+            why=f"its rounds are {', '.join(map(str, rounds)) or 'none'}",
+            fix=f"selfalign status {run}",
+            code=USAGE,
+        )
+    branched = source.branch(runs / new, round)
+    print(branched.path)
+    say(f"next:  edit {branched.path}/campaign.yaml, then  selfalign run {new}")
+    return 0
+
+
+def verify(run: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
+    """Check every file of a run against its digest, and every step against the steps it was made from.
+
+    Parameters
+    ----------
+    run
+        A run: a name or a path.
+    json
+        Print JSON.
+    runs
+        The folder of runs.
+    """
+    opened = find_run(run, runs)
+    problems = opened.verify()
+    if json:
+        print_json({"run": str(opened.path), "problems": [{"path": p.path, "what": p.what} for p in problems]})
+    elif problems:
+        print_table(("file", "problem"), [(p.path, p.what) for p in problems])
+        say(f"{len(problems)} problems; `selfalign run {run}` sets damaged steps aside and makes them again")
+    else:
+        say(f"{opened.path}: every file is what was written")
+    return FAILED if problems else 0

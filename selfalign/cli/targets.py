@@ -1,0 +1,144 @@
+"""From what a user types to a run folder or to a campaign's settings."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from selfalign import config, resources
+from selfalign.cli.errors import USAGE, CommandError
+from selfalign.source import did_you_mean
+from selfalign.store import Run
+
+RUNS = Path("runs")
+CAMPAIGN_FILE = "campaign.yaml"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A campaign's settings and the folder of its run, which may not exist yet."""
+
+    loaded: config.Loaded
+    folder: Path
+
+    @property
+    def exists(self) -> bool:
+        return is_run(self.folder)
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / CAMPAIGN_FILE).is_file()
+
+
+def find_run(name: str, runs: Path = RUNS) -> Run:
+    """Open the run that a name under `runs` or a path leads to."""
+    for folder in (runs / name, Path(name)):
+        if is_run(folder):
+            return Run.open(folder)
+    known = run_names(runs)
+    raise CommandError(
+        f'there is no run "{name}"',
+        where=str(runs / name),
+        why=f"the runs there are: {', '.join(known[:20])}" if known else f"{runs} holds no runs yet",
+        fix=did_you_mean(name, known) or "selfalign runs ls",
+        code=USAGE,
+    )
+
+
+def run_names(runs: Path = RUNS) -> list[str]:
+    """The names of the run folders under `runs`, sorted."""
+    if not runs.is_dir():
+        return []
+    return sorted(folder.name for folder in runs.iterdir() if is_run(folder))
+
+
+def check_name(name: str, what: str) -> str:
+    """Refuse a name that could lead out of its folder, hide, or look like a flag."""
+    if not _NAME.fullmatch(name):
+        raise CommandError(
+            f"{name!r} cannot be the name of a {what}",
+            why="a name has up to 100 letters, digits, dots, dashes and underscores, and begins with a letter or digit",
+            fix="choose a plain name, such as harmless-v1",
+            code=USAGE,
+        )
+    return name
+
+
+def find_campaign(name: str, overrides: Sequence[str] = (), runs: Path = RUNS) -> Target:
+    """The settings that a campaign file, a run or a shipped recipe gives, and where its run is or will be.
+
+    A run's settings are frozen: overrides that would change them are refused, naming each.
+    """
+    run_file = next((f / CAMPAIGN_FILE for f in (runs / name, Path(name)) if is_run(f)), None)
+    if run_file is not None:
+        loaded = config.load(run_file, overrides=overrides, environ=os.environ)
+        return _frozen(Target(loaded, run_file.parent))
+    if Path(name).is_file():
+        loaded = config.load(Path(name), overrides=overrides, environ=os.environ)
+        own_name = loaded.campaign.name or Path(name).stem
+    elif name in resources.recipes():
+        loaded = config.load(recipe=name, overrides=overrides, environ=os.environ)
+        own_name = loaded.campaign.name or name
+    else:
+        raise _nothing_there(name, runs)
+    return _frozen(Target(loaded, runs / check_name(own_name, "campaign")))
+
+
+def check_inputs(loaded: config.Loaded) -> None:
+    """Look at everything that the settings name, before a run is made or a model loaded.
+
+    Raises ConfigError or PromptError: a file missing, a constitution refused, a folder that is no model, prompts that
+    cannot be read, or held-out prompts that are training prompts too.
+    """
+    from selfalign.preflight import check_files
+    from selfalign.stages import prompts
+
+    check_files(loaded)
+    folder = loaded.file.parent if loaded.file else None
+    train, heldout = (prompts.load(getattr(loaded.campaign.prompts, s), s, folder) for s in ("train", "heldout"))
+    prompts.check_disjoint(train, heldout)
+
+
+def _nothing_there(name: str, runs: Path) -> CommandError:
+    recipes, known = resources.recipes(), run_names(runs)
+    return CommandError(
+        f'"{name}" is neither a campaign file nor a run nor a recipe',
+        why=f"recipes: {', '.join(recipes) or 'none'}; runs in {runs}: {', '.join(known[:20]) or 'none'}",
+        fix=did_you_mean(name, [*recipes, *known])
+        or f"selfalign init {Path(name).stem or 'my-campaign'} writes a file to start from",
+        code=USAGE,
+    )
+
+
+def _frozen(target: Target) -> Target:
+    """Hold a run to the settings it began with."""
+    if not target.exists:
+        return target
+    frozen = config.load(target.folder / CAMPAIGN_FILE)
+    changes = differences(frozen, target.loaded)
+    if not changes:
+        return Target(frozen, target.folder)
+    lines = "\n".join(
+        f"{name}: {before!r} in the run, {after!r} asked ({origin})" for name, before, after, origin in changes
+    )
+    raise CommandError(
+        f'the run "{target.folder.name}" began with other settings',
+        where=str(target.folder / CAMPAIGN_FILE),
+        why=lines,
+        fix="leave the settings as they are to resume it, or give the changed campaign its own name: --set name=NEW",
+        code=USAGE,
+    )
+
+
+def differences(before: config.Loaded, after: config.Loaded) -> list[tuple[str, Any, Any, str]]:
+    """The settings in which two campaigns differ: name, value before, value after, origin of the latter."""
+    old = {name: value for name, value, _ in before.settings()}
+    new = {name: (value, origin) for name, value, origin in after.settings()}
+    names = [*old, *(name for name in new if name not in old)]
+    rows = [(name, old.get(name), *new.get(name, (None, "left out"))) for name in names]
+    return [row for row in rows if row[1] != row[2]]

@@ -1,0 +1,102 @@
+"""Report: what each round did, as JSON for programs and as Markdown and HTML pages for people.
+
+A round's folder gets report.json, report.md, report.html and model_card.md; the run's folder report.md and report.html,
+over all rounds. Everything that a model or a user wrote is escaped; the pages hold no script and load nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from selfalign.records import Report
+from selfalign.stages.report import card, content
+from selfalign.stages.report.document import to_html, to_markdown
+from selfalign.store import Run
+
+STAGE_OF_STEP = {
+    "prompts": "prompts",
+    "candidates": "generate",
+    "judgments": "judge",
+    "pairs": "pairs",
+    "policy": "train",
+    "heldout/candidates": "evaluate",
+    "heldout/scores": "evaluate",
+    "heldout/judgments": "evaluate",
+}
+
+
+def write(run: Run, report: Report) -> None:
+    """Write the report of a round just evaluated, and renew the pages of the run. Needs the run's lock."""
+    run.write_json(f"{folder(report.round)}/report.json", report)
+    render(run)
+
+
+def render(run: Run, rounds: Sequence[int] | None = None) -> list[str]:
+    """Write the pages of a run from its report.json files; return their names. Needs the run's lock.
+
+    With `rounds`, only these rounds' own pages are written.
+    """
+    reports = read(run)
+    written = []
+    for report in reports:
+        if rounds is None or report.round in rounds:
+            written += _write_round(run, report, reports)
+    if rounds is None and reports:
+        blocks = content.campaign_page(run, reports, gold(run))
+        written += _write_pages(run, "", f"{run.path.name}: report", blocks)
+    return written
+
+
+def read(run: Run) -> list[Report]:
+    """The reports of a run's evaluated rounds, in order."""
+    found = []
+    for number in run.rounds():
+        name = f"{folder(number)}/report.json"
+        if (run.path / name).exists():
+            found.append(msgspec.convert(run.read_json(name), Report))
+    return found
+
+
+def stage_seconds(run: Run, number: int) -> dict[str, float]:
+    """How long each finished stage of a round took, in seconds, by its steps' own account."""
+    seconds: dict[str, float] = {}
+    for name, stage in STAGE_OF_STEP.items():
+        step = run.view(f"{folder(number)}/{name}")
+        if step is not None and step.done:
+            seconds[stage] = seconds.get(stage, 0.0) + float(step.counts.get("seconds", 0.0))
+    return seconds
+
+
+def gold(run: Run) -> list[dict[str, Any]]:
+    """What `selfalign.pocket.measure` knows of a run's true behaviours, one row a policy; empty where there is none."""
+    path = run.path / "gold.json"
+    if not path.exists():
+        return []
+    value = run.read_json("gold.json")
+    rows = value.get("rounds") if isinstance(value, dict) else value
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def folder(number: int) -> str:
+    return f"rounds/{number:03d}"
+
+
+def _write_round(run: Run, report: Report, reports: Sequence[Report]) -> list[str]:
+    previous = next((other for other in reports if other.round == report.round - 1), None)
+    blocks = content.round_page(run, report, previous)
+    names = _write_pages(run, f"{folder(report.round)}/", f"{run.path.name}: round {report.round}", blocks)
+    name = f"{folder(report.round)}/model_card.md"
+    run.write_text(name, card.model_card(run, report))
+    return [*names, name]
+
+
+def _write_pages(run: Run, prefix: str, title: str, blocks: Sequence[Any]) -> list[str]:
+    run.write_text(f"{prefix}report.md", to_markdown(title, blocks))
+    run.write_text(f"{prefix}report.html", to_html(title, blocks))
+    return [f"{prefix}report.md", f"{prefix}report.html"]
+
+
+__all__ = ["gold", "read", "render", "stage_seconds", "write"]

@@ -1,0 +1,274 @@
+"""What the report pages say, as blocks: the same for Markdown and HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from selfalign.records import Behaviour, JudgeHealth, Report, Sample, WinRate
+from selfalign.stages.report.document import Block, Dialogue, Figure, Fold, Heading, Paragraph, Table
+from selfalign.stages.report.plots import Point, Series, line_chart
+from selfalign.store import Run
+
+STEPS = ("prompts", "candidates", "judgments", "pairs", "policy")
+NONE = "–"
+
+
+def campaign_page(run: Run, reports: Sequence[Report], gold: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """The page of a whole run: how the figures moved, then every round."""
+    last = reports[-1]
+    blocks: list[Block] = [
+        Paragraph(standing(reports)),
+        _gate(last),
+        Heading("The rounds"),
+        rounds_table(reports),
+        *figures(reports),
+    ]
+    if gold:
+        blocks += [Heading("Behaviour by the true checkers"), gold_table(gold)]
+    blocks += [Heading(f"Before and after, round {last.round}"), *samples(last.samples)]
+    blocks += [Heading("Judge health"), judge_table(reports)]
+    blocks += [Heading("Round by round")]
+    blocks += [Fold(f"Round {report.round}", tuple(details(report))) for report in reports]
+    return [*blocks, Heading("Lineage"), *lineage(run, reports)]
+
+
+def round_page(run: Run, report: Report, previous: Report | None) -> list[Block]:
+    """The page of one round. `previous` is the report of the round before, where there was one."""
+    changed = previous is not None and previous.constitution_hash != report.constitution_hash
+    edited = [Paragraph(f"The constitution was edited since round {report.round - 1}.")] if changed else []
+    return [
+        _gate(report),
+        *edited,
+        *details(report),
+        Heading("Before and after"),
+        *samples(report.samples),
+        Heading("Judge health"),
+        judge_table([report]),
+        Heading("Lineage"),
+        *lineage(run, [report]),
+    ]
+
+
+def standing(reports: Sequence[Report]) -> str:
+    """Where the campaign stands, in a sentence."""
+    accepted = [report.round for report in reports if report.gate.accepted]
+    rounds = f"{len(reports)} {'round' if len(reports) == 1 else 'rounds'} evaluated"
+    if not accepted:
+        return f"{rounds}; none was accepted, so the base policy stays."
+    return f"{rounds}, {len(accepted)} accepted; the policy is that of round {accepted[-1]}."
+
+
+def _gate(report: Report) -> Paragraph:
+    verdict = "accepted" if report.gate.accepted else "rejected"
+    reason = report.gate.reason.removeprefix(f"{verdict}: ")
+    return Paragraph(f"Round {report.round} was {verdict}: {reason}.", "good" if report.gate.accepted else "bad")
+
+
+# Tables --------------------------------------------------------------------------------------------------------------
+
+
+def rounds_table(reports: Iterable[Report]) -> Table:
+    columns = (
+        "round",
+        "gate",
+        "pairs",
+        "swap consistency",
+        "win rate vs previous",
+        "vs base",
+        "KL to base",
+        "length",
+        "seconds",
+    )
+    return Table(columns, tuple(tuple(round_cells(report)) for report in reports), numbers_from=2)
+
+
+def round_cells(report: Report) -> list[str]:
+    """One line on a round: what the tables of the pages and of the terminal show."""
+    health = report.judges.get("labelling")
+    return [
+        str(report.round),
+        "accepted" if report.gate.accepted else "REJECTED",
+        f"{report.num_pairs:,}",
+        share(health.swap_consistency if health else None),
+        rate(report.win_rates.get("previous")),
+        rate(report.win_rates.get("base")),
+        f"{report.kl.mean:.2f} ± {1.96 * report.kl.standard_error:.2f}" if report.kl else NONE,
+        f"×{report.length_ratio:.2f}" if report.length_ratio is not None else NONE,
+        f"{sum(report.seconds.values()):,.0f}",
+    ]
+
+
+def details(report: Report) -> list[Block]:
+    blocks: list[Block] = [_win_table(report), *_principle_table(report), _behaviour_table(report), _data_table(report)]
+    seconds = tuple((stage, f"{value:,.1f}") for stage, value in report.seconds.items())
+    return [*blocks, Table(("stage", "seconds"), seconds, "Time")]
+
+
+def _win_table(report: Report) -> Table:
+    rows = tuple(
+        (
+            f"against {name}",
+            rate(win),
+            _plain(win.length_controlled),
+            f"{win.wins:,}",
+            f"{win.ties:,}",
+            f"{win.losses:,}",
+            f"{win.n:,}",
+        )
+        for name, win in report.win_rates.items()
+    )
+    columns = ("", "win rate", "length-controlled", "wins", "ties", "losses", "prompts")
+    return Table(columns, rows, "Win rate on held-out prompts, with 95% bootstrap intervals over prompts")
+
+
+def _principle_table(report: Report) -> list[Table]:
+    names = sorted({name for rates in report.by_principle.values() for name in rates})
+    if not names:
+        return []
+    against = tuple(report.by_principle)
+    rows = tuple((name, *(rate(report.by_principle[a].get(name)) for a in against)) for name in names)
+    return [Table(("principle", *(f"against {a}" for a in against)), rows, "Win rate by principle")]
+
+
+def _behaviour_table(report: Report) -> Table:
+    def cells(found: Behaviour) -> tuple[str, ...]:
+        shares = (found.truncated, found.empty, found.refusal, found.repetition)
+        return (f"{found.mean_tokens:.1f}", *map(share, shares), f"{found.distinct_1:.3f}", f"{found.distinct_2:.3f}")
+
+    columns = ("answers of", "tokens", "truncated", "empty", "refusal", "repetition", "distinct-1", "distinct-2")
+    names = {"base": "the base policy", "previous": "the previous policy", "policy": "this policy"}
+    rows = tuple((names.get(name, name), *cells(found)) for name, found in report.behaviour.items())
+    return Table(columns, rows, "How the held-out answers look")
+
+
+def _data_table(report: Report) -> Table:
+    rows = [(name.replace("_", " "), f"{count:,}") for name, count in report.candidates.items() if name != "seconds"]
+    rows += [("pairs", f"{report.num_pairs:,}")]
+    discarded = {reason: count for reason, count in report.discarded.items() if reason not in ("pairs", "seconds")}
+    rows += [(f"discarded: {reason.replace('_', ' ')}", f"{count:,}") for reason, count in discarded.items()]
+    return Table(("data", "count"), tuple(rows), "What the round was trained on, and what was left out")
+
+
+def judge_table(reports: Iterable[Report]) -> Table:
+    columns = (
+        "round", "judge", "judgments", "invalid", "ties", "swap consistency", "first preferred", "longer preferred",
+    )  # fmt: skip
+    rows = tuple(
+        (str(report.round), name, *judge_cells(health)) for report in reports for name, health in report.judges.items()
+    )
+    note = "Without a liking for a position, the first shown is preferred in half of the comparisons."
+    return Table(columns, rows, note, numbers_from=2)
+
+
+def judge_cells(health: JudgeHealth) -> tuple[str, ...]:
+    shares = (health.invalid, health.ties, health.swap_consistency, health.first_preferred, health.longer_preferred)
+    return (f"{health.num_judgments:,}", *map(share, shares))
+
+
+def gold_table(gold: Sequence[Mapping[str, Any]]) -> Table:
+    """Behaviours as rows, policies as columns, from what the true checkers of the pocket world counted."""
+    rates = [(str(row.get("policy", row.get("round", "?"))), _numbers(row)) for row in gold]
+    names = list(dict.fromkeys(name for _, values in rates for name in values))
+    rows = tuple((name.replace("_", " "), *(_plain(values.get(name)) for _, values in rates)) for name in names)
+    columns = ("behaviour", *(f"round {name}" if name.isdecimal() else name for name, _ in rates))
+    return Table(columns, rows, "Share of held-out answers, counted by checkers that know the truth")
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    found = row.get("behaviours", row.get("behaviour", row))
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(k): float(v) for k, v in found.items() if isinstance(v, int | float) and k not in ("round", "n")}
+
+
+# Figures, samples, lineage -------------------------------------------------------------------------------------------
+
+
+def figures(reports: Sequence[Report]) -> list[Block]:
+    """Win rate, KL, length and judge health by round, each also in words."""
+    labels = [str(report.round) for report in reports]
+    wins = [
+        Series(
+            f"vs {name}",
+            tuple(Point(i, w.rate, w.low, w.high) for i, r in enumerate(reports) if (w := r.win_rates.get(name))),
+        )
+        for name in ("previous", "base")
+    ]
+    kl = tuple(
+        Point(i, r.kl.mean, r.kl.mean - 1.96 * r.kl.standard_error, r.kl.mean + 1.96 * r.kl.standard_error)
+        for i, r in enumerate(reports)
+        if r.kl
+    )
+    length = tuple(Point(i, r.length_ratio) for i, r in enumerate(reports) if r.length_ratio is not None)
+    health = [
+        Series(name, tuple(Point(i, h.swap_consistency) for i, r in enumerate(reports)
+                           if (h := r.judges.get(name)) and h.swap_consistency is not None))
+        for name in ("labelling", "evaluating")
+    ]  # fmt: skip
+    charts = [
+        ("Win rate, with 95% intervals", wins, 0.5, None),
+        ("KL to base, nats per response", [Series("KL", kl)], None, 0.0),
+        ("Length over the base's", [Series("length", length)], 1.0, None),
+        ("Judge swap consistency", health, None, None),
+    ]
+    return [
+        Figure(line_chart(title, labels, series, limit=limit, floor=floor), _words(title, labels, series))
+        for title, series, limit, floor in charts
+        if any(one.points for one in series)
+    ]
+
+
+def _words(title: str, labels: Sequence[str], series: Sequence[Series]) -> str:
+    said = [
+        f"{one.label} " + ", ".join(f"{point.y:.3g} (round {labels[point.x]})" for point in one.points)
+        for one in series
+        if one.points
+    ]
+    return f"{title}: {'; '.join(said)}."
+
+
+def samples(found: Iterable[Sample]) -> list[Block]:
+    """Held-out prompts with the answers before and after, drawn by the campaign's seed."""
+    blocks: list[Block] = []
+    for sample in found:
+        turns = [(message.role, message.content) for message in sample.messages]
+        chance = f" (the judge prefers it with {sample.p_policy:.2f})" if sample.p_policy is not None else ""
+        if sample.previous != sample.base:
+            turns.append(("answer of the base policy", sample.base))
+        turns += [("answer before this round", sample.previous), (f"answer after this round{chance}", sample.policy)]
+        blocks.append(Dialogue(tuple((label, text or "(empty)") for label, text in turns)))
+    return blocks or [Paragraph("No held-out prompt was answered by all policies.")]
+
+
+def lineage(run: Run, reports: Iterable[Report]) -> list[Block]:
+    """From which model, constitution and data every policy came, with the digests of the steps."""
+    blocks: list[Block] = []
+    for report in reports:
+        rows = [
+            ("policy", report.policy_id),
+            ("trained from", report.parent_id or NONE),
+            ("constitution", f"{report.constitution} ({report.constitution_hash})"),
+        ]
+        for name in STEPS:
+            step = run.view(f"rounds/{report.round:03d}/{name}")
+            if step is not None and step.done:
+                rows.append((f"rounds/{report.round:03d}/{name}", step.digest))
+        blocks.append(Table(("", f"round {report.round}"), tuple(rows), numbers_from=2))
+    return blocks
+
+
+# Numbers -------------------------------------------------------------------------------------------------------------
+
+
+def rate(win: WinRate | None) -> str:
+    """A win rate with its interval: 0.612 (0.551 to 0.668)."""
+    return f"{win.rate:.3f} ({win.low:.3f} to {win.high:.3f})" if win else NONE
+
+
+def share(value: float | None) -> str:
+    return f"{value:.1%}" if value is not None else NONE
+
+
+def _plain(value: float | None) -> str:
+    return f"{value:.3f}" if value is not None else NONE
