@@ -20,7 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from selfalign import resources, source
-from selfalign.settings import Builder, Layer, flag_layer, leaves, merge, origin_layer
+from selfalign.settings import Builder, Layer, flag_layer, leaves, merge, origin_layer, problem_at
 from selfalign.source import InputError, Problem
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -71,16 +71,14 @@ class Generate:
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:
-    """`model: self` judges with the round's own policy; `base` with the campaign's first; `openai:NAME` over the API."""
+    """`model: self` judges with the round's own policy, `base` with the campaign's first, `openai:NAME` over an API."""
 
     model: str = "self"
     revision: str | None = None
     method: Literal["pairwise-logprob", "pointwise-logprob"] = "pairwise-logprob"
     both_orders: bool = True
     principles: Literal["sample", "all"] = "sample"
-    comparisons: Literal["all", "ring"] = (
-        "all"  # which candidate pairs of a prompt: all k(k-1)/2, or a random cycle of k
-    )
+    comparisons: Literal["all", "ring"] = "all"  # of k candidates: all k(k-1)/2 pairs, or a random cycle
     labels_pairwise: tuple[str, str] = ("A", "B")
     labels_pointwise: tuple[str, ...] = ("1", "2", "3", "4", "5")
     tie_margin: Fraction = 0.0  # |p_first - 0.5| at or under this is a tie
@@ -170,7 +168,7 @@ class Launch:
 
 @dataclass(frozen=True, kw_only=True)
 class Campaign:
-    """A campaign: `rounds` times prompts -> candidates -> judgments -> pairs -> training -> report -> accept or stop."""
+    """`rounds` times: prompts -> candidates -> judgments -> pairs -> training -> report -> accept or stop."""
 
     name: str = ""
     seed: int = 17
@@ -214,6 +212,10 @@ class Loaded:
         setting = tuple(path.split("."))
         layer = origin_layer(self.layers, setting)
         return layer.origin(setting) if layer else "default"
+
+    def problem(self, path: str, message: str, fix: str = "") -> Problem:
+        """Something wrong with what a setting names, placed where the setting was given."""
+        return problem_at(self.layers, tuple(path.split(".")), message, fix)
 
     def settings(self) -> Iterator[tuple[str, Any, str]]:
         """Every setting as (dotted name, value, origin)."""

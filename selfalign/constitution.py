@@ -18,8 +18,6 @@ from selfalign import resources, source
 from selfalign.records import Prompt, digest
 from selfalign.source import HIDDEN, Document, InputError, Problem
 
-MAX_PARENTS = 32  # how deep `extends` may go
-
 
 class ConstitutionError(InputError):
     """The constitution is refused. Each of `problems` has the file, the line, what is wrong and what to write."""
@@ -117,7 +115,7 @@ class Constitution:
 
     @property
     def hash(self) -> str:
-        """The hash of everything that can change a label: the preamble, and of each active principle all but its prose."""
+        """The hash of all that can change a label: the preamble, and each active principle but for its prose."""
         kept = [
             (p.id, p.hash, p.kind, p.tier, p.weight, p.applies_when.ask, p.applies_when.prompt_tags)
             for p in self.active
@@ -131,9 +129,9 @@ class Constitution:
     def sample(self, prompt: Prompt, seed: int) -> Principle | None:
         """Draw one applicable principle with probability in proportion to its weight; None where there is none.
 
-        An exponential race (Efraimidis and Spirakis 2006): each principle draws a time from an exponential distribution
-        of rate `weight`, and the earliest wins. As each time hangs on the seed, the prompt and the principle's id alone,
-        a principle added later changes only the draws that it wins.
+        An exponential race (Efraimidis and Spirakis 2006): each principle draws a time from an exponential
+        distribution of rate `weight`, and the earliest wins. As each time hangs on nothing but the seed, the prompt
+        and the principle's id, a principle added later changes only the draws that it wins.
         """
         racing = [principle for principle in self.applicable(prompt) if principle.weight > 0]
         return min(racing, key=lambda principle: _arrival(principle, prompt, seed), default=None)
@@ -166,8 +164,8 @@ def _stated(value: Any) -> dict[str, Any]:
 def load(path: Path | str) -> Constitution:
     """Read a constitution with everything it extends, and validate it.
 
-    Raises ConstitutionError: an unreadable file, a value that the schema refuses, a principle without words, an id given
-    twice, a circle of `extends`, hidden characters, or no active principle.
+    Raises ConstitutionError on an unreadable file, a value that the schema refuses, a principle without words, an id
+    given twice, a circle of `extends`, hidden characters, and where no principle is active.
     """
     path = Path(path)
     try:

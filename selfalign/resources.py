@@ -46,8 +46,12 @@ def find(name: str, folder: Path | None = None) -> Path | None:
 
 def find_pattern(pattern: str, folder: Path | None = None) -> Path | None:
     """A path or glob made absolute by the first place where it matches a file, or None. Absolute stays what it is."""
-    candidates = (root / Path(pattern).expanduser() for root in _roots(folder))
-    return next((candidate for candidate in candidates if pattern and expand(candidate)), None)
+    relative = Path(pattern).expanduser()
+    for root in _roots(folder):
+        for candidate in (root / relative, Path(globbing.escape(str(root))) / relative):
+            if pattern and expand(candidate):
+                return candidate
+    return None
 
 
 def expand(pattern: Path) -> list[Path]:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Meta
 
 from selfalign import source
-from selfalign.source import Document, InputError, Problem
+from selfalign.source import HIDDEN, Document, InputError, Problem
 
 Setting = tuple[str, ...]  # the path of a setting: ("train", "beta")
 
@@ -70,6 +70,15 @@ def origin_layer(layers: Sequence[Layer], path: Setting) -> Layer | None:
     return next((layer for layer in layers if _sets(layer.values, path)), None)
 
 
+def problem_at(layers: Sequence[Layer], path: Setting, message: str, fix: str = "") -> Problem:
+    """A problem where the setting was given, or at the strongest file where nobody gave it."""
+    layer = origin_layer(layers, path)
+    if layer is not None:
+        return layer.document.problem(path, message, fix)
+    files = [layer.document.file for layer in layers if layer.document.lines]
+    return Problem(files[0] if files else "settings", None, message, fix)
+
+
 def _sets(values: Any, path: Setting) -> bool:
     for key in path:
         if not isinstance(values, dict):
@@ -100,13 +109,7 @@ class Builder:
         return self._section(self.root, values, ())
 
     def refuse(self, path: Setting, message: str, fix: str = "") -> None:
-        """Note a problem where the setting was given, or at the user's file where nobody gave it."""
-        layer = origin_layer(self.layers, path)
-        if layer is not None:
-            self.problems.append(layer.document.problem(path, message, fix))
-        else:
-            files = [layer.document.file for layer in self.layers if layer.document.lines]
-            self.problems.append(Problem(files[0] if files else "settings", None, message, fix))
+        self.problems.append(problem_at(self.layers, path, message, fix))
 
     def _section(self, cls: type, values: Any, path: Setting) -> Any:
         if not isinstance(values, Mapping):
@@ -127,10 +130,14 @@ class Builder:
         if section is not None and not (value is None and _is_optional(hint)):
             return self._section(section, value, path)
         try:
-            return msgspec.convert(value, hint)
+            converted = msgspec.convert(value, hint)
         except msgspec.ValidationError:
             self.refuse(path, f"{dotted(path)} is {_say(value)}, not {describe(hint)}", _value_fix(hint, value))
             return None
+        for text in converted if isinstance(converted, list | tuple) else [converted]:
+            if isinstance(text, str) and (HIDDEN.search(text) or "\n" in text):
+                self.refuse(path, f"{dotted(path)} is {text[:60]!r}, which holds a hidden character", "Remove it.")
+        return converted
 
     def _nearest(self, key: str, path: Setting, hints: Mapping[str, Any]) -> str:
         """A near name in the same section, or the same name in another one, or else the section's names."""
