@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 from selfalign import config
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine, ScoreRequest
+from selfalign.engines.streaming import answer_shards
 from selfalign.preferences import Readings, by_prompt, p_of, pair_key, read_prompt
 from selfalign.records import (
     Behaviour,
@@ -24,6 +25,7 @@ from selfalign.records import (
     Prompt,
     Report,
     Sample,
+    Scored,
     WinRate,
     derived_seed,
 )
@@ -65,19 +67,16 @@ def comparisons(
     A policy's answer is its first sample without an error. An old policy given twice (in the first round the previous
     one is the base) is compared once; a prompt that one side has no answer to is left out.
     """
-    ours = first_answers(new)
-    by_prompt_id = {prompt.id: prompt for prompt in prompts}
-    seen: set[str] = set()
-    matches: list[tuple[Prompt, Candidate, Candidate]] = []
+    ours, seen = first_answers(new), set()
+    shards: list[tuple[int, list[Prompt], list[Candidate]]] = []
     for old in olds:
         theirs = first_answers(old)
-        for prompt_id, prompt in by_prompt_id.items():
-            a, b = ours.get(prompt_id), theirs.get(prompt_id)
-            if a is not None and b is not None and b.id not in seen:
-                seen.add(b.id)
-                matches.append((prompt, a, b))
-    chunks = (matches[start : start + shard_prompts] for start in range(0, len(matches), shard_prompts))
-    return [(i, [m[0] for m in chunk], [c for m in chunk for c in m[1:]]) for i, chunk in enumerate(chunks)]
+        facing = [p for p in prompts if p.id in ours and p.id in theirs and theirs[p.id].id not in seen]
+        seen.update(theirs[p.id].id for p in facing)
+        for start in range(0, len(facing), shard_prompts):
+            chunk = facing[start : start + shard_prompts]
+            shards.append((len(shards), chunk, [c for p in chunk for c in (ours[p.id], theirs[p.id])]))
+    return shards
 
 
 def first_answers(candidates: Iterable[Candidate]) -> dict[str, Candidate]:
@@ -89,11 +88,18 @@ def first_answers(candidates: Iterable[Candidate]) -> dict[str, Candidate]:
     return answers
 
 
-def score(prompts: Iterable[Prompt], candidates: Sequence[Candidate], engine: Engine) -> dict[str, float]:
-    """The log-probability of each candidate's tokens under the engine's model, in nats, by candidate id."""
+def score(
+    shards: Iterable[tuple[int, list[Prompt], list[Candidate]]], engine: Engine, *, policy_id: str
+) -> Iterator[tuple[int, list[Scored]]]:
+    """How likely the engine's model, `policy_id`, finds the tokens of each candidate; empty ones are left out."""
+    asked = ((index, candidates, _score_requests(prompts, candidates)) for index, prompts, candidates in shards)
+    for index, candidates, scores in answer_shards(asked, engine.score):
+        yield index, [Scored(c.id, policy_id, sum(scores[c.id].logprobs)) for c in candidates if c.id in scores]
+
+
+def _score_requests(prompts: Sequence[Prompt], candidates: Sequence[Candidate]) -> Iterator[ScoreRequest]:
     messages = {prompt.id: prompt.messages for prompt in prompts}
-    requests = (ScoreRequest(c.id, messages[c.prompt_id], c.token_ids) for c in candidates if c.token_ids)
-    return {answer.id: sum(answer.logprobs) for answer in engine.score(requests)}
+    return (ScoreRequest(c.id, messages[c.prompt_id], c.token_ids) for c in candidates if c.token_ids)
 
 
 # The measurements, all pure functions over records.

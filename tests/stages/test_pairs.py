@@ -1,0 +1,238 @@
+"""The pairs stage: which preferences are worth training on, and a reason for each that is not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from selfalign.config import Pairs
+from selfalign.constitution import Constitution, Principle
+from selfalign.preferences import sigmoid
+from selfalign.stages import StageError
+from selfalign.stages.pairs import DISCARDS, build_pairs
+from tests.stages.world import both_orders, candidate, compared, prompt, rated
+
+ASK = prompt("Well?")
+KIND = Principle(id="kind", text="Be kind.")
+BRIEF = Principle(id="brief", text="Be brief.", tier=2)
+SAFE = Principle(id="safe", text="Be safe.", kind="hard_constraint")
+HOUSE = Constitution(name="house", version="1", principles=(KIND, BRIEF, SAFE))
+A, B, C, D = (candidate(ASK, text, i) for i, text in enumerate("abcd"))
+
+
+def build(candidates, judgments, seed=1, **options):
+    return build_pairs(list(candidates), list(judgments), HOUSE, Pairs(**options), seed=seed)
+
+
+def table(p: dict[str, float], principle: Principle = KIND) -> list:
+    """Judgments in both orders from {"ab": probability that a beats b}."""
+    named = dict(zip("abcd", (A, B, C, D), strict=True))
+    said = (both_orders(named[pair[0]], named[pair[1]], value, principle) for pair, value in p.items())
+    return [judgment for judgments in said for judgment in judgments]
+
+
+# a beats b and c, b beats c: the means are a (.7 + .9) / 2 = .8, b (.3 + .6) / 2 = .45, c (.1 + .4) / 2 = .25.
+CLEAR = {"ab": 0.7, "ac": 0.9, "bc": 0.6}
+
+
+def test_best_worst_takes_the_extremes_of_the_mean_win_probability():
+    (pair,), discards = build([A, B, C], table(CLEAR))
+    assert (pair.chosen_id, pair.rejected_id) == (A.id, C.id)
+    assert pair.p_chosen == pytest.approx(0.9)
+    assert pair.margin == pytest.approx(0.8)
+    assert len(pair.judgment_ids) == 2
+    assert not discards
+
+
+def test_all_takes_every_pair_by_margin_and_counts_the_rest():
+    pairs, discards = build([A, B, C], table(CLEAR), strategy="all", min_margin=0.3)
+    assert [(p.chosen_id, p.rejected_id) for p in pairs] == [(A.id, C.id), (A.id, B.id)]
+    assert [p.p_chosen for p in pairs] == pytest.approx([0.9, 0.7])
+    assert discards == {"below_margin": 1}
+    pairs, discards = build([A, B, C], table(CLEAR), strategy="all", max_per_prompt=1)
+    assert [p.margin for p in pairs] == pytest.approx([0.8])
+    assert discards == {"max_per_prompt": 2}
+
+
+def test_random_draws_one_comparison_a_prompt_and_the_same_for_the_same_seed():
+    drawn = Counter()
+    for seed in range(60):
+        (pair,), discards = build([A, B, C], table(CLEAR), seed=seed, strategy="random")
+        assert (pair,) == tuple(build([A, B, C], table(CLEAR), seed=seed, strategy="random")[0])
+        assert not discards
+        drawn[pair.chosen_id, pair.rejected_id] += 1
+    assert drawn.keys() == {(A.id, B.id), (A.id, C.id), (B.id, C.id)}
+    assert min(drawn.values()) > 8
+    assert len(build([A, B, C], table(CLEAR), strategy="random", max_per_prompt=2)[0]) == 2
+
+
+def test_hard_labels_are_certain_and_keep_the_margin():
+    (pair,), _ = build([A, B, C], table(CLEAR), labels="hard")
+    assert pair.p_chosen == 1.0
+    assert pair.margin == pytest.approx(0.8)
+
+
+def test_an_unjudged_best_and_worst_are_estimated_on_the_logit_scale():
+    """A ring a-b-c-d compares neither a with c nor b with d: a wins (.9 + .7) / 2 = .8, c wins (.4 + .2) / 2 = .3."""
+    ring = {"ab": 0.7, "bc": 0.6, "cd": 0.2, "ad": 0.9}
+    (pair,), _ = build([A, B, C, D], table(ring))
+    assert (pair.chosen_id, pair.rejected_id) == (A.id, C.id)
+    odds = (0.8 / 0.2) / (0.3 / 0.7)
+    assert pair.p_chosen == pytest.approx(odds / (1 + odds))
+    assert len(pair.judgment_ids) == 8
+
+
+def test_sure_wins_give_a_finite_estimate():
+    (pair,), _ = build([A, B, C, D], table({"ab": 1.0, "bc": 1.0, "cd": 0.0, "ad": 1.0}))
+    assert 0.99 < pair.p_chosen <= 1.0
+
+
+def test_a_best_that_loses_to_the_worst_is_intransitive():
+    """a .9 and .9 against b and d, but .4 against c; c loses to b and d by .05: means .73 and .23."""
+    judgments = table({"ab": 0.9, "ad": 0.9, "ac": 0.4, "bc": 0.95, "cd": 0.05, "bd": 0.5})
+    assert build([A, B, C, D], judgments) == ([], {"intransitive": 1})
+
+
+def test_ratings_make_pairs_by_their_difference():
+    judgments = [rated(A, 4.0, KIND), rated(B, 1.5, KIND), rated(C, 2.0, KIND)]
+    (pair,), _ = build([A, B, C], judgments, rating_scale=0.8, min_margin=1.0)
+    assert (pair.chosen_id, pair.rejected_id, pair.margin) == (A.id, B.id, 2.5)
+    assert pair.p_chosen == pytest.approx(sigmoid(0.8 * 2.5))
+    assert len(pair.judgment_ids) == 2
+    pairs, discards = build([A, B, C], judgments, strategy="all", min_margin=1.0)
+    assert ([p.margin for p in pairs], discards) == ([2.5, 2.0], {"below_margin": 1})
+
+
+def test_a_lower_tier_is_asked_only_where_the_higher_is_near_a_tie():
+    judgments = table({"ab": 0.52, "ac": 0.8, "bc": 0.8}) + table({"ab": 0.1, "ac": 0.1, "bc": 0.1}, BRIEF)
+    pairs, _ = build([A, B, C], judgments, strategy="all")
+    assert {(p.chosen_id, p.rejected_id) for p in pairs} == {(B.id, A.id), (A.id, C.id), (B.id, C.id)}
+
+
+def test_a_candidate_that_breaks_a_hard_constraint_is_never_chosen():
+    """The means are a (.9 + .95 + .2) / 3 = .683, c (.8 + .4 + .6) / 3 = .6, b .533, d .183; a lost to c on safety."""
+    kind = {"ab": 0.9, "ad": 0.95, "bc": 0.6, "bd": 0.9, "cd": 0.6}
+    (pair,), _ = build([A, B, C, D], table(kind) + table({"ac": 0.2}))
+    assert (pair.chosen_id, pair.rejected_id) == (A.id, D.id)
+    judgments = table(kind) + table({"ac": 0.2}, SAFE)
+    (pair,), _ = build([A, B, C, D], judgments)
+    assert (pair.chosen_id, pair.rejected_id) == (C.id, D.id)
+    pairs, discards = build([A, B, C, D], judgments, strategy="all")
+    assert {(p.chosen_id, p.rejected_id) for p in pairs} == {(C.id, A.id), (B.id, C.id), (B.id, D.id), (C.id, D.id)}
+    assert discards == {"vetoed": 2}
+
+
+def test_a_hard_constraint_outvotes_every_principle():
+    judgments = table({"ab": 1.0}) + table({"ab": 0.3}, SAFE)
+    (pair,), _ = build([A, B], judgments)
+    assert (pair.chosen_id, pair.rejected_id, pair.p_chosen) == (B.id, A.id, pytest.approx(0.7))
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "reason"), [("half", {"finish_reason": "length"}, "truncated"), ("  ", {}, "empty")]
+)
+def test_a_truncated_or_empty_answer_can_be_rejected_and_not_chosen(text, fields, reason):
+    odd = candidate(ASK, text, 4, **fields)
+    assert build([odd, A], both_orders(odd, A, 0.9, KIND)) == ([], {reason: 1})
+    assert build([odd, A], both_orders(odd, A, 0.9, KIND), strategy="all") == ([], {reason: 1})
+    (pair,), _ = build([odd, A], both_orders(odd, A, 0.2, KIND))
+    assert (pair.chosen_id, pair.rejected_id) == (A.id, odd.id)
+
+
+def test_the_best_complete_answer_stands_in_for_a_better_truncated_one():
+    cut = candidate(ASK, "cut o", 4, finish_reason="length")
+    judgments = [*both_orders(cut, A, 0.9, KIND), *both_orders(cut, B, 0.9, KIND), *both_orders(A, B, 0.7, KIND)]
+    (pair,), _ = build([cut, A, B], judgments)
+    assert (pair.chosen_id, pair.rejected_id) == (A.id, B.id)
+
+
+def test_every_reason_without_a_pair():
+    failed, copy = candidate(ASK, "", 4, finish_reason="error"), candidate(ASK, "a", 5, duplicate_of=A.id)
+    assert build([A, failed], []) == ([], {"too_few_candidates": 1})
+    assert build([A, copy], []) == ([], {"identical_text": 1})
+    assert build([A, B], []) == ([], {"no_judgments": 1})
+    assert build([A, B], [compared(A, B, None, KIND), compared(B, A, 0.9, KIND)]) == ([], {"invalid": 1})
+    assert build([A, B], both_orders(A, B, 0.5, KIND)) == ([], {"tie": 1})
+    assert build([A, B], both_orders(A, B, 0.54, KIND)) == ([], {"below_margin": 1})
+    assert build([A, B], [rated(A, None, KIND), rated(B, 3.0, KIND)]) == ([], {"invalid": 1})
+
+
+def test_a_judge_that_likes_the_first_position_yields_no_pairs():
+    judgments = [compared(x, y, 1.0, KIND) for a, b in combinations((A, B, C), 2) for x, y in ((a, b), (b, a))]
+    assert build([A, B, C], judgments, strategy="all", min_margin=0.0) == ([], {"tie": 3})
+
+
+def test_not_applicable_is_no_judgment():
+    judgments = [replace(j, verdict="not_applicable", p_first=None) for j in both_orders(A, B, 0.9, KIND)]
+    assert build([A, B], judgments) == ([], {"no_judgments": 1})
+
+
+def test_judgments_of_another_constitution_are_refused():
+    with pytest.raises(StageError, match="'stranger', which the constitution house does not have"):
+        build([A, B], both_orders(A, B, 0.9, Principle(id="stranger", text="x")))
+
+
+probabilities = st.one_of(st.none(), st.floats(0, 1, allow_nan=False), st.sampled_from([0.0, 0.5, 1.0]))
+
+
+@st.composite
+def judged_shards(draw):
+    """Prompts with any mix of texts, finish reasons, judged comparisons and probabilities."""
+    candidates, judgments = [], []
+    for number in range(draw(st.integers(1, 4))):
+        ask = prompt(f"prompt {number}")
+        reasons = draw(st.lists(st.sampled_from(["stop", "stop", "length", "error"]), min_size=1, max_size=5))
+        texts = ["" if reason == "error" else draw(st.sampled_from(["", "x", "y", "z", "w"])) for reason in reasons]
+        sampled = [candidate(ask, t, i, finish_reason=r) for i, (t, r) in enumerate(zip(texts, reasons, strict=True))]
+        usable = list({c.text: c for c in reversed(sampled) if c.finish_reason != "error"}.values())
+        for a, b in combinations(usable, 2):
+            for principle in draw(st.sets(st.sampled_from([KIND, BRIEF, SAFE]))):
+                judgments += [compared(x, y, draw(probabilities), principle) for x, y in ((a, b), (b, a))]
+        candidates += sampled
+    return candidates, judgments
+
+
+def considered(candidates, judgments, options: Pairs) -> int:
+    """How many pairs or discards there must be, counted in another way."""
+    total = 0
+    for prompt_id in {c.prompt_id for c in candidates}:
+        compared = {frozenset((j.first_id, j.second_id)) for j in judgments if j.prompt_id == prompt_id}
+        if not compared or options.strategy == "best-worst":
+            total += 1
+        elif options.strategy == "random":
+            total += min(options.max_per_prompt or 1, len(compared))
+        else:
+            total += len(compared)
+    return total
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    judged_shards(),
+    st.sampled_from(["best-worst", "all", "random"]),
+    st.sampled_from([None, 1, 2]),
+    st.sampled_from([0.0, 0.1, 0.5]),
+    st.sampled_from(["soft", "hard"]),
+)
+def test_pairs_are_sound_and_everything_considered_is_counted(shard, strategy, limit, margin, labels):
+    candidates, judgments = shard
+    options = Pairs(strategy=strategy, max_per_prompt=limit, min_margin=margin, labels=labels)
+    pairs, discards = build_pairs(candidates, judgments, HOUSE, options, seed=5)
+    by_id = {c.id: c for c in candidates}
+    valid = {judgment.id for judgment in judgments if judgment.verdict != "invalid"}
+    for pair in pairs:
+        chosen, rejected = by_id[pair.chosen_id], by_id[pair.rejected_id]
+        assert chosen.prompt_id == rejected.prompt_id == pair.prompt_id
+        assert chosen.text != rejected.text and chosen.text and chosen.finish_reason == "stop"
+        assert 0.5 < pair.p_chosen <= 1.0 and pair.margin > 0 and pair.margin >= margin
+        assert pair.judgment_ids and set(pair.judgment_ids) <= valid
+    assert discards.keys() <= DISCARDS.keys()
+    assert len(pairs) + discards.total() == considered(candidates, judgments, options)
+    assert (pairs, discards) == build_pairs(candidates, judgments, HOUSE, options, seed=5)
+    if limit and strategy != "best-worst":
+        assert max(Counter(pair.prompt_id for pair in pairs).values(), default=0) <= limit
