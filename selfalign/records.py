@@ -17,13 +17,15 @@ Verdict = Literal["first", "second", "tie", "not_applicable", "invalid"]
 FinishReason = Literal["stop", "length", "duplicate", "error"]
 CheckpointKind = Literal["policy", "reward_model"]
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
 
 def digest(*fields: Any, size: int = 10) -> str:
     """Return a hexadecimal id of `2 * size` characters for JSON-serialisable fields.
 
     BLAKE2b over canonical JSON: field boundaries are kept, so ("ab", "c") and ("a", "bc") differ.
     """
-    canonical = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = _CANONICAL.encode(fields)
     return hashlib.blake2b(canonical.encode("ascii"), digest_size=size).hexdigest()
 
 
@@ -137,7 +139,7 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """`logp`: a policy's log-probability of a candidate that another policy sampled, summed over its tokens, in nats."""
+    """`logp`: a policy's log-probability of a candidate that another policy sampled: the sum over its tokens, nats."""
 
     candidate_id: str
     policy_id: str

@@ -304,8 +304,7 @@ def _matches(
     theirs, judged = first_answers(old), by_prompt(judgments)
     for prompt_id, a in first_answers(new).items():
         if (b := theirs.get(prompt_id)) is not None:
-            said = [j for j in judged.get(prompt_id, ()) if {j.first_id, j.second_id} <= {a.id, b.id, ""}]
-            yield a, b, read_prompt(said, constitution, pairs.rating_scale)
+            yield a, b, read_prompt(judged.get(prompt_id, []), constitution, pairs.rating_scale)
 
 
 def _rate(probabilities: Sequence[float], resamples: int, seed: int) -> WinRate:

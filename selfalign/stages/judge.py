@@ -150,7 +150,7 @@ class _Sheet:
         self._drawable = replace(constitution, principles=ordinary)
         self.labels = _labels(settings)
         self.template_hash = template_hash(settings, constitution.preamble)
-        _check_wordings(constitution)
+        self._hashes = _wording_hashes(constitution)
 
     def ask(
         self, index: int, prompts: Sequence[Prompt], candidates: Sequence[Candidate]
@@ -207,8 +207,9 @@ class _Sheet:
 
     def _question(self, prompt: Prompt, first: Candidate, second: Candidate | None, principle: Principle) -> _Question:
         second_id = second.id if second else ""
+        principle_hash = self._hashes[principle.id]
         judgment_id = Judgment.make_id(
-            prompt.id, first.id, second_id, principle.hash, self.judge_id, self.template_hash
+            prompt.id, first.id, second_id, principle_hash, self.judge_id, self.template_hash
         )
         return _Question(judgment_id, prompt, first, second, principle)
 
@@ -230,7 +231,7 @@ class _Sheet:
             first_id=question.first.id,
             second_id=question.second.id if question.second else "",
             principle_id=question.principle.id,
-            principle_hash=question.principle.hash,
+            principle_hash=self._hashes[question.principle.id],
             judge_id=self.judge_id,
             template_hash=self.template_hash,
             verdict=verdict,
@@ -269,12 +270,17 @@ def _normalised(probabilities: Sequence[float] | None, num_labels: int) -> tuple
     return tuple(p / total for p in probabilities)
 
 
-def _check_wordings(constitution: Constitution) -> None:
-    """Two principles in the same words would be one question to the judge, and their votes could not be told apart."""
+def _wording_hashes(constitution: Constitution) -> dict[str, str]:
+    """The hash of each active principle, by id. Raises StageError where two principles have the same words.
+
+    They would be one question to the judge, and their votes could not be told apart.
+    """
+    hashes = {principle.id: principle.hash for principle in constitution.active}
     seen: dict[str, str] = {}
     for principle in constitution.active:
-        if (other := seen.setdefault(principle.hash, principle.id)) != principle.id:
+        if (other := seen.setdefault(hashes[principle.id], principle.id)) != principle.id:
             raise StageError(
                 f"constitution {constitution.name}: principles {other} and {principle.id} have the same words; "
                 "set one of them to `status: deprecated`, or give it its own wording"
             )
+    return hashes
