@@ -52,7 +52,7 @@ def verify(root: Path) -> list[Problem]:
 def _verify_documents(root: Path) -> list[Problem]:
     problems = []
     try:
-        known = written(root)
+        known = files.read_sealed(root / WRITTEN)["files"]
     except StoreError as error:
         return [Problem(WRITTEN, str(error))]
     for name, digests in sorted(known.items()):

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 from selfalign.store import audit, files
 from selfalign.store.files import StoreError
@@ -32,8 +33,8 @@ def branch(source: Run, round: int, destination: Path | str, config_yaml: str | 
         for name in [*(f"{step}/{file}" for step in steps for file in _files_of(source.path / step)), *documents]:
             _link(source.path / name, building / name)
         config = source.read_text(CAMPAIGN) if config_yaml is None else config_yaml
-        _write_config(building, files.to_utf8(config), documents)
-        files.write_sealed(building / BRANCH, {"parent": str(source.path), "round": round, "steps": steps})
+        lineage = {"parent": str(source.path), "round": round, "steps": steps}
+        _write_own_files(building, files.to_utf8(config), lineage, documents)
         _sync_folders(building)
         os.rename(building, destination)
         files.fsync_folder(building.parent)
@@ -82,9 +83,11 @@ def _link(source: Path, target: Path) -> None:
         files.fsync_file(target)
 
 
-def _write_config(building: Path, config: bytes, documents: dict[str, list[str]]) -> None:
+def _write_own_files(building: Path, config: bytes, lineage: dict[str, Any], documents: dict[str, list[str]]) -> None:
     files.atomic_write(building / CAMPAIGN, config)
-    files.write_sealed(building / WRITTEN, {"files": {**documents, CAMPAIGN: [files.sha256(config)]}})
+    files.write_sealed(building / BRANCH, lineage)
+    own = {name: [files.sha256_file(building / name)] for name in (BRANCH, CAMPAIGN)}
+    files.write_sealed(building / WRITTEN, {"files": {**documents, **own}})
 
 
 def _sync_folders(folder: Path) -> None:

@@ -106,6 +106,11 @@ def _column(name: str, values: Iterable[Any], kind: Kind) -> pa.Array:
 
 def _scalars(name: str, values: list[Any], kind: Kind) -> pa.Array:
     try:
+        if pa.types.is_integer(kind.arrow):  # given the type, Arrow would cut 1.5 down to 1
+            array = pa.array(values)
+            if not (pa.types.is_integer(array.type) or pa.types.is_null(array.type)):
+                raise StoreError(f"{name} holds a value of the wrong type: {array.type} among integers")
+            return array.cast(kind.arrow)
         return pa.array(values, kind.arrow)
     except UnicodeEncodeError:  # a lone surrogate, which no encoding carries
         return pa.array([value if value is None else to_utf8(value).decode() for value in values], kind.arrow)
