@@ -17,7 +17,7 @@ def build() -> App:
     app = App(name="selfalign", version=__version__, help_format="plaintext", result_action="return_value")
     for commands in COMMANDS.values():
         for command in commands:
-            app.command(command.target, name=command.name, help=command.summary)
+            app.command(command.target, name=command.name)
     return app
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Annotated
 
-from selfalign import resources
+from cyclopts import Parameter
+
+from selfalign import config, resources, store
 from selfalign.cli.errors import FAILED, USAGE, CommandError
 from selfalign.cli.output import print_json, print_table, say
-from selfalign.cli.targets import RUNS, check_name, find_run
+from selfalign.cli.targets import CAMPAIGN_FILE, RUNS, check_name, find_run
 from selfalign.source import did_you_mean
+from selfalign.text import clean
 
 
 def init(name: str = "my-campaign", /, *, recipe: str = "pocket", folder: Path = Path()) -> int:
@@ -44,7 +48,7 @@ def init(name: str = "my-campaign", /, *, recipe: str = "pocket", folder: Path =
     for path, content in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")
-        print(path)
+        print(clean(str(path)))
     say(f"next:  selfalign plan {folder / name}.yaml     then     selfalign run {folder / name}.yaml")
     return 0
 
@@ -61,8 +65,16 @@ def _set_line(text: str, key: str, value: str) -> str:
     return changed if found else f"{line}\n{text}"
 
 
-def branch(run: str, new: str, /, *, round: int, runs: Path = RUNS) -> int:
-    """Start the campaign NEW from the rounds of RUN up to and with a given one.
+def branch(
+    run: str,
+    new: str,
+    /,
+    *,
+    round: int,
+    set: Annotated[list[str], Parameter(name="--set", negative=())] = [],  # noqa: B006 (cyclopts reads the default)
+    runs: Path = RUNS,
+) -> int:
+    """Start the campaign NEW from the rounds of RUN up to and with a given one. The weights take no further room.
 
     Parameters
     ----------
@@ -72,6 +84,8 @@ def branch(run: str, new: str, /, *, round: int, runs: Path = RUNS) -> int:
         The name of the new run.
     round
         The last round to take over, counted from 0.
+    set
+        Change a setting for the rounds to come: --set train.beta=0.2
     runs
         The folder of runs.
     """
@@ -85,9 +99,10 @@ def branch(run: str, new: str, /, *, round: int, runs: Path = RUNS) -> int:
             fix=f"selfalign status {run}",
             code=USAGE,
         )
-    branched = source.branch(runs / new, round)
-    print(branched.path)
-    say(f"next:  edit {branched.path}/campaign.yaml, then  selfalign run {new}")
+    settings = config.load(source.path / CAMPAIGN_FILE, overrides=[*set, f"name={new}"])
+    branched = store.branch(source, round, runs / new, settings.to_yaml())
+    print(clean(str(branched.path)))
+    say(f"next:  selfalign run {new}")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from selfalign import config, resources
 from selfalign.cli.errors import USAGE, CommandError
+from selfalign.records import Prompt
 from selfalign.source import did_you_mean
 from selfalign.store import Run
 
@@ -89,19 +90,28 @@ def find_campaign(name: str, overrides: Sequence[str] = (), runs: Path = RUNS) -
     return _frozen(Target(loaded, runs / check_name(own_name, "campaign")))
 
 
-def check_inputs(loaded: config.Loaded) -> None:
-    """Look at everything that the settings name, before a run is made or a model loaded.
+def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, list[Prompt]]:
+    """Look at everything that the settings name, before a run is made or a model loaded; return the prompts by split.
 
-    Raises ConfigError or PromptError: a file missing, a constitution refused, a folder that is no model, prompts that
-    cannot be read, or held-out prompts that are training prompts too.
+    Offline, sets on the Hub are left out. Raises ConfigError or PromptError: a file missing, a constitution refused, a
+    folder that is no model, prompts that cannot be read, or held-out prompts that are training prompts too.
     """
     from selfalign.preflight import check_files
     from selfalign.stages import prompts
 
     check_files(loaded)
     folder = loaded.file.parent if loaded.file else None
-    train, heldout = (prompts.load(getattr(loaded.campaign.prompts, s), s, folder) for s in ("train", "heldout"))
-    prompts.check_disjoint(train, heldout)
+    found = {}
+    for split in ("train", "heldout"):
+        patterns = getattr(loaded.campaign.prompts, split)
+        patterns = [patterns] if isinstance(patterns, str) else patterns
+        local = [pattern for pattern in patterns if not (offline and pattern.startswith("datasets:"))]
+        if local:
+            found[split] = prompts.load(local, split, folder)
+    prompts.check_disjoint(found.get("train", []), found.get("heldout", []))
+    if "train" in found and len(found) == 2:
+        prompts.draw(found["train"], loaded.campaign.prompts.per_round, loaded.campaign.seed, 0)
+    return found
 
 
 def _nothing_there(name: str, runs: Path) -> CommandError:

@@ -7,6 +7,7 @@ over all rounds. Everything that a model or a user wrote is escaped; the pages h
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -30,23 +31,22 @@ STAGE_OF_STEP = {
 
 def write(run: Run, report: Report) -> None:
     """Write the report of a round just evaluated, and renew the pages of the run. Needs the run's lock."""
-    run.write_json(f"{folder(report.round)}/report.json", report)
-    render(run)
+    run.write_json(f"{folder(report.round)}/report.json", _counts_only(report))
+    render(run, [report.round])
 
 
 def render(run: Run, rounds: Sequence[int] | None = None) -> list[str]:
-    """Write the pages of a run from its report.json files; return their names. Needs the run's lock.
+    """Write the pages of the run and of some rounds (default: all) from their report.json; return the files' names.
 
-    With `rounds`, only these rounds' own pages are written.
+    Needs the run's lock.
     """
     reports = read(run)
-    written = []
+    if not reports:
+        return []
+    written = _write_pages(run, "", f"{run.path.name}: report", content.campaign_page(run, reports, gold(run)))
     for report in reports:
         if rounds is None or report.round in rounds:
             written += _write_round(run, report, reports)
-    if rounds is None and reports:
-        blocks = content.campaign_page(run, reports, gold(run))
-        written += _write_pages(run, "", f"{run.path.name}: report", blocks)
     return written
 
 
@@ -82,6 +82,13 @@ def gold(run: Run) -> list[dict[str, Any]]:
 
 def folder(number: int) -> str:
     return f"rounds/{number:03d}"
+
+
+def _counts_only(report: Report) -> Report:
+    """Leave out what a step counts beside candidates and reasons for a discard: its seconds, and the pairs it kept."""
+    candidates = {name: count for name, count in report.candidates.items() if name != "seconds"}
+    discarded = {name: count for name, count in report.discarded.items() if name not in ("seconds", "pairs")}
+    return replace(report, candidates=candidates, discarded=discarded)
 
 
 def _write_round(run: Run, report: Report, reports: Sequence[Report]) -> list[str]:

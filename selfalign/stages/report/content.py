@@ -143,10 +143,9 @@ def _behaviour_table(report: Report) -> Table:
 
 
 def _data_table(report: Report) -> Table:
-    rows = [(name.replace("_", " "), f"{count:,}") for name, count in report.candidates.items() if name != "seconds"]
+    rows = [(name.replace("_", " "), f"{count:,}") for name, count in report.candidates.items()]
     rows += [("pairs", f"{report.num_pairs:,}")]
-    discarded = {reason: count for reason, count in report.discarded.items() if reason not in ("pairs", "seconds")}
-    rows += [(f"discarded: {reason.replace('_', ' ')}", f"{count:,}") for reason, count in discarded.items()]
+    rows += [(f"discarded: {reason.replace('_', ' ')}", f"{count:,}") for reason, count in report.discarded.items()]
     return Table(("data", "count"), tuple(rows), "What the round was trained on, and what was left out")
 
 
@@ -187,7 +186,7 @@ def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
 
 def figures(reports: Sequence[Report]) -> list[Block]:
     """Win rate, KL, length and judge health by round, each also in words."""
-    labels = [str(report.round) for report in reports]
+    labels = [f"round {report.round}" for report in reports]
     wins = [
         Series(
             f"vs {name}",
@@ -207,21 +206,24 @@ def figures(reports: Sequence[Report]) -> list[Block]:
         for name in ("labelling", "evaluating")
     ]  # fmt: skip
     charts = [
-        ("Win rate, with 95% intervals", wins, 0.5, None),
-        ("KL to base, nats per response", [Series("KL", kl)], None, 0.0),
-        ("Length over the base's", [Series("length", length)], 1.0, None),
-        ("Judge swap consistency", health, None, None),
+        ("Win rate, with 95% intervals", wins, 0.5, None, 0.2),
+        ("KL to base, nats per response", [Series("KL", kl)], None, 0.0, 0.1),
+        ("Length over the base's", [Series("length", length)], 1.0, None, 0.5),
+        ("Judge swap consistency", health, None, None, 0.2),
     ]
     return [
-        Figure(line_chart(title, labels, series, limit=limit, floor=floor), _words(title, labels, series))
-        for title, series, limit, floor in charts
+        Figure(
+            line_chart(title, labels, series, limit=limit, floor=floor, min_span=min_span),
+            _words(title, labels, series),
+        )
+        for title, series, limit, floor, min_span in charts
         if any(one.points for one in series)
     ]
 
 
 def _words(title: str, labels: Sequence[str], series: Sequence[Series]) -> str:
     said = [
-        f"{one.label} " + ", ".join(f"{point.y:.3g} (round {labels[point.x]})" for point in one.points)
+        f"{one.label} " + ", ".join(f"{point.y:.3g} ({labels[point.x]})" for point in one.points)
         for one in series
         if one.points
     ]

@@ -64,7 +64,7 @@ Block = Heading | Paragraph | Table | Figure | Dialogue | Fold
 
 # Markdown ----------------------------------------------------------------------------------------------------------
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#+\-!|~&$^=:])")
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$@]|^[-+#=]|(?<=^\d)\.|:(?=//)|(?<=www)\.)")
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:

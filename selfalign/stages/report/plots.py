@@ -34,13 +34,14 @@ def line_chart(
     *,
     limit: float | None = None,
     floor: float | None = None,
+    min_span: float = 0.0,
 ) -> str:
     """A chart of up to two series over the places named by `x_labels`, with a dashed line at `limit`.
 
-    The y axis spans all values, their intervals and the limit; it begins at `floor` where one is given. Values that are
-    not finite are left out.
+    The y axis spans all values, their intervals and the limit, and at least `min_span`, so that noise does not look
+    like a trend; it begins at `floor` where one is given. Values that are not finite are left out.
     """
-    scale = _Scale.over(series, limit, floor, len(x_labels))
+    scale = _Scale.over(series, (limit, floor), min_span, len(x_labels))
     parts = [f'<text class="title" x="4" y="14">{html.escape(title)}</text>', *scale.axes(x_labels)]
     if limit is not None:
         y = scale.y(limit)
@@ -62,13 +63,14 @@ class _Scale:
     count: int
 
     @staticmethod
-    def over(series: Sequence[Series], limit: float | None, floor: float | None, count: int) -> _Scale:
+    def over(series: Sequence[Series], fixed: Sequence[float | None], min_span: float, count: int) -> _Scale:
         values = [value for one in series for p in one.points for value in (p.y, p.low, p.high)]
-        values += [limit, floor]
+        values += fixed
         known = [value for value in values if value is not None and math.isfinite(value)] or [0.0, 1.0]
         low, high = min(known), max(known)
-        if high == low:
-            low, high = low - 0.5, high + 0.5
+        if high - low < (min_span or 1e-9):
+            middle, half = (low + high) / 2, (min_span or 1.0) / 2
+            low, high = (low, low + 2 * half) if low in fixed else (middle - half, middle + half)
         step = nice_step((high - low) / 4)
         return _Scale(math.floor(low / step + 1e-9) * step, math.ceil(high / step - 1e-9) * step, step, max(count, 1))
 
@@ -84,7 +86,7 @@ class _Scale:
             y = self.y(value)
             yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(value, self.step)}</text>'
-        every = math.ceil(len(x_labels) / 12)
+        every = math.ceil(len(x_labels) * max(map(len, x_labels), default=1) / 36)
         for place, label in enumerate(x_labels):
             if place % every == 0:
                 x, y = self.x(place), HEIGHT - BOTTOM + 16

@@ -1,0 +1,153 @@
+"""A run folder of two rounds with hostile texts in every field that a model, a judge or a user can write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from selfalign import config
+from selfalign.records import (
+    Behaviour,
+    Candidate,
+    Gate,
+    JudgeHealth,
+    Judgment,
+    Kl,
+    Message,
+    Pair,
+    Prompt,
+    Report,
+    Sample,
+    WinRate,
+)
+from selfalign.stages import report
+from selfalign.store import Run
+from tests.cli.events import HOSTILE, stream
+
+CAMPAIGN = """\
+name: {name}
+rounds: 3
+seed: {seed}
+constitution: rules.yaml
+policy: {{model: model}}
+prompts: {{train: train.jsonl, heldout: heldout.jsonl}}
+evaluate: {{prompts: 2}}
+"""
+RULES = """\
+schema: selfalign.constitution/v1
+name: rules
+version: 1.0.0
+principles:
+  - {id: kind, text: "The response is kind."}
+"""
+NUM_PROMPTS = 6
+
+
+def make_run(root: Path, name: str = "sample", *, seed: int = 17, rejected: bool = False, finished: bool = True) -> Run:
+    """Write a campaign file with what it names, and its run with two rounds; the second is rejected if asked."""
+    (root / "rules.yaml").write_text(RULES)
+    (root / "train.jsonl").write_text("".join(f'{{"prompt": "train {i}"}}\n' for i in range(NUM_PROMPTS)))
+    (root / "heldout.jsonl").write_text("".join(f'{{"prompt": "heldout {i}"}}\n' for i in range(2)))
+    file = root / f"{name}.yaml"
+    file.write_text(CAMPAIGN.format(name=name, seed=seed))
+    run = Run.create(root / "runs" / name, config.load(file).to_yaml())
+    with run.lock():
+        for event in stream():
+            if finished or event["event"] != "warning":
+                run.emit(event["event"], **{key: value for key, value in event.items() if key not in ("event", "time")})
+        for number in (0, 1):
+            _round(run, number, accepted=not (rejected and number == 1))
+        if finished:
+            run.emit("campaign_done", rounds=3)
+    return run
+
+
+def _round(run: Run, number: int, *, accepted: bool) -> None:
+    folder = f"rounds/{number:03d}"
+    prompts = [
+        Prompt.make((Message("user", f"prompt {number}.{i} {HOSTILE}"),), source=HOSTILE) for i in range(NUM_PROMPTS)
+    ]
+    candidates = [_candidate(prompt, index, number) for prompt in prompts for index in range(2)]
+    judgments = [
+        judgment for a, b in zip(candidates[::2], candidates[1::2], strict=True) for judgment in _judgments(a, b)
+    ]
+    pairs = [
+        Pair(
+            a.prompt_id,
+            a.id,
+            b.id,
+            0.8,
+            0.1 * (i + 1),
+            judgment_ids=tuple(j.id for j in judgments if j.prompt_id == a.prompt_id),
+        )
+        for i, (a, b) in enumerate(zip(candidates[::2], candidates[1::2], strict=True))
+    ]
+    digests: dict[str, str] = {}
+    for name, rows in (("prompts", prompts), ("candidates", candidates), ("judgments", judgments), ("pairs", pairs)):
+        step = run.step(f"{folder}/{name}", inputs=digests, config={})
+        step.write(0, rows)
+        step.finish({"seconds": 2.5})
+        digests = {**digests, step.name: step.digest}
+    policy = run.step(f"{folder}/policy", inputs=digests, config={})
+    (policy.path / "config.json").write_text("{}")
+    policy.finish({"seconds": 9.0})
+    report.write(run, make_report(run, number, accepted=accepted))
+
+
+def _candidate(prompt: Prompt, index: int, number: int) -> Candidate:
+    identity = Candidate.make_id(prompt.id, f"policy{number}", index, index)
+    text = f"answer {index} {HOSTILE}\nsecond line" if index == 0 else ""
+    return Candidate(identity, prompt.id, f"policy{number}", index, index, text, (1, 2, 3), "stop", -2.0)
+
+
+def _judgments(a: Candidate, b: Candidate) -> list[Judgment]:
+    def judgment(first: Candidate, second: Candidate, p_first: float) -> Judgment:
+        identity = Judgment.make_id(a.prompt_id, first.id, second.id, "hash", "judge", "template")
+        verdict = "first" if p_first > 0.5 else "second"
+        fields = {"principle_id": "kind", "principle_hash": "hash", "judge_id": "judge", "template_hash": "template"}
+        return Judgment(
+            identity,
+            a.prompt_id,
+            first.id,
+            second.id,
+            verdict=verdict,
+            p_first=p_first,
+            raw=HOSTILE,
+            reason=HOSTILE,
+            **fields,
+        )
+
+    return [judgment(a, b, 0.85), judgment(b, a, 0.25)]
+
+
+def make_report(run: Run, number: int, *, accepted: bool) -> Report:
+    rate = 0.58 + 0.07 * number
+    win = WinRate(rate, rate - 0.06, rate + 0.05, 128, 70, 8, 50, rate - 0.01)
+    looks = Behaviour(128, 21.5 + number, 0.01, 0.0, 0.25, 0.04, 0.31, 0.62)
+    health = JudgeHealth(600, 0.01, 0.02, 300, 0.91 - 0.01 * number, 0.53, 0.55)
+    sample = Sample(
+        "p",
+        (Message("user", f"Is it so? {HOSTILE}"),),
+        f"base {HOSTILE}",
+        f"<script>alert(1)</script> {HOSTILE}",
+        "",
+        0.7,
+    )
+    return Report(
+        round=number,
+        policy_id=f"policy{number + 1}",
+        parent_id=f"policy{number}",
+        constitution=f"rules 1.0.0 {HOSTILE}",
+        constitution_hash="c0ffee",
+        candidates={"candidates": 12, "duplicate": 1, "seconds": 2.5},
+        num_pairs=6,
+        discarded={"pairs": 6, "tie": 1, "below_margin": 2},
+        win_rates={"previous": win, "base": win},
+        by_principle={"previous": {"kind": win, f"x{HOSTILE}": win}},
+        kl=Kl(1.5 + number, 0.2, 0.05, 128),
+        length_ratio=1.1 + 0.1 * number,
+        behaviour={"base": looks, "previous": looks, "policy": looks},
+        judges={"labelling": health, "evaluating": health},
+        gate=Gate(accepted, f"{'accepted' if accepted else 'rejected'}: win rate {rate:.2f} {HOSTILE}"),
+        samples=(sample, sample),
+        seconds=report.stage_seconds(run, number),
+    )
