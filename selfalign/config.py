@@ -340,7 +340,7 @@ def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
     """Make the paths of the user's files absolute; leave shipped files, Hub names and missing files as written."""
 
     def path(name: str | None) -> str | None:
-        return _absolute(name, resources.find(name, folder)) if name else name
+        return name if name in (None, "self", "base") else _absolute(name, resources.find(name, folder))
 
     def patterns(names: str | list[str]) -> str | list[str]:
         return [pattern(name) for name in names] if isinstance(names, list) else pattern(names)

@@ -7,6 +7,7 @@ In a clone the shipped constitutions and prompts are the clone's own folders; in
 from __future__ import annotations
 
 import glob as globbing
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def find(name: str, folder: Path | None = None) -> Path | None:
     """The file or folder that a path leads to, or None. `folder` is that of the file which names it."""
     path = Path(name).expanduser()
     candidates = (root / path for root in _roots(folder))  # an absolute path stays what it is
-    return next((candidate for candidate in candidates if name and candidate.exists()), None)
+    return next((candidate for candidate in candidates if name and os.path.exists(candidate)), None)
 
 
 def find_pattern(pattern: str, folder: Path | None = None) -> Path | None:
@@ -56,7 +57,7 @@ def find_pattern(pattern: str, folder: Path | None = None) -> Path | None:
 
 def expand(pattern: Path) -> list[Path]:
     """The files that an absolute path or glob matches, sorted."""
-    if pattern.is_file():
+    if os.path.isfile(pattern):  # unlike Path.is_file, not an error for a name that is too long
         return [pattern]
     matches = map(Path, globbing.glob(str(pattern), recursive=True))
     return sorted(path for path in matches if path.is_file())

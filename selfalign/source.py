@@ -198,7 +198,7 @@ class _Reader:
                 case "null":
                     return None
                 case "bool":
-                    return text.lower() == "true"
+                    return text.lower() in ("true", "yes", "on")  # the latter in a file that declares YAML 1.1
                 case "int":
                     return self.integer(node, text.replace("_", ""))
                 case "float":

@@ -253,3 +253,10 @@ def test_comments_order_and_quotes_survive_an_edit() -> None:
     document["principles"][0]["weight"] = 2
     edited = constitution.dump(document)
     assert edited == RULES.replace("weight: 3", "weight: 2")
+
+
+@pytest.mark.parametrize("name", resources.constitutions())
+def test_every_shipped_constitution_is_valid(name: str) -> None:
+    rules = constitution.load(resources.find_constitution(name))
+    assert rules.name == name
+    assert len({principle.hash for principle in rules.principles}) == len(rules.principles)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from selfalign import config, preflight
+from selfalign import config, preflight, resources
 from selfalign.config import ConfigError
+from selfalign.stages import prompts
 
 RULES = """\
 schema: selfalign.constitution/v1
@@ -151,3 +152,12 @@ def test_a_template_beside_the_tokenizer_counts(campaign: Path) -> None:
 
 def test_a_file_is_not_a_model_folder(campaign: Path) -> None:
     assert "it is a file, not a model folder" in refused(campaign, "judge.model=rules.yaml").message
+
+
+@pytest.mark.parametrize("recipe", [name for name in resources.recipes() if name != "pocket"])
+def test_the_files_of_every_recipe_are_there(recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = config.load(recipe=recipe)
+    preflight.check_files(loaded)
+    train, heldout = (prompts.load(getattr(loaded.campaign.prompts, s), s) for s in ("train", "heldout"))
+    prompts.check_disjoint(train, heldout)

@@ -102,7 +102,6 @@ def test_templates_are_read() -> None:
     assert "{{ principle }}" in resources.template("judge_pairwise")
 
 
-@pytest.mark.slow
 def test_an_installed_wheel_finds_its_files(tmp_path: Path) -> None:
     """Builds the wheel and runs it unpacked, from a folder that knows nothing of the clone."""
     pytest.importorskip("hatchling")

@@ -233,9 +233,15 @@ def test_more_prompts_a_round_than_there_are_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("row", "valid"),
-    [({"prompt": "a"}, True), ({"messages": [{"role": "user", "content": "a"}], "x": 1}, True), ({"prompt": " "}, False),
-     ({}, False), ({"prompt": "a", "messages": []}, False), ({"prompt": "a", "tags": "x"}, False)],
-)  # fmt: skip
+    [
+        ({"prompt": "a"}, True),
+        ({"messages": [{"role": "user", "content": "a"}], "x": 1}, True),
+        ({"prompt": " "}, False),
+        ({}, False),
+        ({"prompt": "a", "messages": []}, False),
+        ({"prompt": "a", "tags": "x"}, False),
+    ],
+)
 def test_the_schema_agrees_with_the_reader(row: dict, valid: bool, tmp_path: Path) -> None:
     validator = Draft202012Validator(json.loads(resources.schema("prompts")))
     assert validator.is_valid(row) == valid
