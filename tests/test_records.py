@@ -48,7 +48,8 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
     ),
     Pair: st.builds(
         Pair, prompt_id=TEXT, chosen_id=ID.map("c{}".format), rejected_id=ID.map("r{}".format),
-        p_chosen=st.floats(0, 1), margin=st.floats(-1e300, 1e300), weight=st.floats(0, 1e300), judgment_ids=st.lists(TEXT).map(tuple),
+        p_chosen=st.floats(0, 1), margin=st.floats(-1e300, 1e300), weight=st.floats(0, 1e300),
+        judgment_ids=st.lists(TEXT).map(tuple),
     ),
 }  # fmt: skip
 ROWS = st.sampled_from(list(RECORDS)).flatmap(
