@@ -19,6 +19,7 @@ MAX_BYTES = 4 * 2**20
 MAX_VALUES = 100_000  # after aliases are written out, so that nested aliases cannot multiply
 MAX_DEPTH = 40
 MAX_DIGITS = 20
+BOOLEANS = {"true": True, "false": False, "yes": True, "no": False, "on": True, "off": False}  # YAML 1.1 has all six
 
 KeyPath = tuple[str | int, ...]
 
@@ -198,15 +199,16 @@ class _Reader:
                 case "null":
                     return None
                 case "bool":
-                    return text.lower() in ("true", "yes", "on")  # the latter in a file that declares YAML 1.1
+                    return BOOLEANS[text.lower()]
                 case "int":
                     return self.integer(node, text.replace("_", ""))
                 case "float":
                     return self.number(node, text.replace("_", ""))
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise self.refuse(node, f"{text[:40]!r} is not a number", "Put a text in quotes.") from error
+        except InputError:
+            raise
+        except (KeyError, ValueError) as error:
+            kinds = {"bool": "true or false", "int": "a whole number", "float": "a number"}
+            raise self.refuse(node, f"{text[:40]!r} is not {kinds[kind]}", "Put a text in quotes.") from error
         return text
 
     def integer(self, node: Any, text: str) -> int:
