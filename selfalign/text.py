@@ -35,3 +35,12 @@ def clean(text: str) -> str:
     """
     text = _CONTROLS.sub("", _SEQUENCES.sub("", text.replace("\r\n", "\n")))
     return _SURROGATES.sub("\ufffd", text)
+
+
+def one_line(value: object, limit: int | None = None) -> str:
+    """Return a value as one cleaned line (None: an empty one), cut with "…" at `limit` characters, 1 or more."""
+    text = "" if value is None else str(value)
+    if limit is not None:
+        text = text[: 8 * limit + 4096]  # whatever its length, a cell of a table costs little
+    line = " ".join(clean(text).split())
+    return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"

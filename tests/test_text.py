@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfalign.text import clean
+from selfalign.text import clean, one_line
 
 FORBIDDEN = {*map(chr, range(0x20)), *map(chr, range(0x7F, 0xA0)), *map(chr, range(0x202A, 0x202F)), "\u2066", "\u2069"}
 
@@ -34,7 +34,10 @@ def test_clean_drops_sequences_and_keeps_text(hostile: str, shown: str) -> None:
     assert clean(hostile) == shown
 
 
-@given(st.text(alphabet=st.characters() | st.sampled_from("\x1b\x9b\x9d\x07\x9c[]P\\")))
+HOSTILE = st.text(alphabet=st.characters() | st.sampled_from("\x1b\x9b\x9d\x07\x9c[]P\\"))
+
+
+@given(HOSTILE)
 def test_clean_leaves_no_control_and_is_idempotent(text: str) -> None:
     cleaned = clean(text)
     assert not (set(cleaned) & (FORBIDDEN - {"\t", "\n"}))
@@ -44,3 +47,30 @@ def test_clean_leaves_no_control_and_is_idempotent(text: str) -> None:
 def test_clean_is_linear_in_hostile_input() -> None:
     for hostile in ("\x1b]" * 200_000, "\x9d" * 400_000, "\x1b[" + "0" * 400_000):
         assert "\x1b" not in clean(hostile)
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "line"),
+    [
+        (None, None, ""),
+        (3.5, None, "3.5"),
+        ("  two\n\nlines\tand more ", None, "two lines and more"),
+        ("exactly", 7, "exactly"),
+        ("one too many", 11, "one too ma…"),
+        ("\x1b[31mred\x1b[0m", 3, "red"),
+        ("ab", 1, "…"),
+    ],
+)
+def test_one_line(value: object, limit: int | None, line: str) -> None:
+    assert one_line(value, limit) == line
+
+
+@given(HOSTILE, st.integers(1, 40))
+def test_one_line_is_one_line_within_its_limit(text: str, limit: int) -> None:
+    line = one_line(text, limit)
+    assert len(line) <= limit and len(line.splitlines()) <= 1
+    assert not set(line) & FORBIDDEN
+
+
+def test_one_line_of_a_huge_text_is_its_beginning() -> None:
+    assert one_line("word " * 10_000_000, 12) == "word word w…"

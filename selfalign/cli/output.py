@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.text import clean
+from selfalign.text import clean, one_line
 
 PLAIN_WIDTH = 10_000  # in a pipe no line is cut or wrapped
 
@@ -40,12 +40,6 @@ def text(value: Any, style: str = "") -> Text:
     if isinstance(value, Text):
         return value
     return Text(one_line(value), style=style)
-
-
-def one_line(value: Any, limit: int | None = None) -> str:
-    """A value as one cleaned line, cut at `limit` characters."""
-    line = " ".join(clean("" if value is None else str(value)).split())
-    return line if limit is None or len(line) <= limit else line[: limit - 1] + "…"
 
 
 def print_table(
