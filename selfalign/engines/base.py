@@ -27,7 +27,11 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`logprob`: sum over `token_ids` of the log-probabilities under the sampled-from model at temperature 1, in nats."""
+    """`logprob`: sum over `token_ids` of the log-probabilities under the sampled-from model at temperature 1, in nats.
+
+    `token_ids` end with the end-of-turn token where one was sampled; `text` leaves control tokens out. A request that
+    cannot be served (a prompt longer than the model's context) has finish reason "error", with the reason as text.
+    """
 
     id: str
     text: str
@@ -48,7 +52,10 @@ class ChoiceRequest:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`probabilities` sum to 1 over the labels, in the request's order; None where the engine got no valid answer."""
+    """`probabilities` sum to 1 over the labels, in the request's order; None where the engine got no valid answer.
+
+    `raw` is the most probable label, or the reason why there is none.
+    """
 
     id: str
     probabilities: tuple[float, ...] | None
@@ -92,7 +99,13 @@ class Engine(Protocol):
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise EngineError unless each label is a single token of its own."""
 
+    def accepts(self, model_path: str) -> bool:
+        """Whether `load` can take this model: same architecture, same shapes, same tokenizer."""
+
     def load(self, model_path: str) -> None:
-        """Put the weights of `model_path` (same architecture, same tokenizer) in place of the present ones."""
+        """Put the weights of `model_path` in place of the present ones. Raises EngineError unless they fit."""
+
+    def sleep(self) -> None:
+        """Give the accelerator's memory back until the next call. Without an accelerator this does nothing."""
 
     def close(self) -> None: ...

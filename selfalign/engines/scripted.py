@@ -1,0 +1,105 @@
+"""An engine that answers by functions: for tests, and for measuring everything around an engine."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from selfalign.engines.base import (
+    Choice,
+    ChoiceRequest,
+    EngineError,
+    GenerateRequest,
+    Generation,
+    Sampling,
+    Score,
+    ScoreRequest,
+)
+from selfalign.records import Message
+
+TextFunction = Callable[[tuple[Message, ...], int], str]
+PreferenceFunction = Callable[[tuple[Message, ...], tuple[str, ...]], Sequence[float] | None]
+
+_WORDS = "the a one of to and in it is that for on with as at by from be this have or an they we say do".split()
+
+
+class ScriptedEngine:
+    """Answers by two functions of the request, the same always, in the order asked.
+
+    `text(messages, seed)` is the answer to a prompt; `preference(messages, labels)` gives a weight to each label, or
+    None for an invalid answer. By default both are pseudo-random functions of their arguments and the loaded model.
+    Tokens are the bytes of the text. `loaded` lists the models that were put in place.
+    """
+
+    def __init__(
+        self, model_path: str = "", *, text: TextFunction | None = None, preference: PreferenceFunction | None = None
+    ) -> None:
+        self.loaded = [model_path]
+        self._text = text or self._words
+        self._preference = preference or self._weights
+
+    def generate(self, requests: Iterable[GenerateRequest], sampling: Sampling) -> Iterator[Generation]:
+        for request in requests:
+            tokens = tuple(self._text(request.messages, request.seed).encode())
+            kept = tokens[: sampling.max_tokens]
+            yield Generation(
+                id=request.id,
+                text=bytes(kept).decode(errors="replace"),
+                token_ids=kept,
+                finish_reason="length" if len(tokens) > len(kept) else "stop",
+                logprob=math.fsum(self._logprobs(request.messages, kept)),
+                num_prompt_tokens=_length(request.messages),
+            )
+
+    def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
+        for request in requests:
+            weights = self._preference(request.messages, request.labels)
+            size = _length(request.messages)
+            if weights is None:
+                yield Choice(request.id, None, "no label", size, 0.0)
+                continue
+            total = math.fsum(weights)
+            best = max(zip(weights, request.labels, strict=True))[1]
+            yield Choice(request.id, tuple(weight / total for weight in weights), best, size, 0.0)
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
+        for request in requests:
+            yield Score(request.id, self._logprobs(request.messages, request.token_ids))
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        if len(set(labels)) != len(labels) or not all(len(label) == 1 for label in labels):
+            raise EngineError(f"the labels {', '.join(labels)} are not single characters of their own")
+
+    def accepts(self, model_path: str) -> bool:
+        return True
+
+    def load(self, model_path: str) -> None:
+        self.loaded.append(model_path)
+
+    def sleep(self) -> None:
+        """There is nothing to give back."""
+
+    def close(self) -> None:
+        """There is nothing to free."""
+
+    def _words(self, messages: tuple[Message, ...], seed: int) -> str:
+        dice = random.Random(self._digest(messages, seed))
+        return " ".join(dice.choices(_WORDS, k=dice.randint(4, 12)))
+
+    def _weights(self, messages: tuple[Message, ...], labels: tuple[str, ...]) -> list[float]:
+        dice = random.Random(self._digest(messages))
+        return [dice.random() + 1e-3 for _ in labels]
+
+    def _logprobs(self, messages: tuple[Message, ...], token_ids: Sequence[int]) -> tuple[float, ...]:
+        digest = self._digest(messages).to_bytes(8, "little")
+        return tuple(-0.1 - ((token * 31 + digest[i & 7]) & 255) / 64 for i, token in enumerate(token_ids))
+
+    def _digest(self, messages: tuple[Message, ...], *fields: object) -> int:
+        text = repr((self.loaded[-1], [(m.role, m.content) for m in messages], fields))
+        return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _length(messages: Sequence[Message]) -> int:
+    return sum(len(m.content) for m in messages)
