@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfalign.records import Candidate, Judgment, Message, Pair, Prompt, derived_seed, digest
+from selfalign.records import Candidate, Judgment, Message, Pair, Prompt, Scored, derived_seed, digest
 from selfalign.store import FileDamaged, StoreError, tables
 
 ODD = [
@@ -51,6 +51,7 @@ RECORDS: dict[type, st.SearchStrategy[Any]] = {
         p_chosen=st.floats(0, 1), margin=st.floats(-1e300, 1e300), weight=st.floats(0, 1e300),
         judgment_ids=st.lists(TEXT).map(tuple),
     ),
+    Scored: st.builds(Scored, candidate_id=ID, policy_id=TEXT, logp=REAL),
 }  # fmt: skip
 ROWS = st.sampled_from(list(RECORDS)).flatmap(
     lambda kind: st.tuples(st.just(kind), st.lists(RECORDS[kind], max_size=6))

@@ -20,7 +20,7 @@ import pytest
 from selfalign import store
 from selfalign.records import Candidate, Message, Prompt
 from selfalign.store import DiskFull, FileDamaged, Run, RunLocked, StepChanged, StepDamaged, StoreError, branch
-from tests.crash_child import NOT_COMPARED, tree, work
+from tests.crash_child import NOT_COMPARED, one_round, tree, work
 
 CHILD = Path(__file__).with_name("crash_child.py")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(CHILD.parent.parent), "OMP_NUM_THREADS": "1"}
@@ -176,6 +176,43 @@ def test_kill_at_every_durable_operation(fast_folder: Path) -> None:
 def test_kills_at_random_places_up_to_four_times(fast_folder: Path, seed: int) -> None:
     result = child("random", fast_folder, seed)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_all_is_synced_before_the_name_that_vouches_for_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: set[tuple[int, int]] = set()
+    renamed: list[Path] = []
+    fsync, replace = os.fsync, os.replace
+
+    def inode(path: Path | int | str) -> tuple[int, int]:
+        return os.stat(path).st_dev, os.stat(path).st_ino
+
+    def recording_fsync(descriptor: int) -> None:
+        fsync(descriptor)
+        synced.add(inode(descriptor))
+
+    def checking_replace(source: Path, target: Path) -> None:
+        assert inode(source) in synced, f"{target} was renamed before its contents were synced"
+        assert not renamed or inode(renamed[-1].parent) in synced, f"the name of {renamed[-1]} was not synced"
+        if target.name == "done.json":
+            behind = [path for path in target.parent.rglob("*") if inode(path) not in synced]
+            assert behind == [], f"done.json vouches for {behind}, which are not synced"
+        replace(source, target)
+        synced.discard(inode(target.parent))
+        renamed.append(target)
+
+    monkeypatch.setattr(os, "fsync", recording_fsync)
+    monkeypatch.setattr(os, "replace", checking_replace)
+    one_round(run, "rounds/000", "base")
+    assert len(renamed) > 12 and inode(renamed[-1].parent) in synced
+
+
+def test_events_are_synced_but_for_progress(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    run.emit("progress", done=1)
+    assert synced == []
+    run.emit("stage_done")
+    assert len(synced) == 1
 
 
 def test_a_failed_sync_commits_nothing(fast_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
