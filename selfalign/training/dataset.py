@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from selfalign.records import Candidate, Message, Pair, Prompt
+from selfalign.records import Candidate, Message, Pair, Prompt, digest
 from selfalign.store import read_records
 
 Encode = Callable[[Sequence[Message]], list[int]]
@@ -58,6 +59,13 @@ class PairDataset:
         prompt, chosen, _ = self.lengths[index]
         tokens = self._tokens[start:stop]
         return tokens[:prompt], tokens[prompt : prompt + chosen], tokens[prompt + chosen :]
+
+    def digest(self) -> str:
+        """Hash of names, tokens, labels and weights."""
+        content = hashlib.sha256()
+        for array in (self._tokens, self.lengths, self.labels):
+            content.update(np.ascontiguousarray(array).data)
+        return digest("pairs", self.keys, content.hexdigest())
 
     def highest_token(self) -> int:
         return int(self._tokens.max(initial=0))

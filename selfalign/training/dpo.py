@@ -22,10 +22,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from selfalign.chat import encode_chat
 from selfalign.config import Train
 from selfalign.records import derived_seed, digest
 from selfalign.store import atomic_write, fsync_file, fsync_folder
-from selfalign.training._chat import encode_chat
 from selfalign.training.batches import AttentionKinds, Layout, collate, num_steps, plan_step, row_lengths, step_indexes
 from selfalign.training.checkpoint import Checkpoints, Progress, check_finite, full_state
 from selfalign.training.dataset import PairDataset, load_pairs
@@ -97,7 +97,7 @@ def train_dpo(job: TrainJob, should_stop: Callable[[], bool] = lambda: False) ->
     reference = reference_logps(setup, model)
     optimizer = setup.accelerator.prepare(make_optimizer(model, job.train))
     task = DpoTask(setup, reference)
-    checkpoints = Checkpoints(output / CHECKPOINT_FOLDER, job.identity())
+    checkpoints = Checkpoints(output / CHECKPOINT_FOLDER, digest(job.identity(), setup.pairs.digest()))
     log = MetricsLog(output, job.round)
     loop = Loop(setup.accelerator, model, optimizer, task, job.train, job.seed, checkpoints, log, should_stop)
     progress = loop.run()
@@ -159,7 +159,7 @@ def reference_logps(setup: Setup, model: nn.Module) -> Tensor:
 
 def _reference_identity(setup: Setup) -> str:
     model = setup.job.reference_path or setup.job.policy_path
-    return digest("reference", model, setup.pairs.keys, str(setup.dtype))
+    return digest("reference", model, setup.pairs.digest(), str(setup.dtype))
 
 
 def _read_reference(path: Path, identity: str, size: int) -> Tensor | None:

@@ -40,10 +40,12 @@ class TrainJob:
     trust_remote_code: bool = False
 
     def identity(self) -> str:
-        """Hash of everything that decides the result; the number of processes does not."""
+        """Hash of what decides the result, apart from the records read; neither folders nor processes do."""
         fields = msgspec.to_builtins(self)
+        for name in ("prompts_dir", "candidates_dir", "pairs_dir", "output_dir"):
+            del fields[name]
         for name in ("num_processes", "accelerate_config", "checkpoint_every"):
-            fields["train"].pop(name)
+            del fields["train"][name]
         return digest("train_job", fields)
 
 

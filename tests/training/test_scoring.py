@@ -1,0 +1,74 @@
+"""Log-probabilities of tokens from hidden states, against a naive log-softmax over the whole vocabulary."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from selfalign.training.scoring import Head, token_logprobs
+
+HEADS = [Head(), Head(scale=0.25), Head(softcap=2.0), Head(scale=3.0, softcap=1.5)]
+
+
+def naive(hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head) -> Tensor:
+    logits = torch.nn.functional.linear(hidden, weight, bias) * head.scale
+    if head.softcap is not None:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    return logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
+
+
+def tensors(rows: int = 7, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(rows, 6, generator=generator).requires_grad_()
+    weight = torch.randn(11, 6, generator=generator).requires_grad_()
+    bias = torch.randn(11, generator=generator).requires_grad_()
+    return hidden, weight, bias, torch.randint(0, 11, (rows,), generator=generator)
+
+
+@pytest.mark.parametrize("budget", [2**20, 4 * 11 * 3, 1], ids=["one chunk", "chunks of three", "chunks of one"])
+@pytest.mark.parametrize("head", HEADS, ids=str)
+def test_values_and_gradients_equal_a_naive_log_softmax(head: Head, budget: int) -> None:
+    hidden, weight, bias, targets = tensors()
+    coefficients = torch.linspace(-1, 1, 7)
+    found = token_logprobs(hidden, weight, bias, targets, head, budget)
+    expected = naive(hidden, weight, bias, targets, head)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    ours = torch.autograd.grad((found * coefficients).sum(), (hidden, weight, bias))
+    theirs = torch.autograd.grad((expected * coefficients).sum(), (hidden, weight, bias))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_an_improbable_token_keeps_its_log_probability() -> None:
+    """A softmax underflows at about -103 nats in float32; the log-probability must not."""
+    hidden, weight = torch.tensor([[1.0]]), torch.tensor([[500.0], [0.0], [-500.0]])
+    found = token_logprobs(hidden.expand(3, 1), weight, None, torch.tensor([0, 1, 2]), Head())
+    torch.testing.assert_close(found, torch.tensor([0.0, -500.0, -1000.0]))
+
+
+def test_frozen_output_weights_get_no_gradient() -> None:
+    hidden, weight, _, targets = tensors()
+    frozen = weight.detach()
+    token_logprobs(hidden, frozen, None, targets, Head()).sum().backward()
+    assert hidden.grad is not None
+    assert frozen.grad is None
+
+
+def test_bfloat16_autocast_is_close_to_float32() -> None:
+    hidden, weight, bias, targets = tensors()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = token_logprobs(hidden, weight, bias, targets, Head(), 4 * 11 * 3)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, naive(hidden, weight, bias, targets, Head()), atol=0.1, rtol=0.02)
+    found.sum().backward()
+    assert weight.grad.dtype == torch.float32
+
+
+def test_head_is_read_from_the_configuration() -> None:
+    assert Head.of(SimpleNamespace()) == Head()
+    assert Head.of(SimpleNamespace(final_logit_softcapping=30.0)) == Head(softcap=30.0)
+    assert Head.of(SimpleNamespace(logits_scaling=8.0)) == Head(scale=0.125)
+    assert Head.of(SimpleNamespace(logit_scale=0.0625)) == Head(scale=0.0625)
