@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
-from selfalign.cli.output import counted, duration, is_plain, one_line
+from selfalign.cli.output import counted, duration, is_plain
 from selfalign.cli.progress import Progress, StageProgress
+from selfalign.text import one_line
 
 PLAIN_SECONDS = 10.0  # between progress lines of one stage
 POLL_SECONDS = 0.1

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from selfalign.cli.display import gate_text, metrics_text, rate_text
-from selfalign.cli.output import clock, console, duration, is_unicode, one_line, sparkline
+from selfalign.cli.output import clock, console, duration, is_unicode, sparkline
 from selfalign.cli.progress import STAGES, Progress, StageProgress
+from selfalign.text import one_line
 
 REFRESH_PER_SECOND = 4
 ROUNDS_SHOWN = 8

@@ -14,11 +14,11 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from selfalign.cli.errors import USAGE, CommandError
-from selfalign.cli.output import console, one_line, print_json, print_table, say
+from selfalign.cli.output import console, print_json, print_table, say
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.records import Candidate, Judgment, Pair, Prompt
 from selfalign.store import Run
-from selfalign.text import clean
+from selfalign.text import clean, one_line
 
 app = App(
     name="pairs", help="List, show and export preference pairs.", help_format="plaintext", result_action="return_value"

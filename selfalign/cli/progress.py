@@ -76,7 +76,7 @@ class Progress:
         """Take one event. Unknown events and missing fields are passed over: a newer writer must not break a reader."""
         time = float(event.get("time") or 0.0)
         self.last_time = time
-        if self._sessions:
+        if self._sessions and event.get("event") != "campaign_started":
             self._sessions[-1][1] = time
         method = getattr(self, f"_on_{event.get('event')}", None)
         if method is not None:
@@ -93,8 +93,8 @@ class Progress:
         """Mean seconds of a stage over the rounds that did it whole, or None where no round did."""
         seen = [
             s.seconds
-            for (_, name), s in self.stages.items()
-            if name == stage and s.seconds is not None and not s.reused
+            for s in self.stages.values()
+            if s.name == stage and s.round is not None and s.seconds is not None and not s.reused
         ]
         return sum(seen) / len(seen) if seen else None
 

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from selfalign.cli.display import DisplayName, Follower, open_display
 from selfalign.cli.errors import GATE, INTERRUPTED
 from selfalign.cli.output import counted, duration, print_table, say
-from selfalign.cli.targets import RUNS, Target, check_inputs, find_campaign
+from selfalign.cli.targets import RUNS, Target, check_inputs, find_campaign, hold_to_frozen
 from selfalign.store import Run
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -48,9 +48,10 @@ def run(
     from selfalign.steps import Interrupted
 
     campaign = find_campaign(target, set, runs)
+    hold_to_frozen(campaign)
     check_inputs(campaign.loaded)
     opened = Run.open(campaign.folder) if campaign.exists else Run.create(campaign.folder, campaign.loaded.to_yaml())
-    resume = resume_command(target, campaign, runs)
+    resume = resume_command(campaign, runs)
     say(f"{'resuming' if opened.rounds() else 'running'} {opened.path}   (watch: selfalign status {opened.path})")
     try:
         with opened.lock():
@@ -115,7 +116,7 @@ def signals(stop: Callable[[], None]) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def resume_command(target: str, campaign: Target, runs: Path) -> str:
+def resume_command(campaign: Target, runs: Path) -> str:
     """What to type to go on with a run: by its name, its settings being frozen in it."""
     words = ["selfalign", "run", campaign.folder.name if runs == RUNS else str(campaign.folder)]
     return shlex.join(words)

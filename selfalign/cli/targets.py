@@ -73,21 +73,25 @@ def check_name(name: str, what: str) -> str:
 def find_campaign(name: str, overrides: Sequence[str] = (), runs: Path = RUNS) -> Target:
     """The settings that a campaign file, a run or a shipped recipe gives, and where its run is or will be.
 
-    A run's settings are frozen: overrides that would change them are refused, naming each.
+    With `name=NEW` among the overrides a campaign of that name is meant, which begins with these settings.
     """
     run_file = next((f / CAMPAIGN_FILE for f in (runs / name, Path(name)) if is_run(f)), None)
-    if run_file is not None:
-        loaded = config.load(run_file, overrides=overrides, environ=os.environ)
-        return _frozen(Target(loaded, run_file.parent))
+    renamed = any(override.partition("=")[0].strip() == "name" for override in overrides)
+    if run_file is not None and not renamed:
+        return Target(_load(run_file, overrides), run_file.parent)
     if Path(name).is_file():
-        loaded = config.load(Path(name), overrides=overrides, environ=os.environ)
-        own_name = loaded.campaign.name or Path(name).stem
+        loaded = _load(Path(name), overrides)
     elif name in resources.recipes():
         loaded = config.load(recipe=name, overrides=overrides, environ=os.environ)
-        own_name = loaded.campaign.name or name
+    elif run_file is not None:
+        loaded = _load(run_file, overrides)
     else:
         raise _nothing_there(name, runs)
-    return _frozen(Target(loaded, runs / check_name(own_name, "campaign")))
+    return Target(loaded, runs / check_name(loaded.campaign.name, "campaign"))
+
+
+def _load(file: Path, overrides: Sequence[str]) -> config.Loaded:
+    return config.load(file, overrides=overrides, environ=os.environ)
 
 
 def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, list[Prompt]]:
@@ -125,14 +129,13 @@ def _nothing_there(name: str, runs: Path) -> CommandError:
     )
 
 
-def _frozen(target: Target) -> Target:
-    """Hold a run to the settings it began with."""
+def hold_to_frozen(target: Target) -> None:
+    """Refuse a campaign whose run began with other settings, naming each that would change."""
     if not target.exists:
-        return target
-    frozen = config.load(target.folder / CAMPAIGN_FILE)
-    changes = differences(frozen, target.loaded)
+        return
+    changes = differences(config.load(target.folder / CAMPAIGN_FILE), target.loaded)
     if not changes:
-        return Target(frozen, target.folder)
+        return
     lines = "\n".join(
         f"{name}: {before!r} in the run, {after!r} asked ({origin})" for name, before, after, origin in changes
     )

@@ -70,14 +70,11 @@ def stage_seconds(run: Run, number: int) -> dict[str, float]:
     return seconds
 
 
-def gold(run: Run) -> list[dict[str, Any]]:
-    """What `selfalign.pocket.measure` knows of a run's true behaviours, one row a policy; empty where there is none."""
-    path = run.path / "gold.json"
-    if not path.exists():
-        return []
-    value = run.read_json("gold.json")
-    rows = value.get("rounds") if isinstance(value, dict) else value
-    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+def gold(run: Run) -> dict[str, dict[str, float]]:
+    """A run's true behaviours by policy, as `python -m selfalign.pocket.measure RUN --json > RUN/gold.json` writes."""
+    if not (run.path / "gold.json").exists():
+        return {}
+    return msgspec.convert(run.read_json("gold.json"), dict[str, dict[str, float]])
 
 
 def folder(number: int) -> str:

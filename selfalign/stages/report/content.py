@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from selfalign.records import Behaviour, JudgeHealth, Report, Sample, WinRate
 from selfalign.stages.report.document import Block, Dialogue, Figure, Fold, Heading, Paragraph, Table
@@ -14,7 +13,7 @@ STEPS = ("prompts", "candidates", "judgments", "pairs", "policy")
 NONE = "–"
 
 
-def campaign_page(run: Run, reports: Sequence[Report], gold: Sequence[Mapping[str, Any]]) -> list[Block]:
+def campaign_page(run: Run, reports: Sequence[Report], gold: Mapping[str, Mapping[str, float]]) -> list[Block]:
     """The page of a whole run: how the figures moved, then every round."""
     last = reports[-1]
     blocks: list[Block] = [
@@ -25,7 +24,7 @@ def campaign_page(run: Run, reports: Sequence[Report], gold: Sequence[Mapping[st
         *figures(reports),
     ]
     if gold:
-        blocks += [Heading("Behaviour by the true checkers"), gold_table(gold)]
+        blocks += [Heading("True behaviour"), gold_table(gold)]
     blocks += [Heading(f"Before and after, round {last.round}"), *samples(last.samples)]
     blocks += [Heading("Judge health"), judge_table(reports)]
     blocks += [Heading("Round by round")]
@@ -165,20 +164,11 @@ def judge_cells(health: JudgeHealth) -> tuple[str, ...]:
     return (f"{health.num_judgments:,}", *map(share, shares))
 
 
-def gold_table(gold: Sequence[Mapping[str, Any]]) -> Table:
-    """Behaviours as rows, policies as columns, from what the true checkers of the pocket world counted."""
-    rates = [(str(row.get("policy", row.get("round", "?"))), _numbers(row)) for row in gold]
-    names = list(dict.fromkeys(name for _, values in rates for name in values))
-    rows = tuple((name.replace("_", " "), *(_plain(values.get(name)) for _, values in rates)) for name in names)
-    columns = ("behaviour", *(f"round {name}" if name.isdecimal() else name for name, _ in rates))
-    return Table(columns, rows, "Share of held-out answers, counted by checkers that know the truth")
-
-
-def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
-    found = row.get("behaviours", row.get("behaviour", row))
-    if not isinstance(found, Mapping):
-        return {}
-    return {str(k): float(v) for k, v in found.items() if isinstance(v, int | float) and k not in ("round", "n")}
+def gold_table(gold: Mapping[str, Mapping[str, float]]) -> Table:
+    """Behaviours as rows, policies as columns."""
+    names = list(dict.fromkeys(name for found in gold.values() for name in found))
+    rows = tuple((name.replace("_", " "), *(_plain(found.get(name)) for found in gold.values())) for name in names)
+    return Table(("behaviour", *gold), rows, "Counted on fresh held-out samples by checkers that know the truth")
 
 
 # Figures, samples, lineage -------------------------------------------------------------------------------------------
@@ -209,7 +199,7 @@ def figures(reports: Sequence[Report]) -> list[Block]:
         ("Win rate, with 95% intervals", wins, 0.5, None, 0.2),
         ("KL to base, nats per response", [Series("KL", kl)], None, 0.0, 0.1),
         ("Length over the base's", [Series("length", length)], 1.0, None, 0.5),
-        ("Judge swap consistency", health, None, None, 0.2),
+        ("Judge swap consistency", health, None, 0.5, 0.5),
     ]
     return [
         Figure(

@@ -64,7 +64,7 @@ Block = Heading | Paragraph | Table | Figure | Dialogue | Fold
 
 # Markdown ----------------------------------------------------------------------------------------------------------
 
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$@]|^[-+#=]|(?<=^\d)\.|:(?=//)|(?<=www)\.)")
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>|~&$@]|^[-+#=]|(?<=^\d)\.(?=\s)|:(?=//)|(?<=www)\.)")
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:

@@ -1,0 +1,194 @@
+"""The faces over one recorded stream of events, and what they say of time."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from selfalign.cli.display import Follower, LogDisplay, PlainDisplay, follow, open_display
+from selfalign.cli.live import render
+from selfalign.cli.output import clock, duration, size, sparkline
+from selfalign.cli.progress import Progress
+from selfalign.text import one_line
+from tests.cli.events import stream
+
+PLAIN = """\
+campaign: 3 rounds
+base     generate  128 candidates  (5.6 s)
+round 0  prompts   256 prompts  (0.2 s)
+round 0  generate  96/256 prompts  38%  7.8/s  20 s left
+round 0  generate  192/256 prompts  75%  7.8/s  8.2 s left
+round 0  generate  1,024 candidates, 31 duplicates  (33 s)
+round 0  judge     1,500/6,000 judgments  25%  119/s  38 s left
+round 0  judge     3,000/6,000 judgments  50%  119/s  25 s left
+round 0  judge     4,500/6,000 judgments  75%  119/s  13 s left
+round 0  judge     6,000/6,000 judgments  100%  119/s  0.0 s left
+round 0  judge     6,000 judgments, 12 invalid  (50 s)
+round 0  pairs     201 pairs, discarded: 41 small margin, 14 tie  (0.4 s)
+round 0  train     10/40 steps  25%  0.9/s  loss 0.603  accuracy 0.600  margin 0.200  33 s left
+"""
+
+
+def progress_after(count: int) -> Progress:
+    progress = Progress()
+    for event in list(stream())[:count]:
+        progress.handle(event)
+    return progress
+
+
+def test_plain_lines() -> None:
+    out = io.StringIO()
+    display = PlainDisplay(out)
+    for event in stream():
+        display.handle(event)
+    printed = out.getvalue()
+    assert printed.startswith(PLAIN)
+    assert "round 1  judge     reused 4,120 of 6,000 judgments\n" in printed
+    assert "round 0  reload    the engine holds the new weights (log-prob difference 0.0004, bound 0.02)\n" in printed
+    assert "round 0  gate      accepted: win rate 0.61 (0.55 to 0.67) against the previous policy\n" in printed
+    assert printed.endswith("warning: chosen rewards fall while the margin rises [/INST] [bold]not markup[/] txt\n")
+
+
+def test_log_has_one_ascii_line_an_event() -> None:
+    out = io.StringIO()
+    display = LogDisplay(out)
+    events = list(stream())
+    for event in events:
+        display.handle(event)
+    lines = out.getvalue().splitlines()
+    assert len(lines) == len(events)
+    assert lines[0] == "2023-11-14T22:13:20Z campaign_started rounds=3"
+    assert out.getvalue().isascii()
+    assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_live_screen_fits_and_says_what_matters(width: int) -> None:
+    progress = progress_after(10_000)
+    out = io.StringIO()
+    console = Console(file=out, width=width, force_terminal=False, markup=False)
+    console.print(render(progress, "selfalign run pocket", progress.last_time + 1))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert len(lines) <= 24
+    text = "\n".join(lines)
+    for said in (
+        "running",
+        "left",
+        "✓ accepted",
+        "round 1 · train",
+        "23/40 steps",
+        "loss 0.486",
+        "warning: chosen rewards",
+    ):
+        assert said in text
+
+
+def test_live_screen_needs_no_unicode() -> None:
+    out = io.StringIO()
+    progress = progress_after(10_000)
+    progress.warnings.clear()
+    Console(file=out, width=100, markup=False).print(render(progress, "x", progress.last_time, unicode=False))
+    assert set("▁█✓▸") & set(out.getvalue()) == set()
+
+
+def test_rate_leaves_reused_work_out() -> None:
+    events = [event for event in stream() if event.get("stage") == "judge" and event.get("round") == 1]
+    progress = Progress()
+    for event in events[:5]:
+        progress.handle(event)
+    stage = progress.current
+    assert (stage.reused, stage.done) == (4120, 5060)
+    assert stage.rate(stage.updated) == pytest.approx(940 / (4 * 6.3))
+    assert stage.eta(stage.updated) == pytest.approx(940 / (940 / (4 * 6.3)))
+
+
+def test_campaign_eta_comes_from_earlier_rounds() -> None:
+    events = list(stream())
+    start_of_round_1 = next(
+        i for i, event in enumerate(events) if event["event"] == "round_started" and event["round"] == 1
+    )
+    before, after = progress_after(start_of_round_1 - 40), progress_after(start_of_round_1 + 1)
+    assert before.campaign_eta(before.last_time) is None
+    seconds = {name: stage.seconds for (round, name), stage in after.stages.items() if round == 0}
+    assert after.campaign_eta(after.last_time) == pytest.approx(2 * sum(seconds.values()))
+
+
+def test_elapsed_leaves_out_the_time_between_sessions() -> None:
+    progress = Progress()
+    for time, event in (
+        (0, "campaign_started"),
+        (10, "interrupted"),
+        (1000, "campaign_started"),
+        (1005, "campaign_done"),
+    ):
+        progress.handle({"time": time, "event": event})
+    assert progress.elapsed() == 15
+    assert progress.state == "done"
+
+
+def test_a_stage_of_several_steps_adds_their_seconds() -> None:
+    progress = Progress()
+    for step, seconds in (("a", 2.0), ("b", 3.0)):
+        where = {"time": 0, "round": 0, "stage": "evaluate", "step": step}
+        progress.handle({**where, "event": "stage_started", "total": 1})
+        progress.handle({**where, "event": "stage_done", "seconds": seconds, "counts": {}})
+    assert progress.stages[0, "evaluate"].seconds == 5.0
+
+
+def test_unknown_events_and_missing_fields_are_passed_over() -> None:
+    progress, display = Progress(), PlainDisplay(io.StringIO())
+    names = [name.removeprefix("_on_") for name in dir(Progress) if name.startswith("_on_")]
+    for name in (*names, "of a later version"):
+        progress.handle({"event": name})
+        display.handle({"event": name})
+    assert progress.state == "interrupted" or progress.state
+
+
+def test_follower_delivers_all_that_was_written_and_skips_torn_lines(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event": "campaign_started", "rounds": 1, "time": 1}\n')
+    out = io.StringIO()
+    with Follower(path, PlainDisplay(out)), path.open("a") as file:
+        file.write('{"event": "warning", "message": "one", "time"')
+        file.flush()
+        file.write(': 2}\n{"torn\n[1]\n{"event": "warning", "message": "two", "time": 3}\n')
+    assert out.getvalue() == "warning: one\nwarning: two\n"
+
+
+def test_follow_reads_what_was_there_before_stop(tmp_path: Path) -> None:
+    path, stop = tmp_path / "events.jsonl", threading.Event()
+    stop.set()
+    assert list(follow(path, stop)) == []
+    path.write_text('{"event": "a"}\n{"event": "b"}\n{"event": "c"')
+    assert [event["event"] for event in follow(path, stop)] == ["a", "b"]
+
+
+def test_a_pipe_and_no_color_get_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(open_display(None, "x"), PlainDisplay)  # the tests' stderr is no terminal
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert isinstance(open_display(None, "x"), PlainDisplay)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "long", "short"),
+    [(0.04, "0.0 s", "0.0s"), (9.96, "10.0 s", "10.0s"), (59.6, "1:00 min", "1:00"), (245, "4:05 min", "4:05"),
+     (7620, "2 h 07 m", "2h07"), (273600, "3 d 4 h", "76h00")],
+)  # fmt: skip
+def test_durations(seconds: float, long: str, short: str) -> None:
+    assert (duration(seconds), clock(seconds)) == (long, short)
+
+
+def test_small_printers() -> None:
+    assert duration(None) == "–"
+    assert size(1536) == "1.5 KiB"
+    assert sparkline([1.0, None, 3.0]) == "▁ █"
+    assert sparkline([2.0, 2.0], unicode=False) == "__"
+    assert sparkline([]) == ""
+    assert one_line("a\n b\x1b[31m", 3) == "a b"
+    assert one_line("abcdef", 3) == "ab…"

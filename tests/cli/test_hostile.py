@@ -1,0 +1,82 @@
+"""No printer of the command line lets a model's text act on the terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli, environment
+
+# What rich may send to a terminal: colours, cursor movement, line erasure, the cursor's visibility.
+OURS = re.compile(rb"\x1b\[(?:[0-9;]*m|[0-9]*[AG]|2K|\?25[lh]|H)")
+READERS = [
+    ["runs", "ls"],
+    ["runs", "compare", "sample", "other"],
+    ["status", "sample"],
+    ["pairs", "ls", "sample"],
+    ["pairs", "show", "sample", "0:0"],
+    ["pairs", "ls", "sample", "--json"],
+    ["pairs", "show", "sample", "0:0", "--json"],
+    ["status", "sample", "--json"],
+    ["report", "sample", "--json"],
+]
+
+
+def on_a_terminal(arguments: list[str], cwd: Path) -> bytes:
+    """What a command sends to a terminal of 100 columns, standard output and error together."""
+    leader, follower = pty.openpty()
+    env = environment(TERM="xterm-256color", COLUMNS="100", LINES="40")
+    child = subprocess.Popen(
+        [sys.executable, *arguments], cwd=cwd, env=env, stdin=follower, stdout=follower, stderr=follower, close_fds=True
+    )
+    os.close(follower)
+    received = b""
+    while True:
+        try:
+            chunk = os.read(leader, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not chunk:
+            break
+        received += chunk
+    os.close(leader)
+    assert child.wait(timeout=60) == 0, received
+    return received
+
+
+def assert_harmless(received: bytes) -> None:
+    rest = OURS.sub(b"", received)
+    assert b"\x1b" not in rest, rest[:2000]
+    text = rest.decode("utf-8")
+    assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
+
+
+@pytest.mark.parametrize("arguments", READERS, ids=" ".join)
+def test_a_terminal_gets_no_foreign_sequence(sample: Path, arguments: list[str]) -> None:
+    received = on_a_terminal(["-m", "selfalign", *arguments], sample)
+    assert_harmless(received)
+    if "pairs" in arguments:
+        assert b"[/INST]" in received  # shown literally
+
+
+def test_the_live_screen_is_harmless(sample: Path) -> None:
+    code = (
+        "from tests.cli.events import stream\nfrom selfalign.cli.display import open_display\n"
+        "display = open_display('rich', 'a [bold]title[/] \\x1b]0;x\\x07')\n"
+        "[display.handle(event) for event in stream()]\ndisplay.close()"
+    )
+    received = on_a_terminal(["-c", code], sample)
+    assert_harmless(received)
+    assert b"not markup" in received
+
+
+@pytest.mark.parametrize("arguments", READERS[:5], ids=" ".join)
+def test_a_pipe_gets_no_sequence_at_all(sample: Path, cli: Cli, arguments: list[str]) -> None:
+    done = cli(*arguments, cwd=sample)
+    assert "\x1b" not in done.stdout + done.stderr

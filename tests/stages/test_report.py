@@ -1,0 +1,160 @@
+"""The pages of a run: every figure there, everything foreign escaped, nothing that runs or loads."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from selfalign.stages import report
+from selfalign.stages.report.document import Dialogue, Paragraph, Table, fenced, markdown, to_html, to_markdown
+from selfalign.stages.report.plots import Point, Series, line_chart, nice_step
+from selfalign.store import Run
+from tests.cli.events import HOSTILE
+from tests.cli.fabricate import make_run
+
+ATTACKS = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "`````\n# x",
+    "| a | b |",
+    "[x](http://evil)",
+    HOSTILE,
+)
+
+
+class Tags(HTMLParser):
+    """Collects the tags and attributes of a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return make_run(tmp_path_factory.mktemp("report"), rejected=True)
+
+
+def test_a_round_gets_its_report_pages_and_model_card(run: Run) -> None:
+    names = {path.name for path in (run.path / "rounds" / "001").iterdir() if path.is_file()}
+    assert {"report.json", "report.md", "report.html", "model_card.md"} <= names
+    assert [found.round for found in report.read(run)] == [0, 1]
+    assert run.verify() == []
+
+
+def test_the_report_comes_back_as_it_was_written(run: Run) -> None:
+    found = report.read(run)[1]
+    assert found.candidates == {"candidates": 12, "duplicate": 1}
+    assert found.discarded == {"tie": 1, "below_margin": 2}
+    assert found.seconds == {"prompts": 2.5, "generate": 2.5, "judge": 2.5, "pairs": 2.5, "train": 9.0}
+    assert found.gate.accepted is False
+
+
+def test_rendering_again_changes_nothing(run: Run) -> None:
+    before = {path: path.read_bytes() for path in run.path.rglob("*.md")} | {
+        p: p.read_bytes() for p in run.path.rglob("*.html")
+    }
+    with run.lock():
+        names = report.render(run)
+    assert {run.path / name for name in names} == set(before)
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_the_pages_say_what_happened(run: Run) -> None:
+    for name in ("report.md", "report.html"):
+        text = (run.path / name).read_text()
+        assert "2 rounds evaluated, 1 accepted; the policy is that of round 0." in text
+        assert "Round 1 was rejected: win rate 0.65" in text
+        assert "0.650 (0.590 to 0.700)" in text
+        assert run.view("rounds/001/policy").digest in text
+
+
+def test_html_holds_no_script_and_loads_nothing(run: Run) -> None:
+    text = (run.path / "report.html").read_text()
+    page = Tags()
+    page.feed(text)
+    assert not page.tags & {"script", "img", "iframe", "object", "embed", "link", "base", "form", "a"}
+    assert not {name for name in page.attributes if name.startswith("on") or name in ("href", "src", "style")}
+    assert "default-src 'none'; style-src 'sha256-" in text
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", text)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_foreign_text_stays_text(attack: str) -> None:
+    blocks = [Paragraph(attack), Table((attack,), ((attack,),), attack), Dialogue(((attack, attack),))]
+    page = Tags()
+    page.feed(to_html(attack, blocks))
+    assert not page.tags & {"script", "img"}
+    lines = to_markdown(attack, blocks[:2]).splitlines()
+    assert len([line for line in lines if line.startswith("|")]) == 3  # a table of one column, its rule and one row
+    assert not any(re.search(r"(?<!\\)[<|]", line.strip("| ")) for line in lines if line.startswith("|"))
+
+
+def test_a_fence_is_longer_than_any_in_the_text() -> None:
+    assert fenced("a\n`````\nb").splitlines()[0] == "``````text"
+    assert fenced("plain").splitlines() == ["```text", "plain", "```"]
+
+
+def test_markdown_escapes_what_would_be_read_as_markup_and_no_more() -> None:
+    assert markdown("0.58 (0.52 to 0.63), x-y: 5e-06") == "0.58 (0.52 to 0.63), x-y: 5e-06"
+    assert markdown("# h") == r"\# h"
+    assert markdown("1. one") == r"1\. one"
+    assert markdown("see http://x") == r"see http\://x"
+
+
+def test_the_card_names_origin_judge_data_gate_and_limits(run: Run) -> None:
+    card = (run.path / "rounds/001/model_card.md").read_text()
+    assert card.startswith("---\nlibrary_name: transformers\n")
+    for said in (
+        "REJECTED by the gate",
+        "policy2, trained from policy1",
+        "hash c0ffee",
+        "self, pairwise-logprob",
+        "## Limits",
+    ):
+        assert said in card
+    assert "discarded: below margin" in card
+
+
+def test_a_chart_is_well_formed_and_within_its_frame() -> None:
+    series = [
+        Series("a & b", (Point(0, 0.4, 0.3, 0.5), Point(1, float("nan")), Point(2, 0.6))),
+        Series("c", (Point(1, 0.5),)),
+    ]
+    svg = line_chart("title <x>", ["0", "1", "2"], series, limit=0.5)
+    root = ElementTree.fromstring(svg)
+    numbers = [
+        float(value) for node in root.iter() for key in ("cx", "cy", "x1", "y1", "x2", "y2") if (value := node.get(key))
+    ]
+    assert numbers
+    assert all(0 <= number <= 310 for number in numbers)
+    assert len(root.findall(".//{*}circle")) == 2  # the value that is not a number is left out
+
+
+@pytest.mark.parametrize("values", [[], [0.0], [5.0, 5.0], [1e-9, 2e-9], [-3.0, 4000.0]])
+def test_a_chart_of_any_values_is_drawn(values: list[float]) -> None:
+    points = tuple(Point(i, value) for i, value in enumerate(values))
+    assert (
+        ElementTree.fromstring(line_chart("t", [str(i) for i in range(len(values))], [Series("s", points)])) is not None
+    )
+
+
+@pytest.mark.parametrize(("rough", "step"), [(1.0, 1), (0.3, 0.5), (23, 25), (0.011, 0.02), (7, 10)])
+def test_nice_steps(rough: float, step: float) -> None:
+    assert nice_step(rough) == pytest.approx(step)
+
+
+def test_a_run_without_reports_gets_no_pages(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "empty", "name: empty\n")
+    with run.lock():
+        assert report.render(run) == []
