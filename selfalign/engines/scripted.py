@@ -22,7 +22,7 @@ from selfalign.records import Message
 TextFunction = Callable[[tuple[Message, ...], int], str]
 PreferenceFunction = Callable[[tuple[Message, ...], tuple[str, ...]], Sequence[float] | None]
 
-_WORDS = "the a one of to and in it is that for on with as at by from be this have or an they we say do".split()
+_WORDS = ("the", "a", "one", "of", "to", "and", "in", "it", "is", "that", "for", "on", "with", "as", "at", "by", "from")
 
 
 class ScriptedEngine:
