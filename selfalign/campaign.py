@@ -83,7 +83,7 @@ def sample_baseline(work: Work) -> Baseline:
     heldout = prompts.load(settings.prompts.heldout, "heldout")
     drawn = prompts.draw(heldout, min(settings.evaluate.prompts, len(heldout)), settings.seed, 0)
     asked = write_prompts(work, "baseline/prompts", drawn, None)
-    answers = sample_heldout(work, "baseline/candidates", asked, lambda: work.workers.engine(base.path), base, None)
+    answers = sample_heldout(work, "baseline/candidates", asked, lambda: policy_engine(work, base, None), base, None)
     return Baseline(base, asked, answers)
 
 
@@ -146,7 +146,10 @@ def judge_candidates(
 
 
 def build_pairs(work: Work, number: int, candidates: Step, judgments: Step, constitution: Constitution) -> Step:
-    """Turn verdicts into preference pairs, with a soft label each; what is discarded is counted by reason."""
+    """Turn verdicts into preference pairs, with a soft label each; what is discarded is counted by reason.
+
+    Raises StageError where nothing is left to train on.
+    """
     settings, seed = work.settings.pairs, derived_seed(work.settings.seed, "pairs", number)
     discarded: dict[int, dict[str, int]] = {}
 
@@ -160,11 +163,13 @@ def build_pairs(work: Work, number: int, candidates: Step, judgments: Step, cons
     def count(index: int, rows: list[Pair]) -> dict[str, int]:
         return {"pairs": len(rows), **discarded.pop(index)}
 
-    return perform(
+    built = perform(
         work, "pairs", f"rounds/{number:03d}/pairs", process,
         after=[candidates, judgments], inputs={"constitution": constitution.hash}, config=[settings, seed],
         count=count, round=number,
     )  # fmt: skip
+    pairs.check_some(built.counts)
+    return built
 
 
 def train_policy(
@@ -216,7 +221,7 @@ def evaluate_policy(
     return evaluate.make_report(
         heldout, constitution, work.settings,
         round=number, policy=trained, labelling=evaluate.judge_health(labelled, constitution),
-        candidates=candidates.counts, num_pairs=preferences.counts["pairs"], discarded=preferences.counts,
+        candidates=candidates.counts, num_pairs=preferences.counts["pairs"], discarded=pairs.discards(preferences.counts),
         seconds=report.stage_seconds(work.run, number),
     )  # fmt: skip
 
@@ -246,7 +251,7 @@ def score_heldout(work: Work, name: str, asked: Step, answers: Step, base: Check
 
     def process(missing: list[int]) -> Shards:
         shards = ((index, asked.read(Prompt, index), answers.read(Candidate, index)) for index in missing)
-        return evaluate.score(shards, work.workers.engine(base.path), policy_id=base.id)
+        return evaluate.score(shards, policy_engine(work, base, None), policy_id=base.id)
 
     return perform(
         work, "evaluate", name, process, after=[asked, answers], inputs={"policy": base.digest}, round=number
@@ -298,10 +303,10 @@ def previous_answers(work: Work, number: int, baseline: Baseline) -> Step:
 # Which model is which.
 
 
-def policy_engine(work: Work, policy: Checkpoint, baseline: Baseline) -> Engine:
-    """The engine with the policy in place; where we trained it, proven to hold these weights and not older ones."""
-    engine = work.workers.engine(policy.path)
-    if policy.round is not None:
+def policy_engine(work: Work, policy: Checkpoint, baseline: Baseline | None) -> Engine:
+    """The engine with a policy in place; where we trained it, proven to hold these weights and not older ones."""
+    engine = work.workers.engine(policy.path, trust_remote_code=work.settings.policy.trust_remote_code)
+    if policy.round is not None and baseline is not None:
         bound = work.settings.engine.max_logprob_difference
         proof = train.prove_loaded(engine, policy, probes(baseline), bound)
         work.run.emit("proof", round=policy.round, mean_abs_difference=proof.to_trained, bound=bound)
@@ -318,9 +323,11 @@ def judge_model(
     """The judge's identity, and how to get its engine: the policy itself, the base, another model, or an API."""
     if settings.model.startswith("openai:"):
         return settings.model, lambda: work.workers.api(settings)
-    own = {"self": policy, "base": baseline.policy}
-    checkpoint = own.get(settings.model) or train.base_checkpoint(settings.model, settings.revision)
-    return checkpoint.id, lambda: work.workers.engine(checkpoint.path)
+    if settings.model in ("self", "base"):
+        own = policy if settings.model == "self" else baseline.policy
+        return own.id, lambda: policy_engine(work, own, baseline)
+    other = train.base_checkpoint(settings.model, settings.revision)
+    return other.id, lambda: work.workers.engine(other.path, trust_remote_code=settings.trust_remote_code)
 
 
 def reference_policy(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> Checkpoint:

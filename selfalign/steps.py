@@ -15,6 +15,7 @@ from selfalign import constitution
 from selfalign.config import Campaign, Judge
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
+from selfalign.resources import find_constitution
 from selfalign.store import Run, Step
 from selfalign.training.job import TrainJob
 
@@ -36,7 +37,7 @@ class StopRequest:
 class Workers(Protocol):
     """Where models run. `launch.local` has the processes of one machine; tests have a scripted engine."""
 
-    def engine(self, model: str) -> Engine:
+    def engine(self, model: str, *, trust_remote_code: bool = False) -> Engine:
         """The inference engine with `model` (a folder, or a name on the Hub) in place."""
 
     def api(self, judge: Judge) -> Engine:
@@ -141,7 +142,7 @@ def freeze_constitution(work: Work, number: int) -> Constitution:
     """The constitution as it was when the round began: later edits count from the next round on."""
     name = f"rounds/{number:03d}/constitution.yaml"
     if not (work.run.path / name).exists():
-        work.run.write_text(name, constitution.load(work.settings.constitution).to_yaml())
+        work.run.write_text(name, constitution.load(find_constitution(work.settings.constitution)).to_yaml())
     return constitution.load(work.run.path / name)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,12 @@ from selfalign.engines.base import (
     ScoreRequest,
 )
 from selfalign.launch import wire
-from selfalign.launch.worker import Start
+from selfalign.launch.worker import Start, Use
 from selfalign.training.job import TrainJob, write_job
 
 WINDOW = 4096  # requests sent and not yet answered: more than an engine keeps in flight, so that it never starves
 CHUNK = 64
+WORKER = (sys.executable, "-m", "selfalign.launch.worker")
 
 _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
@@ -63,13 +64,11 @@ class LocalWorkers:
     def __exit__(self, *_: object) -> None:
         self.kill() if sys.exc_info()[0] is not None else self.close()
 
-    def engine(self, model: str) -> RemoteWorker:
+    def engine(self, model: str, *, trust_remote_code: bool = False) -> RemoteWorker:
         """The inference worker with `model` in place."""
         if self._worker is None:
-            trust = self.campaign.policy.trust_remote_code
-            start = Start(settings=self.campaign.engine, trust_remote_code=trust)
-            self._worker = RemoteWorker(start, self.logs / "inference.log")
-        self._worker.load(model)
+            self._worker = RemoteWorker(Start(settings=self.campaign.engine), self.logs / "inference.log")
+        self._worker.use(Use(model, trust_remote_code))
         return self._worker
 
     def api(self, judge: Judge) -> Engine:
@@ -110,29 +109,30 @@ class LocalWorkers:
 
 
 class RemoteWorker:
-    """The Engine protocol, spoken to the inference worker over its pipes."""
+    """The calls of the Engine protocol, spoken to the inference worker over its pipes."""
 
-    def __init__(self, start: Start, log_path: Path) -> None:
+    def __init__(self, start: Start, log_path: Path, command: Sequence[str] = WORKER) -> None:
         self.log_path = log_path
         with log_path.open("ab") as log:
             self.process = _spawn(
-                [sys.executable, "-m", "selfalign.launch.worker"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 env={**os.environ, **worker_environment(start.settings)},
             )
         self._call = 0
-        self._loaded: str | None = None
+        self._held: Use | None = None
         self._frames: queue.SimpleQueue[wire.Frame | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
         self._send("start", start)
 
-    def load(self, model_path: str) -> None:
-        if model_path != self._loaded:
-            self._loaded = None
-            self._request("use", model_path)
-            self._loaded = model_path
+    def use(self, wanted: Use) -> None:
+        """Have the worker hold a model, unless it does already."""
+        if wanted != self._held:
+            self._held = None
+            self._request("use", wanted)
+            self._held = wanted
 
     def sleep(self) -> None:
         self._request("sleep")
@@ -248,7 +248,7 @@ def _relay(line: str, emit: Emit, log: Any) -> None:
         log.write(line.encode())
 
 
-def _spawn(command: list[str], **options: Any) -> subprocess.Popen[Any]:
+def _spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
     """Start a process in its own session, so that Ctrl-C reaches only us, and bound to our life."""
     return subprocess.Popen(command, start_new_session=True, preexec_fn=_die_with_parent, **options)
 

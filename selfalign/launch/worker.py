@@ -30,7 +30,14 @@ class Start:
     """The first frame: how engines are to be opened."""
 
     settings: EngineSettings
-    trust_remote_code: bool
+
+
+@dataclass(frozen=True)
+class Use:
+    """Put a model in place. Each model is trusted, or not, by itself."""
+
+    model: str
+    trust_remote_code: bool = False
 
 
 class Inbox:
@@ -93,7 +100,7 @@ class Worker:
 
     def answer(self, frame: wire.Frame) -> None:
         if frame.op == "use":
-            self.use(wire.decode(frame.body, str))
+            self.use(wire.decode(frame.body, Use))
         elif frame.op == "sleep":
             for engine in self.engines:
                 engine.sleep()
@@ -109,17 +116,17 @@ class Worker:
             raise RuntimeError("no model has been loaded")
         return self.current
 
-    def use(self, model: str) -> None:
-        """Hold `model`: in an engine of its architecture by reloading the weights, else in a new one."""
+    def use(self, wanted: Use) -> None:
+        """Hold a model: in an engine of its architecture by reloading the weights, else in a new one."""
         for engine in self.engines:
-            if engine.accepts(model):
-                engine.load(model)
+            if engine.accepts(wanted.model):
+                engine.load(wanted.model)
                 self.current = engine
                 return
         for engine in self.engines:
             engine.sleep()
         self.current = engines.open_engine(
-            model, self.start.settings, trust_remote_code=self.start.trust_remote_code
+            wanted.model, self.start.settings, trust_remote_code=wanted.trust_remote_code
         )
         self.engines.append(self.current)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from statistics import fmean
 
@@ -65,6 +65,24 @@ def build_pairs(
             else:
                 discards[outcome] += 1
     return pairs, discards
+
+
+def discards(counts: Mapping[str, int]) -> dict[str, int]:
+    """The discards among a step's counts, by reason, most frequent first."""
+    found = {reason: counts[reason] for reason in DISCARDS if counts.get(reason)}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def check_some(counts: Mapping[str, int]) -> None:
+    """Raise StageError, with the reasons, if the counts of a step tell of no pair at all."""
+    if counts.get("pairs"):
+        return
+    reasons = [f"{count} {reason} ({DISCARDS[reason]})" for reason, count in discards(counts).items()]
+    raise StageError(
+        f"no preference pair is left to train on: {'; '.join(reasons) or 'nothing was judged'}\n"
+        "look at the judge's verdicts (selfalign pairs ls RUN), lower pairs.min_margin, or ask for more variety with "
+        "generate.samples and generate.temperature"
+    )
 
 
 def _check_principles(judgments: Sequence[Judgment], constitution: Constitution) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from selfalign import resources
 from selfalign.config import Campaign, Judge
 from selfalign.engines.base import Engine, EngineError, ScoreRequest
 from selfalign.records import Candidate, Checkpoint, Prompt, digest
@@ -19,9 +20,9 @@ PROBES_FILE = "probes.json"
 
 def base_checkpoint(model: str, revision: str | None) -> Checkpoint:
     """A model that we did not train. A folder is identified by its contents, a Hub model by name and revision."""
-    folder = Path(model)
-    contents = model_digest(folder) if folder.is_dir() else f"{model}@{revision or 'main'}"
-    return Checkpoint(digest("policy", contents), None, "policy", model, None, contents)
+    path = resources.model(model)
+    contents = model_digest(Path(path)) if Path(path).is_dir() else f"{model}@{revision or 'main'}"
+    return Checkpoint(digest("policy", contents), None, "policy", path, None, contents)
 
 
 def trained_checkpoint(folder: Path, manifest_digest: str, parent: Checkpoint, number: int) -> Checkpoint:

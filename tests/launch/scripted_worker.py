@@ -1,0 +1,48 @@
+"""An inference worker with a scripted engine in place of a model: `python scripted_worker.py`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+
+from selfalign.engines.base import Choice, ChoiceRequest, EngineError, GenerateRequest, Generation, Sampling
+from selfalign.launch import worker
+
+
+class Echo:
+    """Answers with the model's name and the question. Some questions make trouble."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def accepts(self, model: str) -> bool:
+        return model.startswith("echo")
+
+    def load(self, model: str) -> None:
+        self.model = model
+
+    def sleep(self) -> None:
+        self.model += " slept"
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        if any(len(label) > 1 for label in labels):
+            raise EngineError("a label is not a single token")
+
+    def generate(self, requests: Iterable[GenerateRequest], sampling: Sampling) -> Iterator[Generation]:
+        print("noise on stdout must not reach the controller")
+        for request in requests:
+            text = request.messages[-1].content
+            if text == "die":
+                os._exit(7)
+            if text == "fail":
+                raise EngineError("the engine failed")
+            yield Generation(request.id, f"{self.model}: {text}", (1, 2), "stop", -0.5, sampling.max_tokens)
+
+    def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
+        for request in requests:
+            yield Choice(request.id, (0.75, 0.25), "A", 3, 0.0)
+
+
+if __name__ == "__main__":
+    worker.engines.open_engine = lambda model, settings, **_: Echo(model)
+    worker.main()

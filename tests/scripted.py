@@ -1,0 +1,124 @@
+"""A campaign without models: a policy that is kind with a certain skill, a judge that knows, a trainer that teaches.
+
+The seam is `steps.Workers`. Everything else is the product's own: config, prompts, store, stages, campaign, report.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfalign import config
+from selfalign.engines.base import Choice, ChoiceRequest, GenerateRequest, Generation, Sampling, Score, ScoreRequest
+from selfalign.records import Candidate, Pair, derived_seed
+from selfalign.steps import Work
+from selfalign.store import Run, atomic_write, read_records
+from selfalign.training.job import TrainJob
+
+CONSTITUTION = """\
+schema: selfalign.constitution/v1
+name: kindness
+version: 1.0.0
+principles:
+  - id: kind
+    compare: Choose the kinder response.
+"""
+RESPONSES = re.compile(r"response A>\n(.*?)\n<\w+ response B>\n(.*?)\n<\w+ end>", re.DOTALL)
+
+
+def write_model(folder: Path, skill: float) -> None:
+    """A folder that passes for a model: `skill` in [0, 1] is the share of its answers that are kind."""
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / "config.json", json.dumps({"skill": skill}).encode())
+    atomic_write(folder / "model.safetensors", f"weights {skill}".encode())
+
+
+class KindEngine:
+    """Serves a model folder made by `write_model`."""
+
+    def __init__(self, model: str) -> None:
+        self.skill = json.loads((Path(model) / "config.json").read_text())["skill"]
+
+    def generate(self, requests: Iterable[GenerateRequest], sampling: Sampling) -> Iterator[Generation]:
+        for request in requests:
+            kind = derived_seed("kind", request.seed) / 2**31 < self.skill
+            text = f"{'kind' if kind else 'rude'} words number {request.seed % 50}"
+            yield Generation(request.id, text, (1 + request.seed % 50, 2, 3, 4), "stop", -4.0, 5)
+
+    def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
+        for request in requests:
+            first, second = RESPONSES.search(request.messages[-1].content).groups()
+            lead = first.startswith("kind") - second.startswith("kind")
+            p = 0.5 + 0.4 * lead
+            yield Choice(request.id, (p, 1 - p), "", 5, 0.0)
+
+    def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
+        for request in requests:
+            yield Score(request.id, tuple(self.logprobs(request.token_ids)))
+
+    def logprobs(self, token_ids: Sequence[int]) -> list[float]:
+        return [-1.0 - self.skill] * len(token_ids)
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        pass
+
+
+class ScriptedWorkers:
+    """`learns`: how much skill a round of training adds, if all chosen answers are kind."""
+
+    def __init__(self, learns: float = 0.3, *, stale: bool = False) -> None:
+        self.learns, self.stale = learns, stale
+        self.served: list[str] = []
+        self.jobs: list[TrainJob] = []
+        self.on_train: Callable[[], None] = lambda: None
+        self._engine: KindEngine | None = None
+
+    def engine(self, model: str, *, trust_remote_code: bool = False) -> KindEngine:
+        self.served.append(model)
+        if self._engine is None or not self.stale:
+            self._engine = KindEngine(model)
+        return self._engine
+
+    def train(self, job: TrainJob, emit: Callable[..., None]) -> None:
+        self.on_train()
+        self.jobs.append(job)
+        texts = {c.id: c.text for c in read_records(Path(job.candidates_dir), Candidate)}
+        pairs = list(read_records(Path(job.pairs_dir), Pair))
+        share = sum(texts[pair.chosen_id].startswith("kind") for pair in pairs) / len(pairs)
+        before = KindEngine(job.policy_path)
+        write_model(Path(job.output_dir), max(0.0, min(1.0, before.skill + self.learns * share)))
+        after = KindEngine(job.output_dir)
+        emit("train_step", step=1, total=1, metrics={"loss": 0.6931, "rewards/margins": 0.0})
+        said = {
+            "before": [before.logprobs(probe.token_ids) for probe in job.probes],
+            "after": [after.logprobs(probe.token_ids) for probe in job.probes],
+        }
+        atomic_write(Path(job.output_dir) / "probes.json", json.dumps(said).encode())
+
+
+def write_campaign(folder: Path, **overrides: Any) -> config.Campaign:
+    """A small campaign's files in `folder`, and its settings. Overrides are given as section__key."""
+    write_model(folder / "base", 0.4)
+    (folder / "constitution.yaml").write_text(CONSTITUTION)
+    for split, count in (("train", 60), ("heldout", 24)):
+        rows = (json.dumps({"prompt": f"{split} question {i}"}) for i in range(count))
+        (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
+    settings = {
+        "name": "kindness", "rounds": 2, "constitution": str(folder / "constitution.yaml"),
+        "policy.model": str(folder / "base"), "judge.model": "base",
+        "prompts.train": str(folder / "train.jsonl"), "prompts.heldout": str(folder / "heldout.jsonl"),
+        "prompts.per_round": 20, "generate.shard_prompts": 8, "generate.samples": 3, "evaluate.prompts": 24,
+        "accept.win_rate_lower_bound": "null", "accept.max_kl": "null",
+        **{name.replace("__", "."): value for name, value in overrides.items()},
+    }  # fmt: skip
+    return config.load(None, None, [f"{name}={value}" for name, value in settings.items()], {}).campaign
+
+
+def start(folder: Path, settings: config.Campaign, workers: ScriptedWorkers) -> Work:
+    """Open the run of these settings, or make it."""
+    path = folder / "run"
+    run = Run.open(path) if (path / "campaign.yaml").exists() else Run.create(path, config.to_yaml(settings))
+    return Work(run, settings, workers)
