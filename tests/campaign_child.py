@@ -1,7 +1,7 @@
-"""A scripted campaign and every place to let it die at: `python campaign_child.py sweep FOLDER`.
+"""A scripted campaign and the places to let it die at: `python campaign_child.py FOLDER FIRST STRIDE`.
 
-Each trial forks; the fork kills itself at its Nth durable operation. Then the campaign is run again to its end, and its
-run folder must be that of a campaign that was never killed.
+Each trial forks; the fork kills itself at its Nth durable operation, for N = FIRST, FIRST + STRIDE, and so on to the end
+of the campaign. Then the campaign is run again, and its run folder must be that of one that was never killed.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def dies(folder: Path, settings: Any, operations: int) -> bool:
     return False
 
 
-def sweep(folder: Path) -> int:
+def sweep(folder: Path, first: int, stride: int) -> int:
     settings = write_campaign(
         folder, rounds=1, prompts__per_round=4, generate__shard_prompts=2, evaluate__prompts=2, seed=5
     )
     campaign(folder, settings)
-    clean, operations = tree(folder / "run"), 1
+    clean, operations = tree(folder / "run"), first
     while True:
         shutil.rmtree(folder / "run")
         if not dies(folder, settings, operations):
@@ -80,8 +80,8 @@ def sweep(folder: Path) -> int:
         now = tree(folder / "run")
         assert now == clean, f"killed after {operations}: {set(now.items()) ^ set(clean.items())}"
         assert Run.open(folder / "run").verify() == [], operations
-        operations += 1
+        operations += stride
 
 
 if __name__ == "__main__":
-    print(sweep(Path(sys.argv[2])), "places to die at")
+    print(sweep(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])), "places to die at")
