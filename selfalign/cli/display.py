@@ -12,7 +12,7 @@ from typing import IO, Any, Literal, Protocol
 
 from selfalign.cli.output import counted, duration, is_plain
 from selfalign.cli.progress import Progress, StageProgress
-from selfalign.text import one_line
+from selfalign.text import clean, one_line
 
 PLAIN_SECONDS = 10.0  # between progress lines of one stage
 POLL_SECONDS = 0.1
@@ -21,9 +21,12 @@ DisplayName = Literal["rich", "plain", "log"]
 
 
 class Display(Protocol):
-    """A face. `handle` takes the events of a run in order; `close` leaves the terminal as it was."""
+    """A face. `handle` takes the events of a run in order, and `close` leaves the terminal as it was."""
 
     def handle(self, event: Mapping[str, Any]) -> None: ...
+
+    def notice(self, message: str) -> None:
+        """Show a message that is no event of the run."""
 
     def close(self) -> None: ...
 
@@ -35,6 +38,7 @@ class PlainDisplay:
         self.stream = stream or sys.stderr
         self.progress = Progress()
         self._printed = 0.0
+        self._proven: set[Any] = set()
 
     def handle(self, event: Mapping[str, Any]) -> None:
         self.progress.handle(event)
@@ -42,6 +46,9 @@ class PlainDisplay:
         if line:
             self._printed = float(event.get("time") or 0.0)
             print(line, file=self.stream, flush=True)
+
+    def notice(self, message: str) -> None:
+        print(clean(message), file=self.stream, flush=True)
 
     def close(self) -> None:
         self.stream.flush()
@@ -58,19 +65,16 @@ class PlainDisplay:
                 return self._progress_line(event)
             case "stage_done":
                 stage = self.progress.stages[event.get("round"), str(event.get("stage"))]
-                return f"{_where(stage)}{counts_text(stage.counts) or 'done'}  ({duration(stage.seconds)})"
+                return f"{_where(stage)}{done_text(event, stage)}  ({duration(event.get('seconds'))})"
             case "stage_skipped":
                 return f"{_where_of(event)}reused: done before"
-            case "proof":
+            case "proof" if event.get("round") not in self._proven:
+                self._proven.add(event.get("round"))
                 return f"{_where_of({**event, 'stage': 'reload'})}{proof_text(event)}"
             case "gate":
                 return f"{_where_of({**event, 'stage': 'gate'})}{gate_text(event)}"
             case "warning":
                 return f"warning: {one_line(event.get('message'))}"
-            case "failed":
-                return f"failed: {one_line(event.get('message'))}"
-            case "interrupted":
-                return "interrupted: the state is saved"
             case "campaign_done":
                 return f"campaign: done in {duration(self.progress.elapsed())}"
         return None
@@ -94,6 +98,9 @@ class LogDisplay:
         stamp = datetime.fromtimestamp(float(event.get("time") or 0.0), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         fields = " ".join(f"{one_line(k)}={_log_value(v)}" for k, v in event.items() if k not in ("time", "event"))
         print(f"{stamp} {one_line(event.get('event'))} {fields}".rstrip(), file=self.stream, flush=True)
+
+    def notice(self, message: str) -> None:
+        print(clean(message), file=self.stream, flush=True)
 
     def close(self) -> None:
         self.stream.flush()
@@ -187,6 +194,13 @@ def progress_text(stage: StageProgress, now: float, campaign_eta: float | None) 
     return "  ".join(parts)
 
 
+def done_text(event: Mapping[str, Any], stage: StageProgress) -> str:
+    """What a finished step made; of the steps of an evaluation, also which."""
+    name = str(event.get("step", "")).rpartition("/")[2]
+    said = counts_text(stage.counts) or metrics_text(stage.metrics) or "done"
+    return f"{one_line(name)}: {said}" if stage.name == "evaluate" and name else said
+
+
 def rate_text(rate: float) -> str:
     return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 0.5 else f"{rate * 60:.1f}/min"
 
@@ -204,10 +218,12 @@ def metrics_text(metrics: Mapping[str, Any]) -> str:
 
 
 def counts_text(counts: Mapping[str, Any]) -> str:
-    """The counts of a finished stage on one line; zeros and texts are left out."""
+    """The counts of a finished stage on one line; zeros, texts and the time, which stands beside, are left out."""
     parts = []
     for name, value in counts.items():
         label = one_line(name).replace("_", " ")
+        if name == "seconds":
+            continue
         if isinstance(value, Mapping):
             inner = counts_text(value)
             parts += [f"{label}: {inner}"] if inner else []

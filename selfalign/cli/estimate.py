@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 from selfalign import resources
 from selfalign.cli.doctor import total_memory
@@ -17,6 +18,9 @@ from selfalign.constitution import Constitution
 from selfalign.engines.base import ChoiceRequest, GenerateRequest, Sampling
 from selfalign.records import Message, Prompt
 from selfalign.stages.judge import render_pairwise, render_pointwise
+
+if TYPE_CHECKING:
+    from selfalign.launch.local import LocalWorkers
 
 SAMPLE = 200  # prompts whose tokens are counted
 PROBE_REQUESTS = 64
@@ -168,7 +172,7 @@ def probe(campaign: Campaign, constitution: Constitution, train: Sequence[Prompt
     prompts = [train[index % len(train)] for index in range(PROBE_REQUESTS)]
     with LocalWorkers(campaign, folder) as workers:
         started = time.monotonic()
-        engine = workers.engine(campaign.policy.model)
+        engine = workers.engine(_path(campaign.policy.model), trust_remote_code=campaign.policy.trust_remote_code)
         sampling = Sampling(campaign.generate.temperature, campaign.generate.top_p, campaign.generate.max_tokens)
         asked = [GenerateRequest(str(i), prompt.messages, i) for i, prompt in enumerate(prompts)]
         list(engine.generate(asked[:4], sampling))
@@ -179,10 +183,17 @@ def probe(campaign: Campaign, constitution: Constitution, train: Sequence[Prompt
     return Speed(ready - started, sum(tokens) / (sampled - ready), fmean(tokens), judgments_per_second)
 
 
-def _probe_judge(campaign: Campaign, constitution: Constitution, prompts: Sequence[Prompt], workers: object) -> float:
+def _probe_judge(
+    campaign: Campaign, constitution: Constitution, prompts: Sequence[Prompt], workers: LocalWorkers
+) -> float:
     judge = campaign.judge
-    model = campaign.policy.model if judge.model in ("self", "base") else judge.model
-    engine = workers.api(judge) if model.startswith("openai:") else workers.engine(model)
+    own = judge.model in ("self", "base")
+    if judge.model.startswith("openai:"):
+        engine = workers.api(judge)
+    elif own:
+        engine = workers.engine(_path(campaign.policy.model), trust_remote_code=campaign.policy.trust_remote_code)
+    else:
+        engine = workers.engine(_path(judge.model), trust_remote_code=judge.trust_remote_code)
     labels = judge.labels_pointwise if judge.method == "pointwise-logprob" else judge.labels_pairwise
     texts = [render_example(campaign, constitution, prompt) for prompt in prompts]
     asked = [ChoiceRequest(str(i), (Message("user", text),), tuple(labels)) for i, text in enumerate(texts)]
@@ -190,6 +201,11 @@ def _probe_judge(campaign: Campaign, constitution: Constitution, prompts: Sequen
     started = time.monotonic()
     list(engine.choose(asked))
     return len(asked) / (time.monotonic() - started)
+
+
+def _path(model: str) -> str:
+    """The folder of a model on this machine, or its name on the Hub."""
+    return str(_folder(model) or model)
 
 
 def _folder(model: str) -> Path | None:

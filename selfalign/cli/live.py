@@ -32,6 +32,7 @@ class RichDisplay:
         self.console = console or Console(file=sys.stderr, markup=False, highlight=False, emoji=False)
         self.progress = Progress()
         self._lock = threading.Lock()
+        self._notice = ""
         self._live = Live(
             console=self.console,
             get_renderable=self.render,
@@ -45,12 +46,16 @@ class RichDisplay:
         with self._lock:
             self.progress.handle(event)
 
+    def notice(self, message: str) -> None:
+        self._notice = message
+
     def close(self) -> None:
         self._live.stop()
 
     def render(self) -> RenderableType:
         with self._lock:
-            return render(self.progress, self.title, time.time(), unicode=is_unicode(self.console.file))
+            screen = render(self.progress, self.title, time.time(), unicode=is_unicode(self.console.file))
+        return Group(screen, Text(one_line(self._notice), style="bold yellow")) if self._notice else screen
 
 
 def render(
@@ -67,11 +72,11 @@ def render(
         parts.append(Text(f"round {round} {gate_text(progress.gates[round])}", style="dim"))
     parts.append(Text(""))
     if progress.current is not None and not progress.current.finished:
-        parts.append(_current(progress.current, now))
+        parts.append(_current(progress.current, now, live=(state or progress.state) in ("running", "stalled")))
         if progress.current.name == "train":
             parts.append(_training(progress, progress.current, unicode))
     parts += [Text(f"warning: {one_line(message)}", style="yellow") for message in progress.warnings[-WARNINGS_SHOWN:]]
-    if progress.failure:
+    if progress.failure and state is not None:  # `run` itself says it as its error
         parts.append(Text(f"failed: {one_line(progress.failure)}", style="red"))
     return Group(*parts)
 
@@ -126,12 +131,12 @@ def _gate_cell(progress: Progress, round: int | None, unicode: bool) -> Text:
     return Text(mark + ("accepted" if accepted else "rejected"), style="green" if accepted else "bold red")
 
 
-def _current(stage: StageProgress, now: float) -> Table:
+def _current(stage: StageProgress, now: float, *, live: bool) -> Table:
     line = Table.grid(padding=(0, 1))
     where = "base" if stage.round is None else f"round {stage.round}"
     bar = ProgressBar(total=max(1, stage.total), completed=stage.done, width=24, complete_style="cyan")
     facts = [f"{stage.done:,}/{stage.total:,} {one_line(stage.unit)}".rstrip()] if stage.total else []
-    rate, eta = stage.rate(now), stage.eta(now)
+    rate, eta = (stage.rate(now), stage.eta(now)) if live else (None, None)
     facts += [rate_text(rate)] if rate is not None else []
     facts += [f"{duration(eta)} left"] if eta is not None else []
     facts += [f"({stage.reused:,} reused)"] if stage.reused else []

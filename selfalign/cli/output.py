@@ -9,7 +9,6 @@ from collections.abc import Iterable, Sequence
 from typing import IO, Any
 
 import msgspec
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -53,10 +52,11 @@ def print_table(
 def make_table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = (), title: str = ""
 ) -> Table:
-    box = SIMPLE_HEAD if sys.stdout.isatty() else None
-    table = Table(box=box, title=text(title, "bold") if title else None, title_justify="left", pad_edge=False)
+    heading = text(title, "bold") if title else None
+    table = Table(box=None, title=heading, title_justify="left", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        table.add_column(text(column, "bold"), justify="right" if column in right else "left", overflow="fold")
+        justify = "right" if column in right else "left"
+        table.add_column(text(column, "bold"), justify=justify, overflow="fold", no_wrap=column in right)
     for row in rows:
         table.add_row(*(text(cell) for cell in row))
     return table

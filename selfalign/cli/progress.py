@@ -70,7 +70,8 @@ class Progress:
         self.failure = ""
         self.last_time: float | None = None
         self._sessions: list[list[float]] = []
-        self._reused: dict[tuple[int | None, str], StageProgress] = {}
+        self._skipped: set[tuple[int | None, str, str]] = set()
+        self._resumed: list[StageProgress] = []
 
     def handle(self, event: Mapping[str, Any]) -> None:
         """Take one event. Unknown events and missing fields are passed over: a newer writer must not break a reader."""
@@ -113,9 +114,13 @@ class Progress:
         left = sum(self._left(stage, expected[stage], now) for stage in pending)
         return left + later_rounds * sum(expected[stage] or 0.0 for stage in STAGES)
 
-    def reused(self) -> list[StageProgress]:
-        """Stages of this session that found work already done."""
-        return list(self._reused.values())
+    def reused_stages(self) -> int:
+        """How many steps of this session were found finished."""
+        return len(self._skipped)
+
+    def reused_parts(self) -> list[StageProgress]:
+        """The stages of this session that found a part of their work done."""
+        return list(self._resumed)
 
     def _left(self, stage: str, expected: float | None, now: float) -> float:
         current = self.current
@@ -133,7 +138,8 @@ class Progress:
         self.name = str(event.get("name", self.name))
         self.state, self.failure = "running", ""
         self._sessions.append([time, time])
-        self._reused.clear()
+        self._skipped.clear()
+        self._resumed.clear()
 
     def _on_round_started(self, event: Mapping[str, Any], time: float) -> None:
         self.round = event.get("round")
@@ -154,7 +160,7 @@ class Progress:
             stage.steps = before.steps  # a stage of several steps, as the evaluation is
         self.stages[stage.round, stage.name] = self.current = stage
         if reused:
-            self._reused[stage.round, stage.name] = stage
+            self._resumed.append(stage)
 
     def _on_progress(self, event: Mapping[str, Any], time: float) -> None:
         stage = self.stages.get((event.get("round"), str(event.get("stage"))))
@@ -176,7 +182,7 @@ class Progress:
         before = self.stages.get(key)
         if before is None or not before.finished:
             self.stages[key] = StageProgress(key[0], key[1], time, skipped=True, counts=event.get("counts") or {})
-        self._reused[key] = self.stages[key]
+        self._skipped.add((*key, str(event.get("step", ""))))
 
     def _on_train_step(self, event: Mapping[str, Any], time: float) -> None:
         round = event.get("round")

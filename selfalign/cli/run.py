@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from cyclopts import Parameter
 
 from selfalign.cli.display import DisplayName, Follower, open_display
 from selfalign.cli.errors import GATE, INTERRUPTED
-from selfalign.cli.output import counted, duration, print_table, say
+from selfalign.cli.output import counted, duration, say
 from selfalign.cli.targets import RUNS, Target, check_inputs, find_campaign, hold_to_frozen
 from selfalign.store import Run
 
@@ -78,6 +77,7 @@ def _campaign(opened: Run, target: Target, display: DisplayName | None) -> str |
         work = Work(run=opened, settings=settings, workers=workers)
 
         def stop() -> None:
+            face.notice("stopping after the shard in hand; once more stops at once")
             work.stop.requested = True
             workers.stop_training()
 
@@ -94,7 +94,7 @@ def _campaign(opened: Run, target: Target, display: DisplayName | None) -> str |
 
 @contextmanager
 def signals(stop: Callable[[], None]) -> Iterator[None]:
-    """The first SIGINT, SIGTERM or SIGHUP calls `stop`; the second raises KeyboardInterrupt wherever we are."""
+    """The first SIGINT, SIGTERM or SIGHUP calls `stop`; a second raises KeyboardInterrupt wherever we are."""
     received = 0
 
     def handle(number: int, frame: Any) -> None:
@@ -102,7 +102,6 @@ def signals(stop: Callable[[], None]) -> Iterator[None]:
         received += 1
         if received > 1:
             raise KeyboardInterrupt
-        say("stopping after the shard in hand; once more stops at once")
         stop()
 
     before = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -124,17 +123,14 @@ def resume_command(campaign: Target, runs: Path) -> str:
 
 def _finish(opened: Run, stopped: str | None) -> None:
     """Print what was reused, the table of rounds, and what to type next."""
-    from selfalign.cli.summary import COLUMNS, RIGHT, last_accepted, rows
+    from selfalign.cli.summary import last_accepted, print_rounds
 
     progress = _replay(opened)
-    for stage in progress.reused():
-        if not stage.skipped:
-            say(f"round {stage.round}, {stage.name}: reused {counted(stage.reused, stage.total, stage.unit)}")
-    skipped = sum(stage.skipped for stage in progress.reused())
-    if skipped:
-        say(f"reused {skipped} finished stages")
-    print_table(COLUMNS, rows(opened), right=RIGHT, title=opened.path.name)
-    sys.stdout.flush()
+    for stage in progress.reused_parts():
+        say(f"round {stage.round}, {stage.name}: reused {counted(stage.reused, stage.total, stage.unit)}")
+    if skipped := progress.reused_stages():
+        say(f"reused {skipped} finished steps")
+    print_rounds(opened)
     if stopped is not None:
         say(f"stopped by the gate: {stopped}\nthe policy stays: {last_accepted(opened) or 'the base policy'}")
     else:

@@ -2,41 +2,50 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 from rich.text import Text
 
-from selfalign.records import Report
+from selfalign.cli.output import clock, print_table
+from selfalign.records import Report, WinRate
 from selfalign.stages import report as reports
 from selfalign.stages.report.content import round_cells
 from selfalign.store import Run
 
-COLUMNS = ("round", "gate", "pairs", "swap", "win vs previous", "win vs base", "KL", "length", "time", "path")
-RIGHT = ("round", "pairs", "swap", "KL", "length", "time")
+COLUMNS = ("round", "gate", "pairs", "swap", "win vs prev", "vs base", "KL", "length", "time", "policy")
+RIGHT = COLUMNS[:1] + COLUMNS[2:-1]
+WIDE = 100  # columns of a terminal that takes the last column too
 
 
-def rows(run: Run) -> list[tuple[Any, ...]]:
-    """A row for each evaluated round, with the folder of its policy."""
-    from selfalign.cli.output import clock
+def print_rounds(run: Run) -> None:
+    """Print a row for each evaluated round. On a narrow terminal the policy's folder is left out, as it follows."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDE
+    shown = len(COLUMNS) if width >= WIDE else len(COLUMNS) - 1
+    table = [_row(report)[:shown] for report in reports.read(run)]
+    print_table(COLUMNS[:shown], table, right=RIGHT, title=str(run.path))
+    sys.stdout.flush()
 
-    table = []
-    for report in reports.read(run):
-        cells = round_cells(report)
-        gate = Text(cells[1], style="green" if report.gate.accepted else "bold red")
-        time = clock(sum(report.seconds.values()))
-        table.append((cells[0], gate, *cells[2:-1], time, str(policy_folder(run, report))))
-    return table
+
+def _row(report: Report) -> tuple[Any, ...]:
+    cells = round_cells(report)
+    gate = Text(cells[1], style="green" if report.gate.accepted else "bold red")
+    wins = [_win(report.win_rates.get(name)) for name in ("previous", "base")]
+    time = clock(sum(report.seconds.values()))
+    return (cells[0], gate, *cells[2:4], *wins, *cells[6:-1], time, f"{reports.folder(report.round)}/policy")
+
+
+def _win(win: WinRate | None) -> str:
+    """A win rate with half the width of its interval: the table must fit a terminal."""
+    return f"{win.rate:.2f} ±{(win.high - win.low) / 2:.2f}" if win else "–"
 
 
 def last_accepted(run: Run) -> str | None:
     """The folder of the last accepted policy, or None."""
     accepted = [report for report in reports.read(run) if report.gate.accepted]
-    return str(policy_folder(run, accepted[-1])) if accepted else None
-
-
-def policy_folder(run: Run, report: Report) -> Any:
-    return run.path / reports.folder(report.round) / "policy"
+    return f"{run.path}/{reports.folder(accepted[-1].round)}/policy" if accepted else None
 
 
 def series(found: Sequence[Report]) -> dict[str, list[float | None]]:

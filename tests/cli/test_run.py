@@ -7,17 +7,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from selfalign import config
 from selfalign.cli.errors import CommandError
 from selfalign.cli.run import resume_command, signals
 from selfalign.cli.targets import check_name, find_campaign, hold_to_frozen
+from selfalign.config import Campaign
+from selfalign.launch.local import WorkerDied
+from selfalign.store import Run
 from tests.cli.conftest import REPOSITORY, Cli, environment
 from tests.cli.fabricate import make_run
+from tests.scripted import ScriptedWorkers, write_campaign
 
 WRITER = """
 import signal, sys
@@ -124,3 +129,114 @@ def test_a_run_keeps_its_settings_but_a_new_name_begins_another(
 def test_names_that_are_no_names(name: str) -> None:
     with pytest.raises(CommandError):
         check_name(name, "run")
+
+
+# A whole campaign through the command line, with scripted models.
+
+
+class Workers(ScriptedWorkers):
+    """Scripted workers where the command line expects those of this machine."""
+
+    script: Callable[[Workers], None] = staticmethod(lambda workers: None)
+
+    def __init__(self, settings: Campaign, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        type(self).script(self)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def stop_training(self) -> None:
+        pass
+
+
+@pytest.fixture
+def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A campaign file `kindness.yaml` over a scripted model."""
+    settings = write_campaign(tmp_path)
+    (tmp_path / "base" / "tokenizer.json").write_text("{}")
+    (tmp_path / "base" / "tokenizer_config.json").write_text('{"chat_template": "x"}')
+    (tmp_path / "kindness.yaml").write_text(config.to_yaml(settings))
+    monkeypatch.setattr("selfalign.launch.local.LocalWorkers", Workers)
+    monkeypatch.setattr(Workers, "script", staticmethod(lambda workers: None))
+    return tmp_path
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, on_train: Callable[[], None]) -> None:
+    monkeypatch.setattr(Workers, "script", staticmethod(lambda workers: setattr(workers, "on_train", on_train)))
+
+
+def last_event(folder: Path) -> str:
+    return list(Run.open(folder / "runs" / "kindness").events())[-1]["event"]
+
+
+def test_a_campaign_ends_with_a_table_and_running_again_reuses_it(campaign: Path, cli: Cli) -> None:
+    done = cli("run", "kindness.yaml", cwd=campaign)
+    assert done.returncode == 0, done.stderr
+    title, header, first, second = done.stdout.splitlines()
+    assert title.strip() == "runs/kindness"
+    assert header.split()[:3] == ["round", "gate", "pairs"]
+    assert first.split()[:2] == ["0", "accepted"]
+    assert second.split()[-1] == "rounds/001/policy"
+    assert "round 1  generate  " in done.stderr
+    assert "next:  selfalign report" in done.stderr
+    again = cli("run", "kindness", cwd=campaign)
+    assert (again.returncode, again.stdout) == (0, done.stdout)
+    assert "reused 18 finished steps" in again.stderr
+    assert (campaign / "runs/kindness/report.html").exists()
+    assert cli("verify", "kindness", cwd=campaign).returncode == 0
+
+
+def test_a_rejected_round_exits_with_4_and_keeps_the_last_good_policy(campaign: Path, cli: Cli) -> None:
+    done = cli("run", "kindness.yaml", "--set", "accept.win_rate_lower_bound=0.95", cwd=campaign)
+    assert done.returncode == 4
+    assert "stopped by the gate" in done.stderr
+    assert "the base policy" in done.stderr
+    assert "REJECTED" in done.stdout
+    assert json.loads(cli("status", "kindness", "--json", cwd=campaign).stdout)["state"] == "stopped by a gate"
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_saves_exits_with_130_and_names_the_command_to_go_on(
+    campaign: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    scripted(monkeypatch, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(times)])
+    done = cli("run", "kindness.yaml", cwd=campaign)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "selfalign run kindness\n" in done.stderr
+    assert last_event(campaign) == "interrupted"
+    scripted(monkeypatch, lambda: None)
+    resumed = cli("run", "kindness", cwd=campaign)
+    assert resumed.returncode == 0, resumed.stderr
+    assert cli("verify", "kindness", cwd=campaign).returncode == 0
+
+
+def test_a_failing_trainer_is_told_in_its_own_words(campaign: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise WorkerDied("the trainer of round 0 ended with status 1\nlast lines of its log:\nout of memory")
+
+    scripted(monkeypatch, fail)
+    done = cli("run", "kindness.yaml", cwd=campaign)
+    assert done.returncode == 3
+    assert "error: the trainer of round 0 ended with status 1\n" in done.stderr
+    assert "out of memory" in done.stderr
+    assert "selfalign run kindness" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert last_event(campaign) == "failed"
+    status = cli("status", "kindness", cwd=campaign)
+    assert "failed: WorkerDied" in status.stdout
+
+
+def test_each_display_tells_the_same_campaign(campaign: Path, cli: Cli) -> None:
+    said = {}
+    for name in ("plain", "log", "rich"):
+        done = cli("run", "kindness.yaml", "--display", name, "--set", f"name={name}", cwd=campaign)
+        assert done.returncode == 0, done.stderr
+        said[name] = done.stderr
+    assert "round 0  gate      accepted" in said["plain"]
+    assert " gate round=0 accepted=true " in said["log"]
+    assert "accepted" in said["rich"]
