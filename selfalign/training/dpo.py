@@ -48,7 +48,7 @@ from selfalign.training.model import (
     stored_dtype,
 )
 
-REFERENCE_FILE = "reference.safetensors"
+REFERENCE_FILE = "reference/logps.safetensors"  # not beside the weights: engines load every such file there
 PROBES_FILE = "probes.json"
 DONE_FILE = "training.json"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -153,6 +153,7 @@ def reference_logps(setup: Setup, model: nn.Module) -> Tensor:
         logps = _score_with_other(setup, setup.job.reference_path)
     if setup.accelerator.is_main_process:
         metadata = {"identity": identity, "pairs": msgspec.json.encode(setup.pairs.keys).decode()}
+        path.parent.mkdir(exist_ok=True)
         atomic_write(path, save({"chosen": logps[:, 0].clone(), "rejected": logps[:, 1].clone()}, metadata))
     return logps
 
@@ -203,8 +204,8 @@ def micro_batches(setup: Setup, indexes: np.ndarray) -> Iterator[MicroBatch]:
     accelerator = setup.accelerator
     lengths = row_lengths(setup.pairs, setup.layout)
     rank, world = accelerator.process_index, accelerator.num_processes
-    for group, counts in plan_step(lengths, indexes, setup.job.train.max_tokens_per_batch, setup.layout, rank, world):
-        yield MicroBatch(collate(setup.pairs, group, setup.layout, setup.attention).to(accelerator.device), counts)
+    for rows, counts in plan_step(lengths, indexes, setup.job.train.max_tokens_per_batch, setup.layout, rank, world):
+        yield MicroBatch(collate(setup.pairs, rows, setup.layout, setup.attention).to(accelerator.device), counts)
 
 
 # Steps -----------------------------------------------------------------------------------------------------------

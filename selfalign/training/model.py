@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FAST_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 DROPOUT_ATTRIBUTES = ("dropout", "attention_dropout", "resid_dropout", "hidden_dropout", "activation_dropout")
 PROBE_PROMPT, PROBE_ANSWER = 12, 6
+ONE_PAIR = [np.zeros(1, dtype=np.int64)]
 
 
 class ModelError(ValueError):
@@ -132,7 +133,7 @@ class PairScorer(nn.Module):
         """Log-probabilities of the batch's targets in nats, float32. [N]"""
         hidden = self.hidden_states(batch)
         head = self.causal.get_output_embeddings()
-        return token_logprobs(hidden.flatten(0, 1)[batch.rows], head.weight, head.bias, batch.targets, self.head)
+        return token_logprobs(hidden.flatten(0, 1)[batch.sources], head.weight, head.bias, batch.targets, self.head)
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """What the output layer would be applied to. [R, L, D]"""
@@ -201,7 +202,7 @@ def _own_logprobs(model: PreTrainedModel, pair: PairDataset) -> Tensor:
 
 @torch.no_grad()
 def _layout_agrees(scorer: PairScorer, pair: PairDataset, layout: Layout, expected: Tensor, tolerance: float) -> bool:
-    batch = collate(pair, np.zeros(1, dtype=np.int64), layout, scorer.attention or AttentionKinds())
+    batch = collate(pair, ONE_PAIR, layout, scorer.attention or AttentionKinds())
     try:
         found = scorer(batch.to(expected.device))
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
@@ -271,6 +272,6 @@ def completion_logprobs(
     results = []
     for prompt, answer in zip(prompts, answers, strict=True):
         pair = PairDataset([TokenPair("", prompt, answer, answer[:1])])
-        batch = collate(pair, np.zeros(1, dtype=np.int64), "plain", AttentionKinds())
+        batch = collate(pair, ONE_PAIR, "plain", AttentionKinds())
         results.append(scorer(batch.to(device))[: len(answer)].tolist())
     return results

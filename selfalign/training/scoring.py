@@ -75,7 +75,7 @@ class _TokenLogprobs(torch.autograd.Function):
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         matrix = weight.to(ctx.dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        grad_weight = None
         grad_bias = torch.zeros_like(bias) if wants_bias else None
         for start in range(0, len(targets), ctx.rows):
             chunk = slice(start, start + ctx.rows)
@@ -90,17 +90,18 @@ class _TokenLogprobs(torch.autograd.Function):
             if wants_hidden:
                 grad_hidden[chunk] = grad_logits @ matrix
             if wants_weight:
-                _accumulate_product(grad_weight, grad_logits, body)
+                grad_weight = _add_product(grad_weight, grad_logits, body, weight.dtype)
         ctx.softmax = None
         return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
-def _accumulate_product(total: Tensor, grad_logits: Tensor, body: Tensor) -> None:
-    """total += grad_logits^T @ body, in place where the dtypes allow it."""
-    if total.dtype == grad_logits.dtype:
-        total.addmm_(grad_logits.t(), body)
-    else:
-        total += grad_logits.t() @ body
+def _add_product(total: Tensor | None, grad_logits: Tensor, body: Tensor, dtype: torch.dtype) -> Tensor:
+    """total + grad_logits^T @ body, in place after the first. [V, D]"""
+    if total is None:
+        return (grad_logits.t() @ body).to(dtype)
+    if dtype == body.dtype:
+        return total.addmm_(grad_logits.t(), body)
+    return total.add_(grad_logits.t() @ body)
 
 
 def _chunk_logits(body: Tensor, matrix: Tensor, bias: Tensor | None, head: Head) -> Tensor:

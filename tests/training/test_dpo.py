@@ -154,7 +154,7 @@ def test_another_reference_is_scored_once_and_kept(tmp_path: Path, monkeypatch: 
     train_dpo(job)
     output = Path(job.output_dir)
     assert metrics_of(job)[0]["rewards/margins"] != pytest.approx(0.0, abs=1e-3)
-    with safe_open(output / "reference.safetensors", "pt") as file:
+    with safe_open(output / "reference" / "logps.safetensors", "pt") as file:
         names = json.loads(file.metadata()["pairs"])
     pairs = list(read_records(Path(job.pairs_dir), Pair))
     assert names == [f"{pair.prompt_id}/{pair.chosen_id}/{pair.rejected_id}" for pair in pairs]
@@ -207,15 +207,15 @@ def test_a_reference_that_is_not_this_policy_stops_the_first_step(tmp_path: Path
     job = make_job(tmp_path)
     train_dpo(job)
     output = Path(job.output_dir)
-    with safe_open(output / "reference.safetensors", "pt") as file:
+    with safe_open(output / "reference" / "logps.safetensors", "pt") as file:
         kept, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
     save_file(
-        {"chosen": kept["chosen"] + 1.0, "rejected": kept["rejected"]}, output / "reference.safetensors", metadata
+        {"chosen": kept["chosen"] + 1.0, "rejected": kept["rejected"]}, output / "reference" / "logps.safetensors", metadata
     )
     (output / "training.json").unlink()
     with pytest.raises(WrongStart, match=r"loss is 0\.722.*must be 0\.693147") as error:
         train_dpo(job)
-    assert "reference.safetensors" in str(error.value)
+    assert "reference/logps.safetensors" in str(error.value)
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at_call: int, change: Callable[[torch.Tensor], torch.Tensor]) -> None:

@@ -37,6 +37,12 @@ def random_pairs(count: int = 5, seed: int = 0) -> PairDataset:
     return PairDataset([TokenPair(str(i), p, [*c, END], [*r, END]) for i, (p, c, r) in enumerate(words)])
 
 
+def rows_of(pairs: PairDataset, layout: str) -> list[np.ndarray]:
+    """All pairs in one batch, in the shared layout two and more of them on a row."""
+    indexes = np.arange(len(pairs))
+    return [indexes[:3], indexes[3:]] if layout == "shared" else list(indexes[:, None])
+
+
 def naive_logps(model: torch.nn.Module, pairs: PairDataset) -> torch.Tensor:
     """Sequence log-probabilities, one sequence at a time, by the model's own logits. [N, 2]"""
     rows = []
@@ -57,7 +63,7 @@ def test_both_layouts_give_the_log_probabilities_of_separate_sequences(name: str
     scorer = PairScorer(model)
     expected = naive_logps(model, pairs)
     for layout in ("shared", "plain"):
-        batch = collate(pairs, np.arange(len(pairs)), layout, scorer.attention)
+        batch = collate(pairs, rows_of(pairs, layout), layout, scorer.attention)
         found = torch.stack(sequence_logps(scorer(batch), batch), dim=1)
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-5)
 
@@ -67,7 +73,7 @@ def test_both_layouts_give_the_same_gradients(name: str) -> None:
     pairs, gradients = random_pairs(), {}
     for layout in ("shared", "plain"):
         scorer = PairScorer(tiny_model(name))
-        batch = collate(pairs, np.arange(len(pairs)), layout, scorer.attention)
+        batch = collate(pairs, rows_of(pairs, layout), layout, scorer.attention)
         chosen, rejected = sequence_logps(scorer(batch), batch)
         torch.nn.functional.softplus(rejected - chosen).sum().backward()
         gradients[layout] = {key: p.grad for key, p in scorer.named_parameters() if p.grad is not None}
@@ -91,7 +97,7 @@ def test_a_recurrent_model_falls_back_to_plain_rows() -> None:
     with pytest.warns(UserWarning, match="prompts are computed twice"):
         layout = choose_layout(scorer, pairs)
     assert layout == "plain"
-    batch = collate(pairs, np.arange(len(pairs)), layout, AttentionKinds())
+    batch = collate(pairs, rows_of(pairs, layout), layout, AttentionKinds())
     found = torch.stack(sequence_logps(scorer(batch), batch), dim=1)
     torch.testing.assert_close(found, naive_logps(model, pairs), atol=2e-4, rtol=1e-5)
 
