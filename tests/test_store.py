@@ -158,7 +158,7 @@ def test_changed_inputs_and_configuration_are_refused_naming_both_sides(run: Run
     message = str(error.value)
     assert "policy: was 'aaa', now 'bbb'" in message and "temperature: was 1.0, now 0.7" in message
     assert "ppp" not in message and "model" not in message
-    assert f"selfalign branch {run.path} --round 1" in message
+    assert f"selfalign branch {run.path} NEW_NAME --round 1" in message
     assert tree(run.path) == state
     assert run.step("rounds/002/candidates", inputs={"policy": "aaa", "prompts": "ppp"}, config=before).done is done
 
@@ -377,6 +377,15 @@ def test_a_reader_meets_damage_and_changes_nothing(finished: Path) -> None:
     with pytest.raises(FileDamaged, match="part-00000"):
         list(store.read_records(step.path, Candidate))
     assert tree(finished) == before
+
+
+def test_a_whole_shard_in_the_place_of_another_is_refused(finished: Path) -> None:
+    folder = finished / "rounds/000/candidates"
+    shutil.copyfile(folder / "part-00000.parquet", folder / "part-00001.parquet")
+    step = Run.open(finished).view("rounds/000/candidates")
+    assert step is not None and len(step.read(Candidate, 0)) == 6
+    with pytest.raises(StepDamaged, match=r"part-00001\.parquet: SHA-256 does not match"):
+        step.read(Candidate, 1)
 
 
 def test_a_foreign_file_in_a_finished_step_is_refused(finished: Path) -> None:

@@ -295,7 +295,7 @@ def _refuse_changes(step: Step, found: dict[str, Any], now: dict[str, Any]) -> N
 def _way_out(step: Step) -> str:
     match = re.match(r"rounds/(\d+)/", step.name)
     if match and int(match[1]) > 0:
-        return f"selfalign branch {step._root} --round {int(match[1]) - 1} NEW_NAME"
+        return f"selfalign branch {step._root} NEW_NAME --round {int(match[1]) - 1}"
     return "selfalign run FILE --set name=NEW_NAME"
 
 
