@@ -156,7 +156,7 @@ def sweep(folder: Path) -> int:
 def random_kills(folder: Path, seed: int) -> None:
     work(folder / "clean")
     clean, chance = tree(folder / "clean"), random.Random(seed)
-    for trial in range(10):
+    for trial in range(6):
         path = folder / f"random-{trial}"
         for _ in range(4):
             survives(path, chance.randrange(1, 200))
