@@ -1,6 +1,6 @@
 """A small campaign of two rounds, and ways to let it die: run as a script, it sweeps over every place to die at.
 
-python crash_child.py sweep FOLDER           kill -9 at every durable operation, resume, compare
+python crash_child.py sweep FOLDER EVERY     kill -9 at every durable operation (or every fifth), resume, compare
 python crash_child.py random FOLDER SEED     up to four kills at random places in one run
 python crash_child.py run FOLDER             run to the end
 """
@@ -138,8 +138,8 @@ def check(path: Path, clean: dict[str, str], label: str) -> None:
     assert names[-1] == "campaign_done", f"{label}: {names}"
 
 
-def sweep(folder: Path) -> int:
-    """Kill a campaign of one round at its first durable operation, a fresh one at its second, and so on to the last."""
+def sweep(folder: Path, every: int) -> int:
+    """Kill a campaign of one round at its first durable operation, a fresh one at a later one, and so on to the last."""
     work(folder / "clean", rounds=1)
     clean, path, operations = tree(folder / "clean"), folder / "killed", 1
     while not survives(path, operations, rounds=1):
@@ -149,7 +149,7 @@ def sweep(folder: Path) -> int:
         work(path, rounds=1)
         check(path, clean, f"killed after {operations}")
         shutil.rmtree(path)
-        operations += 1
+        operations += every
     return operations
 
 
@@ -167,7 +167,7 @@ def random_kills(folder: Path, seed: int) -> None:
 if __name__ == "__main__":
     command, where = sys.argv[1], Path(sys.argv[2])
     if command == "sweep":
-        print(sweep(where))
+        print(sweep(where, int(sys.argv[3])))
     elif command == "random":
         random_kills(where, int(sys.argv[3]))
     else:
