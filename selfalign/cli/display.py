@@ -34,9 +34,9 @@ class Display(Protocol):
 class PlainDisplay:
     """A line for each stage, and one every ten seconds in between. For pipes, logs, screen readers and NO_COLOR."""
 
-    def __init__(self, stream: IO[str] | None = None) -> None:
+    def __init__(self, stream: IO[str] | None = None, progress: Progress | None = None) -> None:
         self.stream = stream or sys.stderr
-        self.progress = Progress()
+        self.progress = progress or Progress()
         self._printed = 0.0
         self._proven: set[Any] = set()
 
@@ -106,15 +106,15 @@ class LogDisplay:
         self.stream.flush()
 
 
-def open_display(name: DisplayName | None, title: str) -> Display:
-    """The face asked for; unasked, rich on a terminal and plain elsewhere."""
+def open_display(name: DisplayName | None, title: str, progress: Progress | None = None) -> Display:
+    """The face asked for; unasked, rich on a terminal and plain elsewhere. `progress` is what happened before."""
     if name is None:
         name = "plain" if is_plain(sys.stderr) else "rich"
     if name == "rich":
         from selfalign.cli.live import RichDisplay
 
-        return RichDisplay(title)
-    return LogDisplay() if name == "log" else PlainDisplay()
+        return RichDisplay(title, progress=progress)
+    return LogDisplay() if name == "log" else PlainDisplay(progress=progress)
 
 
 class Follower:

@@ -188,4 +188,20 @@ def check_model(name: str) -> list[Check]:
     faults = [Check("model", "fault", what, fix) for what, fix in model_problems(folder)]
     found = read_size(folder)
     said = f"{found.num_parameters / 1e6:,.1f} M parameters, {size(found.num_bytes)}" if found else "size unknown"
-    return faults or [Check("model", "ok", f"{folder.name}: {said}, chat template, safetensors")]
+    checks = faults or [Check("model", "ok", f"{folder.name}: {said}, chat template, safetensors")]
+    return [*checks, *check_labels(folder)]
+
+
+def check_labels(folder: Path) -> list[Check]:
+    """Whether the judge's default labels are single tokens of a model; nothing where its tokenizer cannot be read."""
+    from selfalign.cli.models import token_counter
+    from selfalign.config import Judge
+
+    count, exact = token_counter(folder)
+    if not exact:
+        return []
+    split = [label for label in (*Judge.labels_pairwise, *Judge.labels_pointwise) if count(label) != 1]
+    if not split:
+        return [Check("labels", "ok", "the judge's labels are single tokens")]
+    fix = "set judge.labels_pairwise and judge.labels_pointwise to labels that are, or judge with another model"
+    return [Check("labels", "warning", f"no single tokens: {', '.join(split)}", fix)]

@@ -27,10 +27,10 @@ WARNINGS_SHOWN = 3
 class RichDisplay:
     """Redraws in place on stderr. Says everything in words too: colour is never the only sign."""
 
-    def __init__(self, title: str, console: Console | None = None) -> None:
+    def __init__(self, title: str, console: Console | None = None, progress: Progress | None = None) -> None:
         self.title = title
         self.console = console or Console(file=sys.stderr, markup=False, highlight=False, emoji=False)
-        self.progress = Progress()
+        self.progress = progress or Progress()
         self._lock = threading.Lock()
         self._notice = ""
         self._live = Live(

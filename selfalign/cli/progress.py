@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +83,14 @@ class Progress:
         if method is not None:
             method(event, time)
 
+    @staticmethod
+    def of(events: Iterable[Mapping[str, Any]]) -> Progress:
+        """The progress that a run's events so far amount to."""
+        progress = Progress()
+        for event in events:
+            progress.handle(event)
+        return progress
+
     def elapsed(self, now: float | None = None) -> float:
         """Seconds in which a writer was at work, over all sessions of the run."""
         total = sum(end - start for start, end in self._sessions)
@@ -138,6 +146,7 @@ class Progress:
         self.name = str(event.get("name", self.name))
         self.state, self.failure = "running", ""
         self._sessions.append([time, time])
+        self.warnings.clear()
         self._skipped.clear()
         self._resumed.clear()
 

@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from selfalign.cli.display import DisplayName, Follower, open_display
 from selfalign.cli.errors import GATE, INTERRUPTED
 from selfalign.cli.output import counted, duration, say
+from selfalign.cli.progress import Progress
 from selfalign.cli.targets import RUNS, Target, check_inputs, find_campaign, hold_to_frozen
 from selfalign.store import Run
 
@@ -72,7 +73,7 @@ def _campaign(opened: Run, target: Target, display: DisplayName | None) -> str |
     from selfalign.steps import Interrupted, Work
 
     settings = target.loaded.campaign
-    face = open_display(display, f"selfalign run {opened.path.name}")
+    face = open_display(display, f"selfalign run {opened.path.name}", Progress.of(opened.events()))
     with Follower(opened.path / "events.jsonl", face), LocalWorkers(settings, opened.path) as workers:
         work = Work(run=opened, settings=settings, workers=workers)
 
@@ -125,7 +126,7 @@ def _finish(opened: Run, stopped: str | None) -> None:
     """Print what was reused, the table of rounds, and what to type next."""
     from selfalign.cli.summary import last_accepted, print_rounds
 
-    progress = _replay(opened)
+    progress = Progress.of(opened.events())
     for stage in progress.reused_parts():
         say(f"round {stage.round}, {stage.name}: reused {counted(stage.reused, stage.total, stage.unit)}")
     if skipped := progress.reused_stages():
@@ -135,13 +136,5 @@ def _finish(opened: Run, stopped: str | None) -> None:
         say(f"stopped by the gate: {stopped}\nthe policy stays: {last_accepted(opened) or 'the base policy'}")
     else:
         say(f"done in {duration(progress.elapsed())}; the policy: {last_accepted(opened) or 'the base policy'}")
-    say(f"next:  selfalign report {opened.path}     selfalign pairs ls {opened.path}     selfalign runs compare A B")
-
-
-def _replay(opened: Run) -> Any:
-    from selfalign.cli.progress import Progress
-
-    progress = Progress()
-    for event in opened.events():
-        progress.handle(event)
-    return progress
+    name = opened.path.name if opened.path.parent == RUNS else opened.path
+    say(f"next:  selfalign report {name}\n       selfalign pairs ls {name}")

@@ -57,12 +57,14 @@ def assert_harmless(received: bytes) -> None:
     assert not re.search("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", text)
 
 
-@pytest.mark.parametrize("arguments", READERS, ids=" ".join)
-def test_a_terminal_gets_no_foreign_sequence(sample: Path, arguments: list[str]) -> None:
-    received = on_a_terminal(["-m", "selfalign", *arguments], sample)
+def test_a_terminal_gets_no_foreign_sequence(sample: Path) -> None:
+    """One process calls every reader: starting one for each would take most of the time."""
+    code = (
+        f"from selfalign.cli import main\nassert [main(arguments) for arguments in {READERS}] == [0] * {len(READERS)}"
+    )
+    received = on_a_terminal(["-c", code], sample)
     assert_harmless(received)
-    if "pairs" in arguments:
-        assert b"[/INST]" in received  # shown literally
+    assert received.count(b"[/INST]") > 20  # shown literally
 
 
 def test_the_live_screen_is_harmless(sample: Path) -> None:
