@@ -35,7 +35,7 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], *, add_generation_p
     mark = _unused_character(messages)
     turns = [{"role": m.role, "content": _break_up(m.content, controls, mark)} for m in messages]
     rendered = _render(tokenizer, turns, add_generation_prompt)
-    expected = [controls.ids[text] for text in controls.whole(mark).findall(rendered)]
+    expected = controls.among([controls.ids[text] for text in controls.whole(mark).findall(rendered)])
     if mark not in rendered:
         ids = tokenizer(rendered, add_special_tokens=False)["input_ids"]
         if controls.among(ids) == expected:
@@ -49,9 +49,9 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], *, add_generation_p
 class _Controls:
     """The control tokens of a tokenizer, and the patterns that find them in text."""
 
-    def __init__(self, ids: dict[str, int]) -> None:
+    def __init__(self, ids: dict[str, int], unknown: int | None) -> None:
         self.ids = ids
-        self._values = frozenset(ids.values())
+        self._values = frozenset(ids.values()) - {unknown}  # characters out of the vocabulary are honest text
         self._literals = "|".join(re.escape(text) for text in sorted(ids, key=len, reverse=True)) or r"(?!)"
         self.spelled = re.compile(self._literals, re.IGNORECASE)
         self._starts = frozenset(text[i:] for text in ids for i in range(1, len(text)))
@@ -68,12 +68,14 @@ class _Controls:
     def among(self, ids: Sequence[int]) -> list[int]:
         return [i for i in ids if i in self._values]
 
-    def may_join_before(self, text: str) -> bool:
+    def is_tail(self, text: str) -> bool:
         """Whether `text` starts like the tail of a control token, which template text before it could complete."""
         return any(text[:size] in self._starts for size in range(1, self._longest))
 
-    def may_join_after(self, text: str) -> bool:
-        return any(text[-size:] in self._ends for size in range(1, min(self._longest, len(text) + 1)))
+    def head_length(self, text: str) -> int:
+        """How many characters at the end of `text` are the head of a control token, which later text could complete."""
+        sizes = range(min(self._longest, len(text)), 0, -1)
+        return next((size for size in sizes if text[-size:] in self._ends), 0)
 
 
 def _controls(tokenizer: Any) -> _Controls:
@@ -81,7 +83,7 @@ def _controls(tokenizer: Any) -> _Controls:
     known = getattr(tokenizer, "_selfalign_controls", None)
     if known is None:
         added = tokenizer.added_tokens_decoder
-        known = _Controls({token.content: i for i, token in added.items() if token.special})
+        known = _Controls({token.content: i for i, token in added.items() if token.special}, tokenizer.unk_token_id)
         tokenizer._selfalign_controls = known
     return known
 
@@ -98,12 +100,17 @@ def _all_ascii(messages: Sequence[Message]) -> bool:
 
 def _break_up(content: str, controls: _Controls, mark: str) -> str:
     """Put `mark` before each character of every control token spelled in `content`, and of one begun or ended there."""
-    broken = controls.spelled.sub(lambda match: "".join(mark + c for c in match.group()), content)
-    if controls.may_join_before(content.lstrip()):
-        broken = mark + broken
-    if controls.may_join_after(content.rstrip()):
-        broken += mark
-    return broken
+    bare = content.strip()
+    start = content.find(bare)
+    before, after = content[:start], content[start + len(bare) :]
+    head = controls.head_length(bare)
+    kept, head_text = bare[: len(bare) - head], bare[len(bare) - head :]
+    broken = controls.spelled.sub(lambda match: _spaced(match.group(), mark), kept) + _spaced(head_text, mark)
+    return before + (mark if controls.is_tail(bare) else "") + broken + after
+
+
+def _spaced(text: str, mark: str) -> str:
+    return "".join(mark + character for character in text)
 
 
 def _render(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -90,6 +91,8 @@ class Engine(Protocol):
     generator drops what is in flight.
     """
 
+    dtype: str  # in which the model computes: float32, bfloat16 or float16
+
     def generate(self, requests: Iterable[GenerateRequest], sampling: Sampling) -> Iterator[Generation]: ...
 
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]: ...
@@ -109,3 +112,13 @@ class Engine(Protocol):
         """Give the accelerator's memory back until the next call. Without an accelerator this does nothing."""
 
     def close(self) -> None: ...
+
+
+def softmax(logprobs: Sequence[float]) -> tuple[float, ...] | None:
+    """Normalise log-probabilities over the given entries alone, in float64; None where none of them is finite."""
+    largest = max(logprobs)
+    if not math.isfinite(largest):
+        return None
+    weights = [math.exp(value - largest) for value in logprobs]
+    total = math.fsum(weights)
+    return tuple(weight / total for weight in weights)

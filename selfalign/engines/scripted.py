@@ -33,6 +33,8 @@ class ScriptedEngine:
     Tokens are the bytes of the text. `loaded` lists the models that were put in place.
     """
 
+    dtype = "float32"
+
     def __init__(
         self, model_path: str = "", *, text: TextFunction | None = None, preference: PreferenceFunction | None = None
     ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ from selfalign.engines.base import (
     Sampling,
     Score,
     ScoreRequest,
+    softmax,
 )
 from selfalign.engines.folders import Identity, resolve_model
 from selfalign.engines.hardware import compute_dtype, has_gpu, worker_environment
@@ -59,6 +59,7 @@ class VllmEngine:
             raise EngineError(f"vLLM cannot serve {model_path}: {error}") from error
         self._engine = self._llm.llm_engine
         self._limit = self._engine.model_config.max_model_len
+        self.dtype = str(self._engine.model_config.dtype).removeprefix("torch.")
 
     def generate(self, requests: Iterable[GenerateRequest], sampling: Sampling) -> Iterator[Generation]:
         return self._stream(self._generate_job(request, sampling) for request in requests)
@@ -104,6 +105,8 @@ class VllmEngine:
 
     def _reload(self) -> None:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(self._folder)})
+        if not self._gpu:
+            self._llm.apply_model(_repack_head)
         if not self._llm.reset_prefix_cache():
             raise EngineError("new weights were loaded while requests were in flight; close the stream before load()")
 
@@ -217,14 +220,11 @@ class VllmEngine:
         return _Job(prompt + list(request.token_ids), params, answer, refuse)
 
 
-def softmax(logprobs: Sequence[float]) -> tuple[float, ...] | None:
-    """Normalise log-probabilities over the given entries alone, in float64; None where none of them is finite."""
-    largest = max(logprobs)
-    if not math.isfinite(largest):
-        return None
-    weights = [math.exp(value - largest) for value in logprobs]
-    total = math.fsum(weights)
-    return tuple(weight / total for weight in weights)
+def _repack_head(model: Any) -> None:
+    """On a CPU, vLLM 0.32 multiplies by a packed copy of the output head; a reload forgets it where it is tied."""
+    head = getattr(model, "lm_head", None)
+    if hasattr(head, "cpu_linear"):
+        head.quant_method.process_weights_after_loading(head)
 
 
 def _by_prefix(jobs: Iterator[_Job | Any], window: int) -> Iterator[_Job | Any]:
