@@ -307,9 +307,8 @@ def policy_engine(work: Work, policy: Checkpoint, baseline: Baseline | None) -> 
     """The engine with a policy in place; where we trained it, proven to hold these weights and not older ones."""
     engine = work.workers.engine(policy.path, trust_remote_code=work.settings.policy.trust_remote_code)
     if policy.round is not None and baseline is not None:
-        bound = work.settings.engine.max_logprob_difference
-        proof = train.prove_loaded(engine, policy, probes(baseline), bound)
-        work.run.emit("proof", round=policy.round, mean_abs_difference=proof.to_trained, bound=bound)
+        proof = train.prove_loaded(engine, policy, probes(baseline), work.settings.engine.max_logprob_difference)
+        work.run.emit("proof", round=policy.round, mean_abs_difference=proof.to_trained, bound=proof.bound)
     return engine
 
 

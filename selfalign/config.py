@@ -158,7 +158,7 @@ class EngineSettings:
     enforce_eager: bool | None = None  # default: on a CPU
     tensor_parallel_size: Count = 1
     max_num_seqs: Count = 256
-    max_logprob_difference: Positive = 0.05  # stale-policy bound, mean nats per token between engine and trainer
+    max_logprob_difference: Positive | None = None  # stale-policy bound, mean nats per token; default by the dtype
 
 
 @dataclass(frozen=True, kw_only=True)

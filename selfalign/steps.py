@@ -119,7 +119,7 @@ def perform_training(
     work.run.emit("stage_started", **where, total=None, done=0, unit="steps")
     started = time.monotonic()
     try:
-        work.workers.train(job(step.path), lambda event, **fields: work.run.emit(event, round=number, **fields))
+        work.workers.train(job(step.path), lambda event, **fields: work.run.emit(event, **{"round": number, **fields}))
     except RuntimeError:
         work.check_stop()  # a trainer that was asked to stop ends early
         raise

@@ -39,6 +39,8 @@ def write_model(folder: Path, skill: float) -> None:
 class KindEngine:
     """Serves a model folder made by `write_model`."""
 
+    dtype = "float32"
+
     def __init__(self, model: str) -> None:
         self.skill = json.loads((Path(model) / "config.json").read_text())["skill"]
 

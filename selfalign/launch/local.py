@@ -123,6 +123,7 @@ class RemoteWorker:
             )
         self._call = 0
         self._held: Use | None = None
+        self.dtype = ""
         self._frames: queue.SimpleQueue[wire.Frame | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
         self._send("start", start)
@@ -131,7 +132,7 @@ class RemoteWorker:
         """Have the worker hold a model, unless it does already."""
         if wanted != self._held:
             self._held = None
-            self._request("use", wanted)
+            self.dtype = wire.decode(self._request("use", wanted), str)
             self._held = wanted
 
     def sleep(self) -> None:
@@ -157,10 +158,10 @@ class RemoteWorker:
         except (WorkerDied, subprocess.TimeoutExpired):
             _kill_group(self.process)
 
-    def _request(self, op: str, body: Any = None) -> None:
+    def _request(self, op: str, body: Any = None) -> msgspec.Raw:
         self._call += 1
         self._send(op, body)
-        self._receive()
+        return self._receive().body
 
     def _stream(self, op: str, requests: Iterable[Any], body: Any = None) -> Iterator[Any]:
         """Keep up to WINDOW requests with the worker and yield its answers; closing cancels what is in flight."""

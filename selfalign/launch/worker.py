@@ -99,8 +99,10 @@ class Worker:
                     self.inbox.drain(frame.call)
 
     def answer(self, frame: wire.Frame) -> None:
+        reply = None
         if frame.op == "use":
             self.use(wire.decode(frame.body, Use))
+            reply = self.engine.dtype
         elif frame.op == "sleep":
             for engine in self.engines:
                 engine.sleep()
@@ -108,7 +110,7 @@ class Worker:
             self.engine.check_labels(wire.decode(frame.body, tuple[str, ...]))
         else:
             self.stream(frame)
-        wire.send(self.out, "done", frame.call)
+        wire.send(self.out, "done", frame.call, reply)
 
     @property
     def engine(self) -> Engine:

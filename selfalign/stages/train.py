@@ -16,6 +16,8 @@ from selfalign.training.job import Probe, TrainJob
 
 NUM_PROBES = 8
 PROBES_FILE = "probes.json"
+_BOUNDS = {"float32": 1e-3}  # nats per token; two correct float32 implementations differ by about 1e-6
+_BOUND = 0.05  # of two correct ones in 16 bits, whose products round differently
 
 
 def base_checkpoint(model: str, revision: str | None) -> Checkpoint:
@@ -96,11 +98,14 @@ class Proof:
         return self.to_trained <= self.bound and self.to_trained <= self.to_previous
 
 
-def prove_loaded(engine: Engine, checkpoint: Checkpoint, probes: Sequence[ScoreRequest], bound: float) -> Proof:
-    """Compare the engine with what the trainer wrote beside the checkpoint.
+def prove_loaded(
+    engine: Engine, checkpoint: Checkpoint, probes: Sequence[ScoreRequest], bound: float | None
+) -> Proof:
+    """Compare the engine with what the trainer wrote beside the checkpoint. `bound` None goes by the engine's dtype.
 
     Raises EngineError when the engine answers from other weights than those of the checkpoint.
     """
+    bound = bound or _BOUNDS.get(engine.dtype, _BOUND)
     recorded = json.loads((Path(checkpoint.path) / PROBES_FILE).read_text(encoding="utf-8"))
     scores = {score.id: score.logprobs for score in engine.score(probes)}
     engine_logprobs = [scores[probe.id] for probe in probes]

@@ -12,6 +12,8 @@ from selfalign.launch import worker
 class Echo:
     """Answers with the model's name and the question. Some questions make trouble."""
 
+    dtype = "float32"
+
     def __init__(self, model: str) -> None:
         self.model = model
 
