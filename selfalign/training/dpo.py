@@ -22,15 +22,22 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from selfalign.chat import encode_chat
+from selfalign.chat import ChatError, encode_chat
 from selfalign.config import Train
 from selfalign.records import derived_seed, digest
-from selfalign.store import atomic_write, fsync_file, fsync_folder
+from selfalign.store import StoreError, atomic_write, fsync_file, fsync_folder
 from selfalign.training.batches import AttentionKinds, Layout, collate, num_steps, plan_step, row_lengths, step_indexes
-from selfalign.training.checkpoint import Checkpoints, Progress, check_finite, full_state
-from selfalign.training.dataset import PairDataset, load_pairs
+from selfalign.training.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    NonFiniteWeights,
+    Progress,
+    check_finite,
+    full_state,
+)
+from selfalign.training.dataset import NoPairs, PairDataset, load_pairs
 from selfalign.training.job import TrainJob
-from selfalign.training.loop import Loop, MetricsLog, MicroBatch, emit, make_optimizer
+from selfalign.training.loop import Loop, MetricsLog, MicroBatch, NonFiniteStep, emit, make_optimizer
 from selfalign.training.losses import PairLogps, pair_loss, value_at_reference
 from selfalign.training.model import (
     ModelError,
@@ -52,11 +59,15 @@ REFERENCE_FILE = "reference/logps.safetensors"  # not beside the weights: engine
 PROBES_FILE = "probes.json"
 DONE_FILE = "training.json"
 CHECKPOINT_FOLDER = "checkpoint"
+CPU_MAX_TOKENS = 2048  # a CPU is busy with fewer positions than this; more only leave its caches and cost memory
 ADAPTER_FOLDER = "adapter"
 
 
 class WrongStart(RuntimeError):
     """The first loss is not what it must be while the policy is still the reference."""
+
+
+REFUSALS = (ChatError, CheckpointError, ModelError, NoPairs, NonFiniteStep, NonFiniteWeights, StoreError, WrongStart)
 
 
 @dataclass
@@ -204,7 +215,10 @@ def micro_batches(setup: Setup, indexes: np.ndarray) -> Iterator[MicroBatch]:
     accelerator = setup.accelerator
     lengths = row_lengths(setup.pairs, setup.layout)
     rank, world = accelerator.process_index, accelerator.num_processes
-    for rows, counts in plan_step(lengths, indexes, setup.job.train.max_tokens_per_batch, setup.layout, rank, world):
+    max_tokens = setup.job.train.max_tokens_per_batch
+    if accelerator.device.type == "cpu":
+        max_tokens = min(max_tokens, CPU_MAX_TOKENS)
+    for rows, counts in plan_step(lengths, indexes, max_tokens, setup.layout, rank, world):
         yield MicroBatch(collate(setup.pairs, rows, setup.layout, setup.attention).to(accelerator.device), counts)
 
 

@@ -209,9 +209,8 @@ def test_a_reference_that_is_not_this_policy_stops_the_first_step(tmp_path: Path
     output = Path(job.output_dir)
     with safe_open(output / "reference" / "logps.safetensors", "pt") as file:
         kept, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-    save_file(
-        {"chosen": kept["chosen"] + 1.0, "rejected": kept["rejected"]}, output / "reference" / "logps.safetensors", metadata
-    )
+    changed = {"chosen": kept["chosen"] + 1.0, "rejected": kept["rejected"]}
+    save_file(changed, output / "reference" / "logps.safetensors", metadata)
     (output / "training.json").unlink()
     with pytest.raises(WrongStart, match=r"loss is 0\.722.*must be 0\.693147") as error:
         train_dpo(job)
