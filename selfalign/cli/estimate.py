@@ -31,7 +31,7 @@ PLACEHOLDERS = ("The first response stands here.", "The second response stands h
 
 
 @dataclass(frozen=True)
-class Work:
+class Workload:
     """How much a campaign does. The counts are exact upper bounds; tokens are bounds where `exact_tokens` is false."""
 
     rounds: int
@@ -46,14 +46,14 @@ class Work:
     exact_tokens: bool
 
     @property
-    def sampled_tokens(self) -> int:
-        """Tokens to be sampled in a campaign, at most, is this times generate.max_tokens."""
+    def num_answers(self) -> int:
+        """Answers to be sampled in a campaign, the baseline's with them."""
         return self.rounds * (self.candidates + self.heldout) + self.heldout
 
 
 def count_work(
     campaign: Campaign, train: Sequence[Prompt], heldout: Sequence[Prompt], constitution: Constitution
-) -> Work:
+) -> Workload:
     """Count what a campaign does, by its settings and prompts."""
     generate, judge = campaign.generate, campaign.judge
     num_prompts = campaign.prompts.per_round or len(train)
@@ -69,7 +69,7 @@ def count_work(
     rendered = [count(render_example(campaign, constitution, prompt)) for prompt in sample[:20]]
     answers = (2 if pairwise else 1) * generate.max_tokens
     per_prompt = {"best-worst": 1, "random": campaign.pairs.max_per_prompt or 1}
-    return Work(
+    return Workload(
         rounds=campaign.rounds,
         prompts=num_prompts,
         candidates=num_prompts * k,
@@ -115,7 +115,7 @@ class Needs:
         return peak <= self.available
 
 
-def count_needs(campaign: Campaign, work: Work) -> Needs:
+def count_needs(campaign: Campaign, work: Workload) -> Needs:
     """Memory and disk for a campaign, by the size of its policy."""
     folder = _folder(campaign.policy.model)
     model = read_size(folder) if folder is not None else None
@@ -127,7 +127,7 @@ def count_needs(campaign: Campaign, work: Work) -> Needs:
     processes = campaign.train.num_processes if campaign.train.accelerate_config else 1
     full = campaign.policy.adapter is None
     trainer = model.num_parameters * (STATE_BYTES // processes if full else width)
-    records = work.sampled_tokens * campaign.generate.max_tokens * BYTES_PER_TOKEN_STORED
+    records = work.num_answers * campaign.generate.max_tokens * BYTES_PER_TOKEN_STORED
     records += campaign.rounds * (work.judgments + work.heldout_judgments) * BYTES_PER_JUDGMENT
     disk = campaign.rounds * model.num_parameters * width + records
     return Needs(model, disk, model.num_parameters * width, trainer, available, device)
@@ -152,7 +152,7 @@ class Speed:
     tokens_per_answer: float
     judgments_per_second: float
 
-    def seconds(self, work: Work) -> dict[str, float]:
+    def seconds(self, work: Workload) -> dict[str, float]:
         """Seconds of a round by stage; training is a guess from the judge's reading speed, as it cannot be probed."""
         generate = work.candidates * self.tokens_per_answer / self.sampled_tokens_per_second
         judge = work.judgments / self.judgments_per_second

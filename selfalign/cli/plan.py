@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from selfalign import constitution as constitutions
 from selfalign import resources
 from selfalign.cli.config import shown
-from selfalign.cli.estimate import Needs, Speed, Work, count_needs, count_work, probe, render_example
+from selfalign.cli.estimate import Needs, Speed, Workload, count_needs, count_work, probe, render_example
 from selfalign.cli.output import duration, print_json, print_table, say, size
 from selfalign.cli.targets import RUNS, check_inputs, find_campaign
 from selfalign.records import Message, Prompt
@@ -72,7 +72,7 @@ def plan(
     return 0
 
 
-def _rows(settings: Any, work: Work, needs: Needs, speed: Speed | None) -> list[tuple[str, str, str]]:
+def _rows(settings: Any, work: Workload, needs: Needs, speed: Speed | None) -> list[tuple[str, str, str]]:
     """The estimates, for a round and for all of them."""
     rounds = work.rounds
     counts = {
@@ -96,7 +96,7 @@ def _rows(settings: Any, work: Work, needs: Needs, speed: Speed | None) -> list[
     return rows
 
 
-def _remarks(settings: Any, needs: Needs, speed: Speed | None, work: Work) -> None:
+def _remarks(settings: Any, needs: Needs, speed: Speed | None, work: Workload) -> None:
     if needs.model is None:
         say(f"memory and disk: unknown, as {settings.policy.model} is not on this machine")
     else:
@@ -113,7 +113,7 @@ def _remarks(settings: Any, needs: Needs, speed: Speed | None, work: Work) -> No
         say(f"probe: {rate}, {duration(speed.start_seconds)} to start; training is a guess from the judge's speed")
 
 
-def _facts(loaded: Any, work: Work, needs: Needs, speed: Speed | None, example: str) -> dict[str, Any]:
+def _facts(loaded: Any, work: Workload, needs: Needs, speed: Speed | None, example: str) -> dict[str, Any]:
     return {
         "settings": [{"name": name, "value": value, "origin": origin} for name, value, origin in loaded.settings()],
         "judge_prompt": example,
