@@ -139,7 +139,7 @@ def check(path: Path, clean: dict[str, str], label: str) -> None:
 
 
 def sweep(folder: Path, every: int) -> int:
-    """Kill a campaign of one round at its first durable operation, a fresh one at a later one, and so on to the last."""
+    """Kill a campaign of one round at its first durable operation, a fresh one at a later, and so on to the last."""
     work(folder / "clean", rounds=1)
     clean, path, operations = tree(folder / "clean"), folder / "killed", 1
     while not survives(path, operations, rounds=1):
