@@ -14,9 +14,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.cli.display import gate_text, metrics_text, rate_text
 from selfalign.cli.output import clock, console, duration, is_unicode, sparkline
 from selfalign.cli.progress import STAGES, Progress, StageProgress
+from selfalign.cli.words import gate_text, metrics_text, rate_text
 from selfalign.text import one_line
 
 REFRESH_PER_SECOND = 4

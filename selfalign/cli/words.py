@@ -1,0 +1,79 @@
+"""Events and progress in words: what every face says about a stage, a gate, a reload."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from selfalign.cli.output import counted, duration
+from selfalign.cli.progress import StageProgress
+
+
+def progress_text(stage: StageProgress, now: float, campaign_eta: float | None) -> str:
+    """How far a stage is, how fast, and how long it and the campaign will take."""
+    parts = [f"{stage.done:,}/{stage.total:,} {one_line(stage.unit)}".rstrip(), f"{stage.fraction:.0%}"]
+    rate = stage.rate(now)
+    if rate is not None:
+        parts.append(rate_text(rate))
+    if stage.metrics:
+        parts.append(metrics_text(stage.metrics))
+    if (eta := stage.eta(now)) is not None:
+        parts.append(f"{duration(eta)} left")
+    if campaign_eta is not None:
+        parts.append(f"campaign {duration(campaign_eta)} left")
+    return "  ".join(parts)
+
+
+def done_text(event: Mapping[str, Any], stage: StageProgress) -> str:
+    """What a finished step made; of the steps of an evaluation, also which."""
+    name = str(event.get("step", "")).rpartition("/")[2]
+    said = counts_text(stage.counts) or metrics_text(stage.metrics) or "done"
+    return f"{one_line(name)}: {said}" if stage.name == "evaluate" and name else said
+
+
+def rate_text(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.1f}/s" if rate >= 0.5 else f"{rate * 60:.1f}/min"
+
+
+def reused_text(stage: StageProgress) -> str:
+    return f"reused {counted(stage.reused, stage.total, stage.unit)}"
+
+
+def metrics_text(metrics: Mapping[str, Any]) -> str:
+    """The three figures of a training step that people watch: loss, reward accuracy, reward margin."""
+    names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    return "  ".join(
+        f"{label} {metrics[key]:.3f}" for key, label in names.items() if isinstance(metrics.get(key), int | float)
+    )
+
+
+def counts_text(counts: Mapping[str, Any]) -> str:
+    """The counts of a finished stage on one line; zeros, texts and the time, which stands beside, are left out."""
+    parts = []
+    for name, value in counts.items():
+        label = one_line(name).replace("_", " ")
+        if name == "seconds":
+            continue
+        if isinstance(value, Mapping):
+            inner = counts_text(value)
+            parts += [f"{label}: {inner}"] if inner else []
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not value:
+            continue
+        elif isinstance(value, int):
+            parts.append(f"{value:,} {label}")
+        else:
+            parts.append(f"{label} {value:.3g}")
+    return ", ".join(parts)
+
+
+def proof_text(event: Mapping[str, Any]) -> str:
+    difference, bound = event.get("mean_abs_difference"), event.get("bound")
+    if not isinstance(difference, int | float) or not isinstance(bound, int | float):
+        return "the engine holds the new weights"
+    verdict = "the engine holds the new weights" if difference <= bound else "the engine does NOT hold the new weights"
+    return f"{verdict} (log-prob difference {difference:.2g}, bound {bound:.2g})"
+
+
+def gate_text(event: Mapping[str, Any]) -> str:
+    verdict, reason = "accepted" if event.get("accepted") else "REJECTED", one_line(event.get("reason"))
+    return f"{verdict}: {reason.removeprefix('accepted: ').removeprefix('rejected: ')}".rstrip(": ")
