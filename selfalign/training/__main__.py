@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     stop = StopRequest()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from selfalign.training.dpo import train_dpo
+    from selfalign.training.dpo import REFUSALS, train_dpo
     from selfalign.training.job import read_job
     from selfalign.training.loop import Stopped
 
@@ -48,6 +48,9 @@ def main(arguments: list[str]) -> int:
     except Stopped:
         sys.stderr.write("training stopped as asked; its checkpoint is saved: run the same command again to go on\n")
         return EXIT_INTERRUPTED
+    except REFUSALS as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     return 0
 
 

@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -67,7 +68,21 @@ class WrongStart(RuntimeError):
     """The first loss is not what it must be while the policy is still the reference."""
 
 
-REFUSALS = (ChatError, CheckpointError, ModelError, NoPairs, NonFiniteStep, NonFiniteWeights, StoreError, WrongStart)
+class LaunchError(RuntimeError):
+    """The trainer was started in a way that it cannot work in."""
+
+
+REFUSALS = (
+    ChatError,
+    CheckpointError,
+    LaunchError,
+    ModelError,
+    NoPairs,
+    NonFiniteStep,
+    NonFiniteWeights,
+    StoreError,
+    WrongStart,
+)
 
 
 @dataclass
@@ -120,6 +135,7 @@ def prepare(job: TrainJob) -> Setup:
     """Read the pairs, load the policy, wrap it with its adapter, and choose the layout of rows."""
     dtype = compute_dtype(job.train.dtype)
     accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
+    _check_processes(job, accelerator)
     tokenizer = AutoTokenizer.from_pretrained(job.policy_path, trust_remote_code=job.trust_remote_code)
     folders = (Path(job.prompts_dir), Path(job.candidates_dir), Path(job.pairs_dir))
     pairs, dropped = load_pairs(*folders, lambda messages: encode_chat(tokenizer, messages), job.train.max_length)
@@ -134,6 +150,18 @@ def prepare(job: TrainJob) -> Setup:
     scorer = PairScorer(add_adapter(model, job.adapter) if job.adapter else model)
     scorer.train().to(accelerator.device)
     return Setup(job, accelerator, tokenizer, pairs, dict(dropped), scorer, dtype, choose_layout(scorer, pairs))
+
+
+def _check_processes(job: TrainJob, accelerator: Accelerator) -> None:
+    """Launchers start a single process in silence where they find no more devices; steps would be right, but slow."""
+    asked, started = job.train.num_processes, accelerator.num_processes
+    if job.train.accelerate_config is None and asked != started:
+        raise LaunchError(
+            f"train.num_processes is {asked}, but {started} was started; "
+            "on CPUs start the trainer through torchrun (python -m torch.distributed.run)"
+        )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise LaunchError(f"{job.train.accelerate_config}: DeepSpeed cannot be used for training yet; use FSDP")
 
 
 def weight_dtype(job: TrainJob, dtype: torch.dtype) -> torch.dtype:
