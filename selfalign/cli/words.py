@@ -7,6 +7,7 @@ from typing import Any
 
 from selfalign.cli.output import counted, duration
 from selfalign.cli.progress import StageProgress
+from selfalign.text import one_line
 
 
 def progress_text(stage: StageProgress, now: float, campaign_eta: float | None) -> str:
