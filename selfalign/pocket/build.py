@@ -1,6 +1,6 @@
 """Make the pocket world's files: prompts, tokenizer, policy, judge and their cards, all from one seed.
 
-    python -m selfalign.pocket.build [--steps prompts tokenizer policy judge cards] [--threads 4]
+    python -m selfalign.pocket.build [--steps prompts tokenizer policy judge cards] [--processes 4]
 
 Nothing is downloaded. On four CPU cores the whole takes under an hour; the time goes to training the judge.
 """
@@ -17,7 +17,7 @@ from typing import Any
 from selfalign.pocket import JUDGE, POLICY, world
 from selfalign.pocket.checkers import AXES
 from selfalign.pocket.judge_data import draw_question, draw_responses, pairwise_case, pointwise_case
-from selfalign.pocket.wordings import draw
+from selfalign.pocket.wordings import Diet, draw
 
 STEPS = ("prompts", "tokenizer", "policy", "judge", "cards")
 VOCAB_SIZE = 2048
@@ -31,7 +31,9 @@ def write_prompts(seed: int) -> None:
         rng = random.Random(f"{seed}/prompts/{split}")
         drawn = [q for kind in world.KINDS for q in _some(world.questions(kind, split), count, rng)]  # type: ignore[arg-type]
         rng.shuffle(drawn)
-        rows = [{"messages": [{"role": "user", "content": q.text}], "source": "pocket", "tags": [q.kind]} for q in drawn]
+        rows = [
+            {"messages": [{"role": "user", "content": q.text}], "source": "pocket", "tags": [q.kind]} for q in drawn
+        ]
         path = REPOSITORY / "prompts" / split / "pocket.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -49,9 +51,12 @@ def tokenizer_texts(seed: int, count: int = 6000) -> list[str]:
         question = draw_question(rng, "train")
         responses = draw_responses(question, {}, rng)
         axes = [rng.choice(AXES)] * 2
-        case = pairwise_case(question, responses, axes, rng, seen=True, ties=1.0)
-        point = pointwise_case(question, responses[0], axes, rng, seen=True)
-        texts += [world.compose(question, world.even_behaviour(rng), rng), *(draw(axis, rng).text for axis in AXES)]
+        case = pairwise_case(question, responses, axes, rng, Diet(), ties=1.0)
+        point = pointwise_case(question, responses[0], axes, rng, Diet())
+        texts += [
+            world.compose(question, world.even_behaviour(rng), rng),
+            *(draw(axis, rng, Diet()).text for axis in AXES),
+        ]
         texts += [c.before + ask.principle + c.after for c in (case, point) for ask in c.asks[:1]]
     return texts
 
@@ -69,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m selfalign.pocket.build", description=__doc__.splitlines()[0])
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--seed", type=int, default=17)
-    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--processes", type=int, default=4, help="trainers that average their gradients")
     parser.add_argument("--policy-steps", type=int, default=500, help="optimizer steps of supervised training")
     parser.add_argument("--judge-steps", type=int, default=1500, help="optimizer steps of judge training")
     args = parser.parse_args()
@@ -81,21 +86,21 @@ def main() -> None:
 
 def _run(step: str, args: Any) -> None:
     if step == "prompts":
-        return write_prompts(args.seed)
-    if step == "tokenizer":
-        return build_tokenizer(args.seed)
-    import torch
-
-    from selfalign.pocket import training
-
-    torch.set_num_threads(args.threads)
-    if step == "policy":
-        training.train_policy(args.seed, args.policy_steps)
-    elif step == "judge":
-        training.train_judge(args.seed, args.judge_steps)
+        write_prompts(args.seed)
+    elif step == "tokenizer":
+        build_tokenizer(args.seed)
     else:
-        from selfalign.pocket import judge_card
+        _run_with_torch(step, args)
 
+
+def _run_with_torch(step: str, args: Any) -> None:
+    from selfalign.pocket import judge_card, training
+
+    if step == "policy":
+        training.in_processes(training.train_policy, args.processes, args.seed, args.policy_steps)
+    elif step == "judge":
+        training.in_processes(training.train_judge, args.processes, args.seed, args.judge_steps)
+    else:
         judge_card.write_cards(args.seed)
 
 

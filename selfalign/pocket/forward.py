@@ -1,4 +1,4 @@
-"""A lean forward pass through a Llama model for training on a CPU: shared prefixes, and logits only where there is loss."""
+"""A lean forward pass through Llama for training on a CPU: shared prefixes, and logits only where there is loss."""
 
 from __future__ import annotations
 
@@ -15,10 +15,19 @@ def new_model(vocab_size: int, pad: int, end: int) -> LlamaForCausalLM:
     """About 2.1 M parameters; the head size 64 is one that vLLM has CPU attention kernels for."""
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=vocab_size, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=3,
-            num_key_value_heads=3, max_position_embeddings=1024, tie_word_embeddings=True, pad_token_id=pad,
-            bos_token_id=None, eos_token_id=end, rms_norm_eps=1e-6,
-        )  # fmt: skip
+            vocab_size=vocab_size,
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=4,
+            num_attention_heads=3,
+            num_key_value_heads=3,
+            max_position_embeddings=1024,
+            tie_word_embeddings=True,
+            pad_token_id=pad,
+            bos_token_id=None,
+            eos_token_id=end,
+            rms_norm_eps=1e-6,
+        )
     )
 
 
@@ -74,13 +83,17 @@ def _norm(x: Tensor, module: torch.nn.Module) -> Tensor:
 def _attend(layer: torch.nn.Module, x_BTD: Tensor, mask: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
     attention = layer.self_attn
     shape = (*x_BTD.shape[:2], -1, attention.head_dim)
-    query, key, value = (p(x_BTD).view(shape).transpose(1, 2) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+    query, key, value = (
+        p(x_BTD).view(shape).transpose(1, 2) for p in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
     query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
     out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None)
     return out.transpose(1, 2).reshape(x_BTD.shape)
 
 
-def logits_at(model: LlamaForCausalLM, ids_BT: Tensor, positions_BT: Tensor, mask: Tensor | None, where_N: Tensor) -> Tensor:
+def logits_at(
+    model: LlamaForCausalLM, ids_BT: Tensor, positions_BT: Tensor, mask: Tensor | None, where_N: Tensor
+) -> Tensor:
     """Logits [N, V] of the tokens after the flattened positions `where_N`; no mask means plain causal rows.
 
     The last layer's projections after attention are computed at those positions only.

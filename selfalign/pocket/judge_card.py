@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from selfalign.pocket import JUDGE, POLICY, measure
 from selfalign.pocket.checkers import KIND_AXES, Axis
 from selfalign.pocket.judge_data import Case, draw_question, draw_responses, pairwise_case, pointwise_case
+from selfalign.pocket.wordings import Diet
 from selfalign.pocket.world import Question
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 Tally = dict[str, list[bool]]
 
 
-def label_probabilities(model: LlamaForCausalLM, coder: Coder, cases: Sequence[Case], size: int = 32) -> list[list[list[float]]]:
+def label_probabilities(
+    model: LlamaForCausalLM, coder: Coder, cases: Sequence[Case], size: int = 32
+) -> list[list[list[float]]]:
     """For each case and ask, the probabilities of the labels (A, B or 1 to 5), as an engine gives them."""
     import torch
 
@@ -72,7 +75,7 @@ def _swapped(case: Case, seed: int, seen: bool) -> Case:
     """The same wordings about the same two responses in the other order."""
     rng = random.Random(seed)
     axes = [ask.wording.axis for ask in case.asks]
-    other = pairwise_case(case.question, (case.responses[1], case.responses[0]), axes, rng, seen=seen, ties=1.0)
+    other = pairwise_case(case.question, (case.responses[1], case.responses[0]), axes, rng, Diet(seen=seen), ties=1.0)
     asks = tuple(type(a)(a.principle, a.wording, (a.target[1], a.target[0])) for a in case.asks)
     return Case(other.question, other.responses, other.before, other.after, asks)
 
@@ -82,12 +85,17 @@ def _argmax(values: Sequence[float]) -> int:
 
 
 def _score(
-    model: LlamaForCausalLM, coder: Coder, questions: Sequence[Question], samples: dict[str, list[str]], seed: int, seen: bool
+    model: LlamaForCausalLM,
+    coder: Coder,
+    questions: Sequence[Question],
+    samples: dict[str, list[str]],
+    seed: int,
+    seen: bool,
 ) -> dict[str, Any]:
     rng = random.Random(f"{seed}/{seen}")
     both = [(q, r) for q in questions if (r := _responses(q, rng, samples))]
-    ratings = [pointwise_case(q, rng.choice(r), _axes(q.kind), rng, seen=seen) for q, r in both]
-    pairs = [pairwise_case(q, r, _axes(q.kind), rng, seen=seen, ties=0.0) for q, r in both]
+    ratings = [pointwise_case(q, rng.choice(r), _axes(q.kind), rng, Diet(seen=seen)) for q, r in both]
+    pairs = [pairwise_case(q, r, _axes(q.kind), rng, Diet(seen=seen), ties=0.0) for q, r in both]
     pairs = [case for case in pairs if case.asks]
     swapped = [_swapped(case, seed, seen) for case in pairs]
     rated, first, second = (label_probabilities(model, coder, cases) for cases in (ratings, pairs, swapped))
@@ -102,7 +110,9 @@ def _score(
     return {name: _shares(t) for name, t in zip(names, (pointwise, pairwise, averaged, consistent), strict=True)}
 
 
-def _each(cases: Sequence[Case], found: list[list[list[float]]]) -> Iterator[tuple[str, tuple[float, ...], list[float]]]:
+def _each(
+    cases: Sequence[Case], found: list[list[list[float]]]
+) -> Iterator[tuple[str, tuple[float, ...], list[float]]]:
     for case, rows in zip(cases, found, strict=True):
         for ask, row in zip(case.asks, rows, strict=True):
             yield ask.wording.axis, ask.target, row
@@ -114,7 +124,9 @@ def _shares(tally: Tally) -> dict[str, Any]:
     return {"all": round(sum(every) / max(1, len(every)), 4), "count": len(every), "by_principle": by_axis}
 
 
-def judge_card(*, prompts: int = 400, seed: int = 1, judge: Path = JUDGE, policy: Path | None = POLICY) -> dict[str, Any]:
+def judge_card(
+    *, prompts: int = 400, seed: int = 1, judge: Path = JUDGE, policy: Path | None = POLICY
+) -> dict[str, Any]:
     """Measure agreement with gold on `prompts` held-out prompts; without a policy, on composed responses only."""
     from selfalign.pocket.tokens import load_coder
     from selfalign.pocket.training import load_model, sample
@@ -127,7 +139,8 @@ def judge_card(*, prompts: int = 400, seed: int = 1, judge: Path = JUDGE, policy
     if policy is not None:
         samples = sample(load_model(policy), coder, [q.text for q in questions], 2, seed)
         card["policy_samples"] = {
-            name: _score(model, coder, questions, samples, seed, seen) for name, seen in (("seen", True), ("unseen", False))
+            name: _score(model, coder, questions, samples, seed, seen)
+            for name, seen in (("seen", True), ("unseen", False))
         }
     return card
 
@@ -151,8 +164,8 @@ _CARD = """# {title}
 
 {text}
 
-Made by `python -m selfalign.pocket.build` (seed {seed}); {parameters:,} parameters, a Llama architecture with a byte-level
-BPE tokenizer of {vocabulary:,} tokens. It knows nothing of the real world but the pocket world's few facts.
+Made by `python -m selfalign.pocket.build` (seed {seed}); {parameters:,} parameters, a Llama architecture with
+a byte-level BPE tokenizer of {vocabulary:,} tokens. It knows nothing of the world but the few facts that it was taught.
 License: Apache-2.0.
 
 {figures}
@@ -164,19 +177,26 @@ def _write_card(folder: Path, title: str, text: str, figures: str, seed: int) ->
 
     model = load_model(folder)
     card = _CARD.format(
-        title=title, text=text, figures=figures, seed=seed, parameters=model.num_parameters(), vocabulary=model.config.vocab_size
+        title=title,
+        text=text,
+        figures=figures,
+        seed=seed,
+        parameters=model.num_parameters(),
+        vocabulary=model.config.vocab_size,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def write_cards(seed: int) -> None:
     """Measure both models and write their model cards."""
-    policy = measure.render({"base": measure.behaviours_of(POLICY, seed=seed)})
-    _write_card(POLICY, "The pocket policy", "The unimproved policy of the pocket world: it answers, but has bad habits as "
+    policy = measure.render(measure.measure({"base": POLICY}, seed=seed))
+    _write_card(POLICY, "The pocket policy",
+    "The unimproved policy of the pocket world: it answers, but has bad habits as "
                 "often as good ones, so that a campaign has something to improve.",
                 f"Gold behaviours (`python -m selfalign.pocket.measure`):\n\n{policy}", seed)  # fmt: skip
     figures = f"Measured by `python -m selfalign.pocket.judge_card`:\n\n{render(judge_card(seed=seed))}"
-    _write_card(JUDGE, "The pocket judge", "It reads a principle and rates a response from 1 to 5, or says which of two "
+    _write_card(JUDGE, "The pocket judge",
+    "It reads a principle and rates a response from 1 to 5, or says which of two "
                 "responses is better, A or B, in the prompts of `prompts/templates/`.", figures, seed)  # fmt: skip
 
 

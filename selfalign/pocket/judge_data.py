@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from selfalign.pocket import world
 from selfalign.pocket.checkers import AXES, KIND_AXES, Axis, gold_all
-from selfalign.pocket.wordings import DERIVED, Wording, draw
+from selfalign.pocket.wordings import DERIVED, Diet, Wording, draw
 from selfalign.pocket.world import Question, Split
 from selfalign.records import Message
 from selfalign.stages.judge import render_pairwise, render_pointwise
@@ -45,7 +45,7 @@ def draw_question(rng: random.Random, split: Split) -> Question:
 
 def _flip_one(behaviour: world.Behaviour, kind: str, rng: random.Random) -> world.Behaviour:
     """The same behaviour but for one: what makes a judge look at that one alone."""
-    which = rng.choice(["good", "good", "manner", "padded", "pirate"] if kind in KIND_AXES and KIND_AXES[kind] else
+    which = rng.choice(["good", "good", "manner", "padded", "pirate"] if KIND_AXES.get(kind) else
                        ["manner", "padded", "pirate"])  # fmt: skip
     manners = [m for m in ("warm", "neutral", "rude") if m != behaviour.manner]
     return world.Behaviour(
@@ -108,23 +108,23 @@ def _rating_target(value: float) -> tuple[float, ...]:
     return tuple(float(level == round(4 * value)) for level in range(5))
 
 
-def pointwise_case(question: Question, response: str, axes: Sequence[Axis], rng: random.Random, *, seen: bool) -> Case:
+def pointwise_case(question: Question, response: str, axes: Sequence[Axis], rng: random.Random, diet: Diet) -> Case:
     """Ask for ratings of one response: 5 for the end that the wording wants, 3 where its axis does not apply."""
     gold = gold_all(question.text, question.kind, response)
-    drawn = [draw(axis, rng, seen=seen) for axis in axes]
+    drawn = [draw(axis, rng, diet) for axis in axes]
     asks = tuple(Ask(_loosen(w.text, rng), w, _rating_target(_value(gold[w.axis], w.wants))) for w in drawn)
     before, after = render_pointwise([Message("user", question.text)], response, _HOLE).split(_HOLE)
     return Case(question, (response,), before, after, asks)
 
 
 def pairwise_case(
-    question: Question, responses: tuple[str, str], axes: Sequence[Axis], rng: random.Random, *, seen: bool, ties: float
+    question: Question, responses: tuple[str, str], axes: Sequence[Axis], rng: random.Random, diet: Diet, *, ties: float
 ) -> Case:
     """Ask which of two responses is better; where gold sees no difference, an ask survives with probability `ties`."""
     gold = [gold_all(question.text, question.kind, r) for r in responses]
     asks = []
     for axis in axes:
-        wording = draw(axis, rng, seen=seen)
+        wording = draw(axis, rng, diet)
         first, second = (_value(g[axis], wording.wants) for g in gold)
         if first != second or rng.random() < ties:
             share = 0.5 if first == second else float(first > second)

@@ -9,14 +9,20 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from selfalign.config import EngineSettings
+from selfalign.engines import Engine, open_engine
+from selfalign.engines.base import GenerateRequest, Sampling
 from selfalign.pocket import POLICY, world
 from selfalign.pocket.checkers import gold, grammatical, is_pirate, manner, num_words
 from selfalign.pocket.world import Question
+from selfalign.records import Message, derived_seed
 
+MAX_TOKENS = 96  # more than any answer of the world
 
 
 def heldout_questions(prompts: int, seed: int) -> list[Question]:
@@ -52,14 +58,38 @@ def behaviours(questions: list[Question], answers: Mapping[str, list[str]]) -> d
     }
 
 
-def behaviours_of(model: Path, *, prompts: int = 360, copies: int = 2, seed: int = 1) -> dict[str, float]:
-    """Sample a policy on held-out prompts and score what it says."""
-    from selfalign.pocket.tokens import load_coder
-    from selfalign.pocket.training import load_model, sample
+def answers(engine: Engine, questions: Sequence[Question], *, copies: int, seed: int) -> dict[str, list[str]]:
+    """Sample `copies` answers to each question at temperature 1."""
+    requests = {
+        f"{number}/{copy}": GenerateRequest(
+            f"{number}/{copy}", (Message("user", question.text),), derived_seed(seed, number, copy)
+        )
+        for number, question in enumerate(questions)
+        for copy in range(copies)
+    }
+    found: dict[str, list[str]] = defaultdict(list)
+    for generation in engine.generate(requests.values(), Sampling(max_tokens=MAX_TOKENS)):
+        found[requests[generation.id].messages[0].content].append(generation.text)
+    return dict(found)
 
-    questions = heldout_questions(prompts, seed)
-    answers = sample(load_model(model), load_coder(model), [q.text for q in questions], copies, seed)
-    return behaviours(questions, answers)
+
+def measure(
+    policies: Mapping[str, Path], *, prompts: int = 360, copies: int = 2, seed: int = 1
+) -> dict[str, dict[str, float]]:
+    """Sample policies of one architecture on the same held-out prompts and score what they say."""
+    questions, table = heldout_questions(prompts, seed), {}
+    engine: Engine | None = None
+    try:
+        for name, path in policies.items():
+            if engine is None:
+                engine = open_engine(str(path), EngineSettings(max_model_len=512))
+            else:
+                engine.load(str(path))
+            table[name] = behaviours(questions, answers(engine, questions, copies=copies, seed=seed))
+    finally:
+        if engine is not None:
+            engine.close()
+    return table
 
 
 def policies(run: Path) -> dict[str, Path]:
@@ -79,7 +109,9 @@ def render(table: Mapping[str, Mapping[str, float]]) -> str:
     """A Markdown table: one row a behaviour, one column a policy."""
     head = f"| behaviour | {' | '.join(table)} |\n" + "|---" * (len(table) + 1) + "|\n"
     names = next(iter(table.values()))
-    return head + "\n".join(f"| {n.replace('_', ' ')} | {' | '.join(f'{c[n]:.3f}' for c in table.values())} |" for n in names)
+    return head + "\n".join(
+        f"| {n.replace('_', ' ')} | {' | '.join(f'{c[n]:.3f}' for c in table.values())} |" for n in names
+    )
 
 
 def main() -> None:
@@ -89,8 +121,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    found = policies(args.run)
-    table = {name: behaviours_of(path, prompts=args.prompts, seed=args.seed) for name, path in found.items()}
+    table = measure(policies(args.run), prompts=args.prompts, seed=args.seed)
     print(json.dumps(table, indent=2) if args.json else render(table))
 
 

@@ -27,7 +27,10 @@ def template_literals() -> list[str]:
     holes = ("\x01", "\x02", "\x03", "\x04")
     message, first, second, principle = holes
     rendered = (
-        (judge.render_pairwise([Message("user", message)], first, second, principle), judge.make_nonce(message, first, second)),
+        (
+            judge.render_pairwise([Message("user", message)], first, second, principle),
+            judge.make_nonce(message, first, second),
+        ),
         (judge.render_pointwise([Message("user", message)], first, principle), judge.make_nonce(message, first)),
     )
     pieces = (piece for text, nonce in rendered for piece in re.split("|".join((*holes, nonce)), text))

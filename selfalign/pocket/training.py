@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import LlamaForCausalLM
@@ -26,9 +28,10 @@ from selfalign.pocket.judge_data import (
     pointwise_case,
 )
 from selfalign.pocket.tokens import Coder, load_coder
+from selfalign.pocket.wordings import Diet
 
 Row = tuple[list[int], list[list[int]]]
-POLICY_TOKENS, JUDGE_TOKENS = 6000, 8000  # positions per optimizer step
+POLICY_TOKENS, JUDGE_TOKENS = 2000, 2700  # positions per optimizer step
 
 
 def load_model(folder: Path) -> LlamaForCausalLM:
@@ -55,6 +58,8 @@ class _Optimizer:
 
     def step(self, loss: Tensor) -> None:
         loss.backward()
+        if dist.is_initialized():
+            self._average()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         progress = self.done / self.steps
         scale = min(1.0, (self.done + 1) / 50) * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress)))
@@ -64,15 +69,23 @@ class _Optimizer:
         self.adam.zero_grad()
         self.done += 1
 
+    def _average(self) -> None:
+        """Make every process's gradient the mean of all; one message, for the model is small."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        dist.all_reduce(flat)
+        parts = (flat / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view_as(gradient))
+
 
 def _policy_rows(coder: Coder, rng: random.Random, count: int) -> list[tuple[list[int], int]]:
     """(token ids, length of the prompt part) of drawn conversations, sorted by length."""
     asked, answered = [], []
     for _ in range(count):
-        kind = rng.choice(world.KINDS)
-        question = rng.choice(world.questions(kind, "train"))
+        question = draw_question(rng, "train")
         asked.append(question.text)
-        answered.append(world.compose(question, world.base_behaviour(kind, rng), rng))
+        answered.append(world.compose(question, world.base_behaviour(question.kind, rng), rng))
     rows = []
     for prompt, answer in zip(coder.encode_many(asked), coder.encode_many(answered), strict=True):
         start = coder.chat(prompt)
@@ -84,7 +97,7 @@ def _policy_batches(coder: Coder, rng: random.Random) -> Iterator[list[tuple[lis
     while True:
         rows, batches = _policy_rows(coder, rng, 1500), []
         while rows:
-            size = max(1, POLICY_TOKENS // len(rows[min(len(rows), 300) - 1][0]))
+            size = max(1, POLICY_TOKENS // len(rows[min(len(rows), 40) - 1][0]))
             batches.append(rows[:size])
             rows = rows[size:]
         rng.shuffle(batches)
@@ -104,21 +117,42 @@ def _policy_loss(model: LlamaForCausalLM, rows: Sequence[tuple[list[int], int]],
     return F.cross_entropy(logits, torch.tensor(targets))
 
 
-def train_policy(seed: int, steps: int) -> None:
+def in_processes(train: Callable[[int, int, int], None], processes: int, seed: int, steps: int) -> None:
+    """Run `train(rank, seed, steps)` in single-threaded processes that average their gradients.
+
+    On a CPU, models this small train faster so than with as many threads.
+    """
+    with tempfile.NamedTemporaryFile() as meeting:
+        torch.multiprocessing.spawn(_joined, (train, processes, meeting.name + ".gloo", seed, steps), nprocs=processes)
+
+
+def _joined(
+    rank: int, train: Callable[[int, int, int], None], processes: int, meeting: str, seed: int, steps: int
+) -> None:
+    torch.set_num_threads(1)
+    if processes > 1:
+        dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=processes)
+    train(rank, seed, steps)
+
+
+def train_policy(rank: int, seed: int, steps: int) -> None:
     """Supervised training on conversations whose answers have the base habits; writes the policy's weights."""
     torch.manual_seed(seed)
-    rng, coder = random.Random(f"{seed}/policy"), load_coder(POLICY)
+    rng, coder = random.Random(f"{seed}/policy/{rank}"), load_coder(POLICY)
     model = new_model(len(coder.tokenizer), coder.pad, coder.end)
-    optimizer, batches, started = _Optimizer(model, 3e-3, steps), _policy_batches(coder, rng), time.time()
+    optimizer, batches, started = _Optimizer(model, 2.5e-3, steps), _policy_batches(coder, rng), time.time()
     for step in range(steps):
         loss = _policy_loss(model, next(batches), coder.pad)
         optimizer.step(loss)
-        if step % 25 == 24:
+        if rank == 0 and step % 100 == 99:
             print(f"policy step {step + 1}/{steps} loss {loss.item():.4f} {time.time() - started:.0f} s", flush=True)
-    save_model(model, POLICY)
+    if rank == 0:
+        save_model(model, POLICY)
 
 
-def sample(model: LlamaForCausalLM, coder: Coder, prompts: Sequence[str], copies: int, seed: int) -> dict[str, list[str]]:
+def sample(
+    model: LlamaForCausalLM, coder: Coder, prompts: Sequence[str], copies: int, seed: int
+) -> dict[str, list[str]]:
     """Sample `copies` answers to each prompt at temperature 1."""
     torch.manual_seed(seed)
     answers: dict[str, list[str]] = defaultdict(list)
@@ -138,7 +172,7 @@ def sample(model: LlamaForCausalLM, coder: Coder, prompts: Sequence[str], copies
     return dict(answers)
 
 
-def sample_policy(seed: int, count: int = 1500, copies: int = 4) -> Samples:
+def sample_policy(seed: int, count: int = 600, copies: int = 4) -> Samples:
     """What the base policy says to drawn training prompts: the judge must know what it will really be shown."""
     rng, coder = random.Random(f"{seed}/samples"), load_coder(POLICY)
     prompts = sorted({draw_question(rng, "train").text for _ in range(count)})
@@ -152,6 +186,7 @@ class _JudgeRows:
         self.coder, self.samples, self.rng = coder, samples, rng
         self.sampled = [q for kind in world.KINDS for q in world.questions(kind, "train") if q.text in samples]
         self.branches: dict[str, list[int]] = {}
+        self.diet = Diet()
 
     def case(self, pairwise: bool) -> Case:
         use = self.sampled and self.rng.random() < 0.3
@@ -159,9 +194,9 @@ class _JudgeRows:
         responses = draw_responses(question, self.samples if use else {}, self.rng)
         if pairwise:
             axes = draw_axes(question.kind, self.rng, 14)
-            return pairwise_case(question, responses, axes, self.rng, seen=True, ties=0.2)
+            return pairwise_case(question, responses, axes, self.rng, self.diet, ties=0.2)
         axes = draw_axes(question.kind, self.rng, 8)
-        return pointwise_case(question, responses[0], axes, self.rng, seen=True)
+        return pointwise_case(question, responses[0], axes, self.rng, self.diet)
 
     def branch(self, text: str) -> list[int]:
         if text not in self.branches:
@@ -174,7 +209,9 @@ class _JudgeRows:
         rows = []
         for prefix, case in zip(prefixes, cases, strict=True):
             case = Case(case.question, case.responses, case.before, case.after, case.asks[:8])
-            rows.append((([self.coder.user, *prefix], [self.branch(a.principle + case.after) for a in case.asks]), case))
+            rows.append(
+                (([self.coder.user, *prefix], [self.branch(a.principle + case.after) for a in case.asks]), case)
+            )
         return sorted(rows, key=lambda row: len(row[0][0]) + sum(map(len, row[0][1])))
 
     def batches(self, pairwise: bool) -> Iterator[list[tuple[Row, Case]]]:
@@ -199,26 +236,39 @@ def judge_loss(model: LlamaForCausalLM, coder: Coder, batch: Sequence[tuple[Row,
     return -(targets * logprobs).sum(-1).mean(), right
 
 
-def train_judge(seed: int, steps: int) -> None:
+def _lesson(progress: float) -> tuple[Diet, float]:
+    """Which wordings, and which share of comparisons, after this part of the training.
+
+    First ratings by plain wordings that ask for the good end; then opposite ones, all wordings, and comparisons. Taught
+    all at once, the judge stays at chance for long: a wording's direction means nothing until responses are understood.
+    """
+    plain = 0.1 + 0.9 * min(1.0, max(0.0, (0.5 - progress) / 0.3))
+    return Diet(plain=plain, wanting=1.0 if progress < 0.15 else 0.6), 0.0 if progress < 0.27 else 0.65
+
+
+def train_judge(rank: int, seed: int, steps: int) -> None:
     """Teach the judge from the policy's weights, which know the facts; ratings come first and carry comparisons."""
     torch.manual_seed(seed)
-    coder, rng = load_coder(JUDGE), random.Random(f"{seed}/judge")
+    coder, rng = load_coder(JUDGE), random.Random(f"{seed}/judge/{rank}")
     model, started = load_model(POLICY), time.time()
-    rows = _JudgeRows(coder, sample_policy(seed), rng)
+    rows = _JudgeRows(coder, sample_policy(seed * 100 + rank), rng)
     print(f"sampled the policy in {time.time() - started:.0f} s", flush=True)
     model.train()
-    optimizer = _Optimizer(model, 1e-3, steps)
+    optimizer = _Optimizer(model, 1.5e-3, steps)
     batches = {kind: rows.batches(kind) for kind in (False, True)}
     recent: dict[bool, list[float]] = {False: [], True: []}
+    kinds = random.Random(f"{seed}/kinds")
     for step in range(steps):
-        pairwise = rng.random() < (0.0 if step < steps * 0.15 else 0.6)
+        rows.diet, share_of_pairs = _lesson(step / steps)
+        pairwise = kinds.random() < share_of_pairs
         loss, right = judge_loss(model, coder, next(batches[pairwise]))
         optimizer.step(loss)
         recent[pairwise].append(right)
-        if step % 25 == 24:
-            shares = " ".join(f"{n} {sum(r) / max(1, len(r)):.3f}" for n, r in zip(("rate", "pair"), recent.values(), strict=True))
+        if rank == 0 and step % 50 == 49:
+            shares = " ".join(
+                f"{n} {sum(r) / max(1, len(r)):.3f}" for n, r in zip(("rate", "pair"), recent.values(), strict=True)
+            )
             print(f"judge step {step + 1}/{steps} right {shares} {time.time() - started:.0f} s", flush=True)
             recent = {False: [], True: []}
-        if step % 250 == 249:
-            save_model(model, JUDGE)
-    save_model(model, JUDGE)
+    if rank == 0:
+        save_model(model, JUDGE)
