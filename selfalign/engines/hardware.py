@@ -33,6 +33,7 @@ _QUIET = {
     "DO_NOT_TRACK": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: no sockets, and no orphan that keeps a GPU
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "GLOO_SOCKET_IFNAME": "lo",  # what torch.distributed opens between its own processes stays on this machine
 }
 
 

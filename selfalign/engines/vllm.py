@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import Any
@@ -25,6 +26,7 @@ from selfalign.engines.base import (
 from selfalign.engines.folders import Identity, resolve_model
 from selfalign.engines.hardware import compute_dtype, has_gpu, worker_environment
 from selfalign.engines.prompts import PromptEncoder
+from selfalign.engines.sockets import no_new_listeners
 
 _CPU_BLOCK = 32  # tokens: the smallest that vLLM's CPU attention likes; smaller blocks share more of a prefix
 _CPU_STEP_TOKENS = 4096  # tokens in one forward pass
@@ -52,9 +54,11 @@ class VllmEngine:
         self._prompts = PromptEncoder(self._folder, trust_remote_code=trust_remote_code)
         self._gpu = has_gpu()
         self._asleep = False
+        self._running: dict[str, _Job] = {}  # by vLLM's request id
         self._ids = count()
         try:
-            self._llm = _start(str(self._folder), settings, trust_remote_code, gpu=self._gpu)
+            with no_new_listeners() if settings.tensor_parallel_size == 1 else nullcontext():
+                self._llm = _start(str(self._folder), settings, trust_remote_code, gpu=self._gpu)
         except Exception as error:  # out of memory, unsupported architecture, bad config: each its own type
             raise EngineError(f"vLLM cannot serve {model_path}: {error}") from error
         self._engine = self._llm.llm_engine
@@ -80,6 +84,8 @@ class VllmEngine:
             return False
 
     def load(self, model_path: str) -> None:
+        if self._running:
+            raise EngineError(f"{len(self._running)} requests are in flight; close their stream before load()")
         folder = resolve_model(model_path)
         identity = Identity.of(folder)
         if (difference := self._identity.difference(identity)) is not None:
@@ -107,8 +113,7 @@ class VllmEngine:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_path": str(self._folder)})
         if not self._gpu:
             self._llm.apply_model(_repack_head)
-        if not self._llm.reset_prefix_cache():
-            raise EngineError("new weights were loaded while requests were in flight; close the stream before load()")
+        self._llm.reset_prefix_cache()
 
     def _wake(self) -> None:
         self._llm.wake_up(tags=["weights"])
@@ -121,8 +126,9 @@ class VllmEngine:
         """Run jobs, pulling them as room allows, and yield their results as they finish; what is no job is a result."""
         if self._asleep:
             self._wake()
-        running: dict[str, _Job] = {}
-        jobs = iter(jobs)
+        running = self._running
+        if running:
+            raise EngineError(f"{len(running)} requests of another stream are in flight; close it first")
         try:
             while True:
                 for job in islice(jobs, self._in_flight - len(running)):
@@ -131,26 +137,27 @@ class VllmEngine:
                     elif len(job.token_ids) >= self._limit:
                         yield job.refuse(f"prompt too long: {len(job.token_ids)} tokens, at most {self._limit - 1}")
                     else:
-                        self._add(job, running)
+                        self._add(job)
                 if not running:
                     return
                 for output in self._engine.step():
                     if output.finished:
                         yield running.pop(output.request_id).answer(output)
         finally:
-            if running:
-                self._engine.abort_request(list(running))
-                self._drain()
+            self._abort()
 
-    def _add(self, job: _Job, running: dict[str, _Job]) -> None:
+    def _add(self, job: _Job) -> None:
         request_id = str(next(self._ids))
         self._engine.add_request(request_id, {"prompt_token_ids": job.token_ids}, job.params)
-        running[request_id] = job
+        self._running[request_id] = job
 
-    def _drain(self) -> None:
-        """Let the scheduler see the aborts, so that the blocks of dropped requests are free."""
-        while self._engine.has_unfinished_requests():
-            self._engine.step()
+    def _abort(self) -> None:
+        """Drop what is in flight, and let the scheduler see it, so that its blocks are free."""
+        if self._running:
+            self._engine.abort_request(list(self._running))
+            self._running.clear()
+            while self._engine.has_unfinished_requests():
+                self._engine.step()
 
     def _generate_job(self, request: GenerateRequest, sampling: Sampling) -> _Job | Generation:
         def refuse(reason: str, prompt_tokens: int = 0) -> Generation:
@@ -260,6 +267,7 @@ def _start(model: str, settings: EngineSettings, trust_remote_code: bool, *, gpu
         "tensor_parallel_size": settings.tensor_parallel_size,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     return LLM(**options, **(_gpu_options(settings) if gpu else _cpu_options(settings)))
 
