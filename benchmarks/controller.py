@@ -94,7 +94,10 @@ def main() -> None:
         output = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
         row = json.loads(output.splitlines()[-1])
         each = row["cpu_seconds"] / size * 1e6
-        print(f"{size:>8} {row['seconds']:>8.2f} {row['cpu_seconds']:>8.2f} {each:>10.0f} {row['peak_mib']:>9.0f}", flush=True)
+        print(
+            f"{size:>8} {row['seconds']:>8.2f} {row['cpu_seconds']:>8.2f} {each:>10.0f} {row['peak_mib']:>9.0f}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +11,8 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from selfalign import constitution
 from selfalign.config import Campaign, Judge
-from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
-from selfalign.resources import find_constitution
 from selfalign.store import Run, Step
 from selfalign.training.job import TrainJob
 
@@ -138,15 +135,9 @@ def seal(work: Work, step: Step, where: Mapping[str, Any], seconds: float) -> St
     return step
 
 
-def freeze_constitution(work: Work, number: int) -> Constitution:
-    """The constitution as it was when the round began: later edits count from the next round on."""
-    name = f"rounds/{number:03d}/constitution.yaml"
-    if not (work.run.path / name).exists():
-        work.run.write_text(name, constitution.load(find_constitution(work.settings.constitution)).to_yaml())
-    return constitution.load(work.run.path / name)
-
-
-def only(indexes: Iterable[int], step: Step, record_type: type[Record]) -> Generator[tuple[int, list[Record]], None, None]:
+def only(
+    indexes: Iterable[int], step: Step, record_type: type[Record]
+) -> Generator[tuple[int, list[Record]], None, None]:
     """The given shards of a finished step, read one at a time."""
     for index in indexes:
         yield index, step.read(record_type, index)

@@ -1,7 +1,7 @@
 """A scripted campaign and the places to let it die at: `python campaign_child.py FOLDER FIRST STRIDE`.
 
-Each trial forks; the fork kills itself at its Nth durable operation, for N = FIRST, FIRST + STRIDE, and so on to the end
-of the campaign. Then the campaign is run again, and its run folder must be that of one that was never killed.
+Each trial forks; the fork kills itself at its Nth durable operation, for N = FIRST, FIRST + STRIDE, and so on to the
+end of the campaign. Then the campaign is run again, and its run folder must be that of one that was never killed.
 """
 
 from __future__ import annotations

@@ -126,7 +126,8 @@ def test_an_edited_constitution_counts_from_the_next_round_on(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("reference", "expected"), [("previous", [None, None, None]), ("base", [None, "base", "base"]), (0, [None, None, 0])]
+    ("reference", "expected"),
+    [("previous", [None, None, None]), ("base", [None, "base", "base"]), (0, [None, None, 0])],
 )
 def test_the_reference_is_the_one_that_is_named(tmp_path: Path, reference: Any, expected: list[Any]) -> None:
     settings, workers = write_campaign(tmp_path, reference=reference, rounds=3), ScriptedWorkers(learns=0.2)
@@ -152,7 +153,10 @@ def killed(stride: int, offsets: range) -> list[int]:
     shared = "/dev/shm" if os.path.isdir("/dev/shm") else None
     with tempfile.TemporaryDirectory(dir=shared) as folder:
         folders = [Path(folder) / str(offset) for offset in offsets]
-        commands = [[sys.executable, str(CHILD), str(path), str(i), str(stride)] for path, i in zip(folders, offsets, strict=True)]
+        commands = [
+            [sys.executable, str(CHILD), str(path), str(i), str(stride)]
+            for path, i in zip(folders, offsets, strict=True)
+        ]
         children = [subprocess.Popen(c, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for c in commands]
         output = [child.communicate()[0] for child in children]
     assert all(child.returncode == 0 for child in children), "\n".join(output)

@@ -52,4 +52,3 @@ def receive(pipe: BinaryIO) -> Frame | None:
 
 def decode(body: msgspec.Raw, kind: Any) -> Any:
     return msgspec.msgpack.decode(body, type=kind)
-

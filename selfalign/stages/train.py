@@ -98,9 +98,7 @@ class Proof:
         return self.to_trained <= self.bound and self.to_trained <= self.to_previous
 
 
-def prove_loaded(
-    engine: Engine, checkpoint: Checkpoint, probes: Sequence[ScoreRequest], bound: float | None
-) -> Proof:
+def prove_loaded(engine: Engine, checkpoint: Checkpoint, probes: Sequence[ScoreRequest], bound: float | None) -> Proof:
     """Compare the engine with what the trainer wrote beside the checkpoint. `bound` None goes by the engine's dtype.
 
     Raises EngineError when the engine answers from other weights than those of the checkpoint.

@@ -96,10 +96,8 @@ def test_the_worker_ends_when_its_controller_is_gone(tmp_path: Path) -> None:
 
 def test_no_listening_socket(worker: local.RemoteWorker) -> None:
     worker.use(Use("echo"))
-    listening = [
-        line for name in ("tcp", "tcp6") for line in Path(f"/proc/{worker.process.pid}/net/{name}").read_text().splitlines()
-        if line.split()[3] == "0A"
-    ]  # fmt: skip
+    tables = [Path(f"/proc/{worker.process.pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
+    listening = [line for table in tables for line in table.splitlines() if line.split()[3] == "0A"]
     inodes = {line.split()[9] for line in listening}
     links = [os.readlink(fd) for fd in Path(f"/proc/{worker.process.pid}/fd").iterdir()]
     assert not inodes & {link[8:-1] for link in links if link.startswith("socket:[")}
@@ -107,7 +105,12 @@ def test_no_listening_socket(worker: local.RemoteWorker) -> None:
 
 def job(**train: object) -> TrainJob:
     return TrainJob(
-        policy_path="/no/such/model", prompts_dir="", candidates_dir="", pairs_dir="", output_dir="", train=Train(**train)
+        policy_path="/no/such/model",
+        prompts_dir="",
+        candidates_dir="",
+        pairs_dir="",
+        output_dir="",
+        train=Train(**train),
     )
 
 

@@ -1,0 +1,300 @@
+"""The steps of a round: what each is made from, and who makes it. `campaign` tells in which order they come.
+
+Shard i of a step is about the prompts of shard i, so that a stage reads, works and writes shard by shard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from selfalign import config
+from selfalign import constitution as constitutions
+from selfalign.constitution import Constitution
+from selfalign.engines.base import Engine
+from selfalign.records import Candidate, Checkpoint, Judgment, Pair, Prompt, Report, Scored, derived_seed
+from selfalign.resources import find_constitution
+from selfalign.stages import evaluate, generate, judge, pairs, prompts, report, train
+from selfalign.steps import Shards, Work, only, perform, perform_training, records_of
+from selfalign.store import Step
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What every round is measured against: the base policy and its answers to the held-out prompts."""
+
+    policy: Checkpoint
+    prompts: Step
+    candidates: Step
+
+
+def sample_baseline(work: Work) -> Baseline:
+    """Before the first round: the base policy's answers to the held-out prompts."""
+    settings = work.settings
+    base = train.base_checkpoint(settings.policy.model, settings.policy.revision)
+    heldout = prompts.load(settings.prompts.heldout, "heldout")
+    drawn = prompts.draw(heldout, min(settings.evaluate.prompts, len(heldout)), settings.seed, 0)
+    asked = write_prompts(work, "baseline/prompts", drawn, None)
+    answers = sample_heldout(work, "baseline/candidates", asked, lambda: policy_engine(work, base, None), base, None)
+    return Baseline(base, asked, answers)
+
+
+def freeze_constitution(work: Work, number: int) -> Constitution:
+    """The constitution as it was when the round began: later edits count from the next round on."""
+    name = f"rounds/{number:03d}/constitution.yaml"
+    if not (work.run.path / name).exists():
+        work.run.write_text(name, constitutions.load(find_constitution(work.settings.constitution)).to_yaml())
+    return constitutions.load(work.run.path / name)
+
+
+def draw_prompts(work: Work, number: int) -> Step:
+    """The round's prompts: drawn without replacement until all of them have been used."""
+    settings = work.settings
+    available = prompts.load(settings.prompts.train, "train")
+    drawn = prompts.draw(available, settings.prompts.per_round, settings.seed, number)
+    return write_prompts(work, f"rounds/{number:03d}/prompts", drawn, number)
+
+
+def write_prompts(work: Work, name: str, drawn: list[Prompt], number: int | None) -> Step:
+    size = work.settings.generate.shard_prompts
+    shards = [drawn[start : start + size] for start in range(0, len(drawn), size)]
+    return perform(
+        work, "prompts", name, lambda missing: ((index, shards[index]) for index in missing),
+        num_shards=len(shards), config=[prompt.id for prompt in drawn], round=number,
+    )  # fmt: skip
+
+
+def generate_candidates(work: Work, number: int, drawn: Step, policy: Checkpoint, baseline: Baseline) -> Step:
+    """Sample the policy on the round's prompts."""
+    settings, seed = work.settings.generate, derived_seed(work.settings.seed, "generate", number)
+
+    def process(missing: list[int]) -> Shards:
+        engine = policy_engine(work, policy, baseline)
+        return generate.generate(only(missing, drawn, Prompt), engine, settings, policy_id=policy.id, seed=seed)
+
+    return perform(
+        work, "generate", f"rounds/{number:03d}/candidates", process,
+        after=[drawn], inputs={"policy": policy.digest}, config=[settings, seed],
+        count=lambda _, rows: generate.count_candidates(rows), round=number,
+    )  # fmt: skip
+
+
+def judge_candidates(
+    work: Work,
+    number: int,
+    drawn: Step,
+    candidates: Step,
+    constitution: Constitution,
+    policy: Checkpoint,
+    baseline: Baseline,
+) -> Step:
+    """Let the judge compare the candidates under the constitution's principles."""
+    seed = derived_seed(work.settings.seed, "judge", number)
+    judge_id, open_judge = judge_model(work, work.settings.judge, policy, baseline)
+
+    def process(missing: list[int]) -> Shards:
+        shards = ((index, drawn.read(Prompt, index), candidates.read(Candidate, index)) for index in missing)
+        return judge.judge(shards, open_judge(), constitution, work.settings.judge, judge_id=judge_id, seed=seed)
+
+    judgments = perform(
+        work, "judge", f"rounds/{number:03d}/judgments", process,
+        after=[drawn, candidates], inputs={"constitution": constitution.hash, "judge": judge_id},
+        config=[work.settings.judge, seed], count=lambda _, rows: judge.count_verdicts(rows), round=number,
+    )  # fmt: skip
+    judge.check_invalid_share(judgments.counts, work.settings.judge.max_invalid)
+    return judgments
+
+
+def build_pairs(work: Work, number: int, candidates: Step, judgments: Step, constitution: Constitution) -> Step:
+    """Turn verdicts into preference pairs, with a soft label each; what is discarded is counted by reason.
+
+    Raises StageError where nothing is left to train on.
+    """
+    settings, seed = work.settings.pairs, derived_seed(work.settings.seed, "pairs", number)
+    discarded: dict[int, dict[str, int]] = {}
+
+    def process(missing: list[int]) -> Shards:
+        for index in missing:
+            sampled, said = candidates.read(Candidate, index), judgments.read(Judgment, index)
+            rows, discards = pairs.build_pairs(sampled, said, constitution, settings, seed=seed)
+            discarded[index] = discards
+            yield index, rows
+
+    def count(index: int, rows: list[Pair]) -> dict[str, int]:
+        return {"pairs": len(rows), **discarded.pop(index)}
+
+    built = perform(
+        work, "pairs", f"rounds/{number:03d}/pairs", process,
+        after=[candidates, judgments], inputs={"constitution": constitution.hash}, config=[settings, seed],
+        count=count, round=number,
+    )  # fmt: skip
+    pairs.check_some(built.counts)
+    return built
+
+
+def train_policy(
+    work: Work, number: int, drawn: Step, candidates: Step, preferences: Step, policy: Checkpoint, baseline: Baseline
+) -> Checkpoint:
+    """Train the policy on the pairs. The trainer is a process of its own; it resumes where a crash left it."""
+    settings = work.settings
+    reference = reference_policy(work, number, policy, baseline)
+    step = perform_training(
+        work, number, f"rounds/{number:03d}/policy",
+        after=[drawn, candidates, preferences], inputs={"policy": policy.digest, "reference": reference.digest},
+        config=[settings.train, settings.policy.adapter, settings.seed],
+        job=lambda folder: train.make_job(
+            settings, number, folder, drawn.path, candidates.path, preferences.path,
+            policy=policy, reference=reference, probes=probes(baseline),
+        ),
+    )  # fmt: skip
+    return train.trained_checkpoint(step.path, step.digest, policy, number)
+
+
+def evaluate_policy(
+    work: Work,
+    number: int,
+    candidates: Step,
+    judgments: Step,
+    preferences: Step,
+    constitution: Constitution,
+    trained: Checkpoint,
+    policy: Checkpoint,
+    baseline: Baseline,
+) -> Report:
+    """Measure the trained policy on held-out prompts against the policy before it and the base, and decide."""
+    folder = f"rounds/{number:03d}/heldout"
+    asked, earlier = baseline.prompts, previous_answers(work, number, baseline)
+    answers = sample_heldout(
+        work, f"{folder}/candidates", asked, lambda: policy_engine(work, trained, baseline), trained, number
+    )
+    likelihoods = score_heldout(work, f"{folder}/scores", asked, answers, baseline.policy, number)
+    verdicts = judge_heldout(work, f"{folder}/judgments", answers, earlier, constitution, policy, baseline, number)
+    heldout = evaluate.Heldout(
+        prompts=records_of(asked, Prompt),
+        policy=records_of(answers, Candidate),
+        previous=records_of(earlier, Candidate),
+        base=records_of(baseline.candidates, Candidate),
+        judgments=records_of(verdicts, Judgment),
+        base_logps={scored.candidate_id: scored.logp for scored in records_of(likelihoods, Scored)},
+    )
+    labelled = ((candidates.read(Candidate, index), said) for index, said in judgments.shards(Judgment))
+    return evaluate.make_report(
+        heldout, constitution, work.settings,
+        round=number, policy=trained, labelling=evaluate.judge_health(labelled, constitution),
+        candidates=candidates.counts, num_pairs=preferences.counts["pairs"],
+        discarded=pairs.discards(preferences.counts), seconds=report.stage_seconds(work.run, number),
+    )  # fmt: skip
+
+
+# The parts of an evaluation.
+
+
+def sample_heldout(
+    work: Work, name: str, asked: Step, open_engine: Callable[[], Engine], policy: Checkpoint, number: int | None
+) -> Step:
+    """One answer of `policy` to each held-out prompt."""
+    settings = replace(work.settings.generate, samples=1, temperature=work.settings.evaluate.temperature)
+    seed = derived_seed(work.settings.seed, "heldout")
+
+    def process(missing: list[int]) -> Shards:
+        return generate.generate(only(missing, asked, Prompt), open_engine(), settings, policy_id=policy.id, seed=seed)
+
+    return perform(
+        work, "evaluate", name, process,
+        after=[asked], inputs={"policy": policy.digest}, config=[settings, seed],
+        count=lambda _, rows: generate.count_candidates(rows), round=number,
+    )  # fmt: skip
+
+
+def score_heldout(work: Work, name: str, asked: Step, answers: Step, base: Checkpoint, number: int) -> Step:
+    """How likely the base policy finds the new answers: what the KL divergence is estimated from."""
+
+    def process(missing: list[int]) -> Shards:
+        shards = ((index, asked.read(Prompt, index), answers.read(Candidate, index)) for index in missing)
+        return evaluate.score(shards, policy_engine(work, base, None), policy_id=base.id)
+
+    return perform(
+        work, "evaluate", name, process, after=[asked, answers], inputs={"policy": base.digest}, round=number
+    )
+
+
+def judge_heldout(
+    work: Work,
+    name: str,
+    answers: Step,
+    earlier: Step,
+    constitution: Constitution,
+    policy: Checkpoint,
+    baseline: Baseline,
+    number: int,
+) -> Step:
+    """Compare the new answers with the previous policy's and the base's, by a judge that may be another."""
+    settings = train.evaluating_judge(work.settings)
+    judge_id, open_judge = judge_model(work, settings, policy, baseline)
+    opponents = {"previous": earlier, "base": baseline.candidates}
+    shards = evaluate.comparisons(
+        records_of(baseline.prompts, Prompt),
+        records_of(answers, Candidate),
+        *(records_of(opponents[name], Candidate) for name in work.settings.evaluate.against),
+        shard_prompts=work.settings.generate.shard_prompts,
+    )
+    seed = derived_seed(work.settings.seed, "judge", "heldout")
+
+    def process(missing: list[int]) -> Shards:
+        asked = (shards[index] for index in missing)
+        return judge.judge(asked, open_judge(), constitution, settings, judge_id=judge_id, seed=seed)
+
+    verdicts = perform(
+        work, "evaluate", name, process,
+        num_shards=len(shards), after=[answers, earlier, baseline.candidates],
+        inputs={"constitution": constitution.hash, "judge": judge_id}, config=[settings, seed],
+        count=lambda _, rows: judge.count_verdicts(rows), round=number,
+    )  # fmt: skip
+    judge.check_invalid_share(verdicts.counts, settings.max_invalid)
+    return verdicts
+
+
+def previous_answers(work: Work, number: int, baseline: Baseline) -> Step:
+    """The held-out answers of the policy that this round started from."""
+    earlier = work.run.view(f"rounds/{number - 1:03d}/heldout/candidates") if number else None
+    return earlier or baseline.candidates
+
+
+# Which model is which.
+
+
+def policy_engine(work: Work, policy: Checkpoint, baseline: Baseline | None) -> Engine:
+    """The engine with a policy in place; where we trained it, proven to hold these weights and not older ones."""
+    engine = work.workers.engine(policy.path, trust_remote_code=work.settings.policy.trust_remote_code)
+    if policy.round is not None and baseline is not None:
+        proof = train.prove_loaded(engine, policy, probes(baseline), work.settings.engine.max_logprob_difference)
+        work.run.emit("proof", round=policy.round, mean_abs_difference=proof.to_trained, bound=proof.bound)
+    return engine
+
+
+def probes(baseline: Baseline) -> list[train.ScoreRequest]:
+    return train.make_probes(baseline.prompts.read(Prompt, 0), baseline.candidates.read(Candidate, 0))
+
+
+def judge_model(
+    work: Work, settings: config.Judge, policy: Checkpoint, baseline: Baseline
+) -> tuple[str, Callable[[], Engine]]:
+    """The judge's identity, and how to get its engine: the policy itself, the base, another model, or an API."""
+    if settings.model.startswith("openai:"):
+        return settings.model, lambda: work.workers.api(settings)
+    if settings.model in ("self", "base"):
+        own = policy if settings.model == "self" else baseline.policy
+        return own.id, lambda: policy_engine(work, own, baseline)
+    other = train.base_checkpoint(settings.model, settings.revision)
+    return other.id, lambda: work.workers.engine(other.path, trust_remote_code=settings.trust_remote_code)
+
+
+def reference_policy(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> Checkpoint:
+    """What DPO is regularised toward: the policy before this round, the base, or the policy of a given round."""
+    reference = work.settings.reference
+    if reference == "base":
+        return baseline.policy
+    if reference == "previous" or int(reference) >= number:
+        return policy
+    step = work.run.view(f"rounds/{int(reference):03d}/policy")
+    return train.trained_checkpoint(step.path, step.digest, baseline.policy, int(reference))
