@@ -1,6 +1,6 @@
 """One DPO epoch, reference pass included: this trainer against TRL's DPOTrainer on the same pairs and the same model.
 
-    python benchmarks/dpo_vs_trl.py [--model narrow|wide|both] [--pairs 32] [--repeats 2] [--threads 2]
+    python benchmarks/dpo_vs_trl.py [--model tiny|narrow|wide|all] [--pairs 32] [--repeats 2] [--threads 2]
 
 Each run is a process of its own, from "libraries are imported" to "the trained model is on disk": loading, tokenizing,
 reference log-probabilities, training, saving. TRL runs at its defaults (but for float32, without which it would be
@@ -36,6 +36,7 @@ BATCH_SIZE, BETA, LEARNING_RATE, SEED = 8, 0.1, 1e-4, 17
 MEDIAN_PROMPT, MEDIAN_ANSWER, SPREAD, LONGEST = 110, 65, 0.7, 512  # tokens, log-normal: about as chat data are spread
 
 MODELS = {
+    "tiny": {"hidden_size": 96, "intermediate_size": 256, "num_attention_heads": 3, "vocab_size": 1_000},  # losses only
     "narrow": {"hidden_size": 576, "intermediate_size": 1536, "num_attention_heads": 9, "vocab_size": 49_152},
     "wide": {"hidden_size": 1024, "intermediate_size": 2816, "num_attention_heads": 16, "vocab_size": 32_000},
 }
@@ -65,7 +66,7 @@ class Result:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=[*MODELS, "both"], default="both")
+    parser.add_argument("--model", choices=[*MODELS, "all"], default="all")
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
@@ -79,7 +80,7 @@ def main() -> None:
     make_trl_environment()
     print(f"{platform.processor() or platform.machine()}, {cpu_name()}, {args.threads} threads, {args.pairs} pairs")
     variants = args.variants.split(",") if args.variants else [OURS, *TRL_SETTINGS]
-    for name in MODELS if args.model == "both" else [args.model]:
+    for name in MODELS if args.model == "all" else [args.model]:
         compare(name, variants, args)
 
 
@@ -91,7 +92,7 @@ def compare(name: str, variants: list[str], args: argparse.Namespace) -> None:
     for _ in range(args.repeats):
         for variant in variants:
             results[variant].append(run_variant(variant, folder, args))
-            print("  " + json.dumps({**asdict(results[variant][-1]), "losses": "..."}), flush=True)
+            print("  " + json.dumps(asdict(results[variant][-1])), flush=True)
     report(results)
 
 

@@ -134,7 +134,8 @@ def train_dpo(job: TrainJob, should_stop: Callable[[], bool] = lambda: False) ->
 def prepare(job: TrainJob) -> Setup:
     """Read the pairs, load the policy, wrap it with its adapter, and choose the layout of rows."""
     dtype = compute_dtype(job.train.dtype)
-    accelerator = Accelerator(mixed_precision="bf16" if dtype == torch.bfloat16 else "no")
+    precision = "bf16" if dtype == torch.bfloat16 else "no"
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
     _check_processes(job, accelerator)
     tokenizer = AutoTokenizer.from_pretrained(job.policy_path, trust_remote_code=job.trust_remote_code)
     folders = (Path(job.prompts_dir), Path(job.candidates_dir), Path(job.pairs_dir))
