@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ class LocalWorkers:
 
     def api(self, judge: Judge) -> Engine:
         """A judge behind an API; it needs no process of its own."""
+        from selfalign.engines.openai import OpenAIEngine  # its client takes a second to import
+
         return OpenAIEngine(judge)
 
     def train(self, job: TrainJob, emit: Emit) -> None:
@@ -261,8 +264,6 @@ def _die_with_parent() -> None:
 
 
 def _kill_group(process: subprocess.Popen[Any]) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
