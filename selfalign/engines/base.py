@@ -115,9 +115,9 @@ class Engine(Protocol):
 
 
 def softmax(logprobs: Sequence[float]) -> tuple[float, ...] | None:
-    """Normalise log-probabilities over the given entries alone, in float64; None where none of them is finite."""
+    """Normalise log-probabilities over the given entries alone, in float64; None for nan or all -inf."""
     largest = max(logprobs)
-    if not math.isfinite(largest):
+    if not math.isfinite(largest) or any(map(math.isnan, logprobs)):
         return None
     weights = [math.exp(value - largest) for value in logprobs]
     total = math.fsum(weights)

@@ -140,12 +140,10 @@ class OpenAIEngine:
                 timeout=_RETRY_SECONDS,
                 wait_initial=self._wait_initial,
                 wait_max=_LONGEST_WAIT,
+                wait_jitter=self._wait_initial,
             ):
                 with attempt:
-                    reply = self._client.chat.completions.create(
-                        model=self._model, messages=messages, **{self._limit_name: max_tokens}, **options
-                    )
-                    return _checked(reply)
+                    return self._complete(messages, **{self._limit_name: max_tokens}, **options)
         except openai.OpenAIError as error:
             if is_transient(error):
                 raise _Unanswered(f"no answer after {_ATTEMPTS} attempts: {_brief(error)}") from error
@@ -153,6 +151,17 @@ class OpenAIEngine:
                 raise _Unanswered(_brief(error)) from error
             raise EngineError(f"the API judge openai:{self._model} refuses: {_brief(error)}") from error
         raise AssertionError("stamina always returns or raises")
+
+    def _complete(self, messages: list[dict[str, str]], **options: Any) -> Any:
+        """One attempt. The client checks no types: a proxy's page or JSON of another kind comes through as it is."""
+        try:
+            reply = self._client.chat.completions.create(model=self._model, messages=messages, **options)
+        except ValueError as error:
+            raise _Unreadable(f"the reply is no JSON: {error}") from error
+        choices = getattr(reply, "choices", None)
+        if not choices or getattr(choices[0], "message", None) is None:
+            raise _Unreadable("the reply is no chat completion")
+        return reply
 
 
 class _Unanswered(Exception):
@@ -206,14 +215,6 @@ def _is_about_this_request(error: openai.OpenAIError) -> bool:
         code in ("context_length_exceeded", "content_filter", "string_above_max_length")
         or "maximum context length" in str(error)
     )
-
-
-def _checked(reply: Any) -> Any:
-    """The client does not check types: a proxy's JSON of another kind arrives here as it is."""
-    choices = getattr(reply, "choices", None)
-    if not choices or getattr(choices[0], "message", None) is None:
-        raise _Unreadable("the reply is no chat completion")
-    return reply
 
 
 def _read_labels(choice: Any, labels: Sequence[str]) -> tuple[tuple[float, ...] | None, str]:
