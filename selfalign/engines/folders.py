@@ -10,10 +10,12 @@ from typing import Any
 
 from selfalign.engines.base import EngineError
 
-# Fields of config.json that say nothing of the shape of the model.
+# Settings of a model that say nothing of its weights. (A model that is read and saved again often changes in them.)
 _INCIDENTAL = frozenset(
-    {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "_attn_implementation_autoset"}
+    {"_name_or_path", "transformers_version", "torch_dtype", "dtype", "use_cache", "pad_token_id", "bos_token_id"}
 )
+_VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
+_TEMPLATE = ("chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json")
 _DOWNLOADED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.py"]
 
 
@@ -41,17 +43,14 @@ def resolve_model(model: str) -> Path:
 class Identity:
     """What must agree for the weights of one folder to fit into an engine that holds another."""
 
+    folder: Path
     shape: dict[str, Any]
-    tokenizer: str
-    template: str
+    files: str  # hash of the tokenizer's files and the chat template
 
     @staticmethod
     def of(folder: Path) -> Identity:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        shape = {key: value for key, value in config.items() if key not in _INCIDENTAL}
-        vocabulary = ("tokenizer.json", "tokenizer.model", "vocab.json", "merges.txt")
-        template = ("chat_template.jinja", "tokenizer_config.json", "special_tokens_map.json")
-        return Identity(shape, _hash(folder, vocabulary), _hash(folder, template))
+        shape = {key: value for key, value in _config(folder).items() if key not in _INCIDENTAL}
+        return Identity(folder, shape, _hash(folder, (*_VOCABULARY, *_TEMPLATE)))
 
     def difference(self, other: Identity) -> str | None:
         """Say what keeps the weights of `other` out of an engine that holds `self`; None where they fit."""
@@ -60,7 +59,29 @@ class Identity:
         if changed:
             was = [f"{f} is {other.shape.get(f)!r}, not {self.shape.get(f)!r}" for f in changed[:3]]
             return "its config.json differs: " + "; ".join(was)
-        return None if self.tokenizer == other.tokenizer else "its tokenizer differs"
+        same = _hash(self.folder, _VOCABULARY) == _hash(other.folder, _VOCABULARY)
+        return None if same or _words(self.folder) == _words(other.folder) else "its tokenizer differs"
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """The model's settings, read through transformers: versions of it write the same settings in different ways."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False).to_dict()
+    except Exception:  # an architecture that transformers does not know; vLLM may
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def _words(folder: Path) -> dict[str, int] | None:
+    """Tokens and their ids. Saving a tokenizer again may rewrite its files and leave this as it is."""
+    from tokenizers import Tokenizer
+
+    path = folder / "tokenizer.json"
+    try:
+        return Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+    except Exception as error:  # tokenizers raises plain Exception
+        raise EngineError(f"{path} cannot be read as a tokenizer: {error}") from error
 
 
 def _download(model: str) -> Path:

@@ -90,7 +90,7 @@ class VllmEngine:
         identity = Identity.of(folder)
         if (difference := self._identity.difference(identity)) is not None:
             raise EngineError(f"{model_path} does not fit into the engine that holds {self._folder}: {difference}")
-        if identity.template != self._identity.template:
+        if identity.files != self._identity.files:
             self._prompts = PromptEncoder(folder, trust_remote_code=self._trust)
         self._folder, self._identity = folder, identity
         self._wake() if self._asleep else self._reload()

@@ -83,8 +83,27 @@ def test_identity_is_shape_and_vocabulary_not_provenance(tmp_path, make_model):
     (tmp_path / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
     assert first.difference(Identity.of(tmp_path)) == "its config.json differs: num_hidden_layers is 3, not 2"
     (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "tokenizer.json").write_text("{}")
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer, indent=7))  # saved again by another version
+    assert first.difference(Identity.of(tmp_path)) is None
+    tokenizer["model"]["vocab"]["new"] = len(tokenizer["model"]["vocab"]) + 100
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert first.difference(Identity.of(tmp_path)) == "its tokenizer differs"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(EngineError, match="cannot be read as a tokenizer"):
+        first.difference(Identity.of(tmp_path))
+
+
+def test_settings_are_compared_by_meaning_not_by_spelling(tmp_path, make_model):
+    """transformers 5 saves `rope_parameters` where model cards of before have `rope_theta`."""
+    for path in make_model(0).iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    old = {k: v for k, v in config.items() if k != "rope_parameters"} | {"rope_theta": 10000.0, "rope_scaling": None}
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    assert Identity.of(make_model(0)).difference(Identity.of(tmp_path)) is None
+    (tmp_path / "config.json").write_text(json.dumps(old | {"rope_theta": 500.0}))
+    assert "rope_parameters" in Identity.of(make_model(0)).difference(Identity.of(tmp_path))
 
 
 def test_softmax_is_exact_far_from_zero():

@@ -249,7 +249,8 @@ def test_the_key_is_asked_for_by_name(monkeypatch):
     ("header", "seconds"),
     [
         ("3", 3.0), ("0.5", 0.5), ("1e9", 60.0), ("0", None), ("-1", None), ("nan", None), ("inf", None),
-        ("soon", None), ("", None), (None, None), ("Wed, 21 Oct 2026 07:28:20 GMT", 20.0), ("Wed, 21 Oct 2026 07:27:00 GMT", None),
+        ("soon", None), ("", None), (None, None), ("Wed, 21 Oct 2026 07:28:20 GMT", 20.0),
+        ("Wed, 21 Oct 2026 07:27:00 GMT", None),
         ("Wed, 21 Oct 2099 07:28:00 GMT", 60.0), ("Wed, 99 Oct 2026 07:28:00 GMT", None),
     ],
 )  # fmt: skip
