@@ -148,7 +148,7 @@ class VllmEngine:
 
     def _add(self, job: _Job) -> None:
         request_id = str(next(self._ids))
-        self._engine.add_request(request_id, {"prompt_token_ids": job.token_ids}, job.params)
+        self._engine.add_request(request_id, {"type": "token", "prompt_token_ids": job.token_ids}, job.params)
         self._running[request_id] = job
 
     def _abort(self) -> None:
@@ -230,7 +230,7 @@ class VllmEngine:
 def _repack_head(model: Any) -> None:
     """On a CPU, vLLM 0.32 multiplies by a packed copy of the output head; a reload forgets it where it is tied."""
     head = getattr(model, "lm_head", None)
-    if hasattr(head, "cpu_linear"):
+    if hasattr(head, "cpu_linear") and getattr(model.config, "tie_word_embeddings", False):
         head.quant_method.process_weights_after_loading(head)
 
 
