@@ -75,13 +75,13 @@ def _verify_step(root: Path, name: str) -> tuple[list[Problem], dict[str, Any] |
 
 
 def _verify_unfinished(root: Path, folder: Path) -> list[Problem]:
-    """Shards of an unfinished step have no digest yet, but a CRC on every page."""
+    """Shards of an unfinished step are in no manifest yet, but carry a checksum of their own."""
     from selfalign.store import tables
 
     problems = []
     for path in sorted(folder.glob("part-*.parquet")):
         try:
-            tables.read_table(files.read_bytes(path), str(path))
+            tables.check_seal(files.read_bytes(path), str(path))
         except StoreError as error:
             problems.append(Problem(path.relative_to(root).as_posix(), str(error)))
     return problems

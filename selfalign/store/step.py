@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from selfalign import records
 from selfalign.store import files
@@ -117,8 +117,11 @@ class Step:
         except FileDamaged as error:
             if not self._writable or self.done:
                 raise StepDamaged(f"{error} {_AGAIN}") from error
-            moved = [self._move(self.path / shard_name(index))]
-            raise StepDamaged(_damage_message(self.name, [str(error)], moved)) from error
+            self._refuse_shard(index, error)
+
+    def _refuse_shard(self, index: int, error: FileDamaged) -> NoReturn:
+        moved = [self._move(self.path / shard_name(index))]
+        raise StepDamaged(_damage_message(self.name, [str(error)], moved)) from error
 
     def shards(self, record_type: type[Record]) -> Iterator[tuple[int, list[Record]]]:
         """Yield (index, records) of every durable shard in order, one in memory at a time."""
@@ -153,7 +156,13 @@ class Step:
 
         totals: Counter[str] = Counter()
         for index in sorted(self._shards):
-            totals.update(tables.read_counts(self.path / shard_name(index)))
+            path = self.path / shard_name(index)
+            try:
+                if path.name not in self._durable:  # written before a crash: no manifest may vouch for it unseen
+                    tables.check_seal(files.read_bytes(path), str(path))
+                totals.update(tables.read_counts(path))
+            except FileDamaged as error:
+                self._refuse_shard(index, error)
         return dict(totals)
 
     def _sync_and_list(self) -> dict[str, dict[str, Any]]:
@@ -350,11 +359,13 @@ def check_files(folder: Path, manifest: dict[str, Any], digests: Digests) -> lis
 
 
 def read_shard(path: Path, record_type: type[Record], manifest: dict[str, Any] | None) -> list[Record]:
-    """Read one shard, checked against the manifest where there is one. Raises FileDamaged."""
+    """Read one shard, checked against the manifest or, before that, its own checksum. Raises FileDamaged."""
     from selfalign.store import tables  # see Step.write
 
     data = files.read_bytes(path)
-    if manifest is not None and files.sha256(data) != manifest["files"].get(path.name, {}).get("sha256"):
+    if manifest is None:
+        tables.check_seal(data, str(path))
+    elif files.sha256(data) != manifest["files"].get(path.name, {}).get("sha256"):
         raise FileDamaged(f"{path}: SHA-256 does not match {DONE}.")
     return tables.decode(data, record_type, str(path))
 

@@ -1,7 +1,7 @@
 """Records to Parquet and back, by column, with an explicit schema derived from the dataclass.
 
 str, int, float and bool (each of them optional), Literal of strings, tuple[..., ...] and nested dataclasses are
-supported. Every page carries a CRC, so that damage is seen even before a step has its digests.
+supported. Each file carries its own checksum, so that damage is seen even before its step has a manifest.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origi
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from selfalign.store.files import FileDamaged, StoreError, parse_json, to_utf8
+from selfalign.store.files import FileDamaged, StoreError, parse_json, sha256, to_utf8
 
 Record = TypeVar("Record")
-_COUNTS = "selfalign.counts"
+_COUNTS, _SEALED = "selfalign.counts", "selfalign.sha256"  # in the metadata of each file
+_SEAL_SIZE = 64
 _SCALARS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 
 
@@ -72,7 +73,7 @@ def schema_of(record_type: type) -> pa.Schema:
 # Writing -----------------------------------------------------------------------------------------------------------
 
 
-def encode(rows: Sequence[Any], record_type: type, counts: Mapping[str, int]) -> pa.Buffer:
+def encode(rows: Sequence[Any], record_type: type, counts: Mapping[str, int]) -> bytes:
     """Return the rows as one Parquet file with `counts` in its metadata. The same rows give the same bytes."""
     if any(type(row) is not record_type for row in rows):
         odd = next(type(row) for row in rows if type(row) is not record_type)
@@ -81,11 +82,29 @@ def encode(rows: Sequence[Any], record_type: type, counts: Mapping[str, int]) ->
         _column(f"{record_type.__name__}.{name}", map(attrgetter(name), rows), kind)
         for name, kind in kind_of(record_type).fields
     ]
-    metadata = {_COUNTS: json.dumps(dict(counts), sort_keys=True)}
+    metadata = {_COUNTS: json.dumps(dict(counts), sort_keys=True), _SEALED: "0" * _SEAL_SIZE}
     table = pa.Table.from_arrays(columns, schema=schema_of(record_type).with_metadata(metadata))
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    return sink.getvalue()
+    pq.write_table(table, sink, compression="zstd")
+    data = sink.getvalue().to_pybytes()
+    start = _seal_start(data)
+    if start is None or data[start : start + _SEAL_SIZE] != b"0" * _SEAL_SIZE:
+        raise RuntimeError(f"pyarrow {pa.__version__} lays out Parquet metadata in a way that selfalign does not know")
+    return data[:start] + _seal(data, start) + data[start + _SEAL_SIZE :]
+
+
+def _seal_start(data: bytes) -> int | None:
+    """Return where the checksum stands in a file: in the footer, two bytes (Thrift's type and length) after its name.
+
+    The file's metadata follows all that the rows can put into a footer, so the last such name is the right one.
+    """
+    found = data.rfind(_SEALED.encode())
+    return found + len(_SEALED) + 2 if found >= 0 else None
+
+
+def _seal(data: bytes, start: int) -> bytes:
+    """Return the SHA-256 of a whole file, but for its checksum, which counts as zeros."""
+    return sha256(data[:start] + b"0" * _SEAL_SIZE + data[start + _SEAL_SIZE :]).encode()
 
 
 def _column(name: str, values: Iterable[Any], kind: Kind) -> pa.Array:
@@ -134,25 +153,30 @@ def read_counts(path: Path) -> dict[str, int]:
     return parse_json(metadata.get(_COUNTS.encode(), b"{}"), str(path))
 
 
+def check_seal(data: bytes, where: str) -> None:
+    """Raise FileDamaged unless the bytes are, to the last bit, those of a file that `encode` made."""
+    start = _seal_start(data)
+    if start is None or _seal(data, start) != data[start : start + _SEAL_SIZE]:
+        raise FileDamaged(f"{where}: does not match the checksum within it.")
+
+
 # Reading -----------------------------------------------------------------------------------------------------------
 
 
-def decode(data: bytes | pa.Buffer, record_type: type[Record], where: str) -> list[Record]:
-    """Return the records of one Parquet file. Raises FileDamaged naming `where` if it does not hold them whole."""
-    table = read_table(data, where)
+def decode(data: bytes, record_type: type[Record], where: str) -> list[Record]:
+    """Return the records of one Parquet file. Raises FileDamaged naming `where` if it does not hold them.
+
+    Whether the bytes are those written is for `check_seal` or a manifest to say.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise FileDamaged(f"{where}: not a whole Parquet file ({str(error).splitlines()[0][:200]}).") from error
     try:
         columns = [_values(name, table, field, record_type) for name, field in _columns_of(record_type)]
         return list(map(record_type, *columns))
     except (StoreError, ValueError, pa.ArrowException) as error:
         raise FileDamaged(f"{where}: does not hold valid {record_type.__name__} records ({error}).") from error
-
-
-def read_table(data: bytes | pa.Buffer, where: str) -> pa.Table:
-    """Read a whole Parquet file, checking the CRC of every page."""
-    try:
-        return pq.read_table(pa.BufferReader(data), page_checksum_verification=True, use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise FileDamaged(f"{where}: not a whole Parquet file ({str(error).splitlines()[0][:200]}).") from error
 
 
 def _columns_of(record_type: type) -> list[tuple[str, Any]]:

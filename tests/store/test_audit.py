@@ -86,6 +86,16 @@ def test_a_damaged_shard_of_an_unfinished_step_is_seen(run: Run) -> None:
     assert run.step("rounds/000/prompts", inputs={}).pending(1) == [0]
 
 
+def test_damage_since_a_crash_is_never_vouched_for(run: Run) -> None:
+    run.step("rounds/000/prompts", inputs={}).write(0, prompts(50))
+    path = run.path / "rounds/000/prompts/part-00000.parquet"
+    flip(path, path.stat().st_size // 3)
+    step = run.step("rounds/000/prompts", inputs={})
+    with pytest.raises(StepDamaged, match="part-00000"):
+        step.finish({})
+    assert not path.exists() and not (step.path / "done.json").exists()
+
+
 def test_a_reader_meets_damage_and_changes_nothing(finished: Path) -> None:
     flip(finished / "rounds/000/candidates/part-00000.parquet", 40)
     before = tree(finished)
