@@ -58,7 +58,8 @@ class VllmEngine:
         self._ids = count()
         try:
             with no_new_listeners() if settings.tensor_parallel_size == 1 else nullcontext():
-                self._llm = _start(str(self._folder), settings, trust_remote_code, gpu=self._gpu)
+                positions = self._identity.shape.get("max_position_embeddings")
+                self._llm = _start(str(self._folder), settings, trust_remote_code, gpu=self._gpu, positions=positions)
         except Exception as error:  # out of memory, unsupported architecture, bad config: each its own type
             raise EngineError(f"vLLM cannot serve {model_path}: {error}") from error
         self._engine = self._llm.llm_engine
@@ -249,7 +250,7 @@ def _params(**fields: Any) -> Any:
     return SamplingParams(detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True, **fields)
 
 
-def _start(model: str, settings: EngineSettings, trust_remote_code: bool, *, gpu: bool) -> Any:
+def _start(model: str, settings: EngineSettings, trust_remote_code: bool, *, gpu: bool, positions: int | None) -> Any:
     os.environ.update(worker_environment(settings))
     eager = settings.enforce_eager if settings.enforce_eager is not None else not gpu
     if eager and not gpu:
@@ -269,20 +270,25 @@ def _start(model: str, settings: EngineSettings, trust_remote_code: bool, *, gpu
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
-    return LLM(**options, **(_gpu_options(settings) if gpu else _cpu_options(settings)))
+    return LLM(**options | (_gpu_options(settings) if gpu else _cpu_options(settings, positions)))
 
 
 def _gpu_options(settings: EngineSettings) -> dict[str, Any]:
     return {"gpu_memory_utilization": settings.gpu_memory_utilization, "enable_sleep_mode": True}
 
 
-def _cpu_options(settings: EngineSettings) -> dict[str, Any]:
-    """Whole prompts in each pass: vLLM's CPU runner dies on a seeded request whose prompt is split over two passes."""
+def _cpu_options(settings: EngineSettings, positions: int | None) -> dict[str, Any]:
+    """Whole prompts in each pass: vLLM's CPU runner dies on a seeded request whose prompt is split over two passes.
+
+    So a pass must have room for the longest prompt, and where no context length is set, it is bounded.
+    """
+    longest = settings.max_model_len or min(positions or _CPU_STEP_TOKENS, _CPU_STEP_TOKENS)
     return {
         "kv_cache_memory_bytes": settings.cpu_kv_cache_gib << 30,
         "block_size": _CPU_BLOCK,
         "enable_chunked_prefill": False,
-        "max_num_batched_tokens": max(_CPU_STEP_TOKENS, settings.max_model_len or 0),
+        "max_model_len": longest,
+        "max_num_batched_tokens": max(_CPU_STEP_TOKENS, longest),
     }
 
 
