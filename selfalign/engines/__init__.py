@@ -7,12 +7,12 @@ import warnings
 from typing import TYPE_CHECKING
 
 from selfalign.engines.base import Engine, EngineError
-from selfalign.engines.hardware import worker_environment
+from selfalign.engines.hardware import trainer_environment, worker_environment
 
 if TYPE_CHECKING:
     from selfalign.config import EngineSettings
 
-__all__ = ["Engine", "EngineError", "open_engine", "worker_environment"]
+__all__ = ["Engine", "EngineError", "open_engine", "trainer_environment", "worker_environment"]
 
 
 def open_engine(model_path: str, settings: EngineSettings, *, trust_remote_code: bool = False) -> Engine:

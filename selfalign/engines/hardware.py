@@ -37,6 +37,18 @@ _QUIET = {
 }
 
 
+def trainer_environment() -> dict[str, str]:
+    """Variables that must be set before a trainer's process starts. What the user has set stays.
+
+    On a CPU: no more threads than there are free cores; with one thread too many, each parallel region waits for the
+    one that another process holds up, and a step takes many times as long.
+    """
+    values = {"TOKENIZERS_PARALLELISM": "false"}
+    if not has_gpu():
+        values |= {"OMP_NUM_THREADS": str(free_cores()), "OMP_WAIT_POLICY": "passive"}
+    return {name: value for name, value in values.items() if name not in os.environ}
+
+
 def has_gpu() -> bool:
     """Whether an NVIDIA or AMD GPU is visible, told without torch."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1"):

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from selfalign.config import Campaign, Judge
-from selfalign.engines import worker_environment
+from selfalign.engines import trainer_environment, worker_environment
 from selfalign.engines.base import (
     Choice,
     ChoiceRequest,
@@ -31,6 +31,7 @@ from selfalign.engines.base import (
     Score,
     ScoreRequest,
 )
+from selfalign.engines.hardware import has_gpu
 from selfalign.launch import wire
 from selfalign.launch.worker import Start, Use
 from selfalign.training.job import TrainJob, write_job
@@ -62,8 +63,8 @@ class LocalWorkers:
         self.logs.mkdir(parents=True, exist_ok=True)
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.kill() if sys.exc_info()[0] is not None else self.close()
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self.close() if error is None else self.kill()
 
     def engine(self, model: str, *, trust_remote_code: bool = False) -> RemoteWorker:
         """The inference worker with `model` in place."""
@@ -87,7 +88,12 @@ class LocalWorkers:
         log_path = self.logs / f"train-{job.round:03d}.log"
         with log_path.open("ab") as log:
             self._trainer = _spawn(
-                trainer_command(job, job_path), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True
+                trainer_command(job, job_path),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env={**os.environ, **trainer_environment()},
             )
             for line in self._trainer.stdout:
                 _relay(line, emit, log)
@@ -231,10 +237,14 @@ def trainer_command(job: TrainJob, job_path: Path) -> list[str]:
     module = ["-m", "selfalign.training", str(job_path)]
     if job.train.num_processes == 1 and job.train.accelerate_config is None:
         return [sys.executable, *module]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(job.train.num_processes)]
+    count = str(job.train.num_processes)
+    if not has_gpu() and job.train.accelerate_config is None:  # without MPI, accelerate starts one process on a CPU
+        launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", count]
+    else:
+        launcher = ["accelerate.commands.launch", "--num_processes", count]
     if job.train.accelerate_config is not None:
         launcher += ["--config_file", job.train.accelerate_config]
-    return [*launcher, *module]
+    return [sys.executable, "-m", *launcher, *module]
 
 
 def tail(path: Path, lines: int = 20) -> str:

@@ -114,11 +114,13 @@ def job(**train: object) -> TrainJob:
     )
 
 
-def test_several_processes_go_through_accelerate_and_one_does_not() -> None:
-    assert "accelerate" not in " ".join(local.trainer_command(job(), Path("job.json")))
+def test_several_processes_go_through_a_launcher_and_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "has_gpu", lambda: False)
+    assert "run" not in " ".join(local.trainer_command(job(), Path("job.json")))
     two = local.trainer_command(job(num_processes=2), Path("job.json"))
-    assert two[1:3] == ["-m", "accelerate.commands.launch"] and two[two.index("--num_processes") + 1] == "2"
-    assert "fsdp.yaml" in local.trainer_command(job(accelerate_config="fsdp.yaml"), Path("job.json"))
+    assert two[1:3] == ["-m", "torch.distributed.run"] and two[two.index("--nproc-per-node") + 1] == "2"
+    configured = local.trainer_command(job(accelerate_config="fsdp.yaml"), Path("job.json"))
+    assert "accelerate.commands.launch" in configured and "fsdp.yaml" in configured
 
 
 def test_a_failing_trainer_is_named_with_its_last_words(tmp_path: Path) -> None:
