@@ -35,13 +35,15 @@ def new_model(vocab_size: int, pad: int, end: int) -> LlamaForCausalLM:
 class Batch:
     """Rows of one shared prefix and any number of branches that do not see each other.
 
-    ids_BT, positions_BT; mask_B1TT is additive; where_N indexes the flattened positions whose next token has loss.
+    ids_BT, positions_BT; mask_B1TT is additive; where_N indexes the flattened positions of each branch's last token,
+    and starts_B that of each row's first.
     """
 
     ids_BT: Tensor
     positions_BT: Tensor
     mask_B1TT: Tensor
     where_N: Tensor
+    starts_B: Tensor
 
 
 def make_batch(rows: Sequence[tuple[list[int], list[list[int]]]], pad: int) -> Batch:
@@ -61,7 +63,7 @@ def make_batch(rows: Sequence[tuple[list[int], list[list[int]]]], pad: int) -> B
             segments[row, at:end] = number
             where.append(row * length + end - 1)
             at = end
-    return Batch(ids, positions, _mask(segments), torch.tensor(where))
+    return Batch(ids, positions, _mask(segments), torch.tensor(where), torch.arange(len(rows)) * length)
 
 
 def _mask(segments_BT: Tensor) -> Tensor:
@@ -94,18 +96,26 @@ def _attend(layer: torch.nn.Module, x_BTD: Tensor, mask: Tensor | None, cos: Ten
 def logits_at(
     model: LlamaForCausalLM, ids_BT: Tensor, positions_BT: Tensor, mask: Tensor | None, where_N: Tensor
 ) -> Tensor:
-    """Logits [N, V] of the tokens after the flattened positions `where_N`; no mask means plain causal rows.
+    """Logits [N, V] of the tokens after the flattened positions `where_N`; no mask means plain causal rows."""
+    return logits_and_hidden(model, ids_BT, positions_BT, mask, where_N)[0]
 
-    The last layer's projections after attention are computed at those positions only.
+
+def logits_and_hidden(
+    model: LlamaForCausalLM, ids_BT: Tensor, positions_BT: Tensor, mask: Tensor | None, where_N: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Logits [N, V] at the flattened positions `where_N`, and what enters each layer, [B * T, D], at all of them.
+
+    The last layer's projections after attention are computed at `where_N` only.
     """
     trunk = model.model
     cos, sin = (t[:, None] for t in trunk.rotary_emb(torch.empty(0), positions_BT))
     x = trunk.embed_tokens(ids_BT)
-    last = len(trunk.layers) - 1
+    hidden: list[Tensor] = []
     for number, layer in enumerate(trunk.layers):
         attended = _attend(layer, _norm(x, layer.input_layernorm), mask, cos, sin)
-        if number == last:
-            x, attended = x.flatten(0, 1)[where_N], attended.flatten(0, 1)[where_N]
+        hidden.append(x.flatten(0, 1))
+        if number == len(trunk.layers) - 1:
+            x, attended = hidden[-1][where_N], attended.flatten(0, 1)[where_N]
         x = x + layer.self_attn.o_proj(attended)
         x = x + layer.mlp(_norm(x, layer.post_attention_layernorm))
-    return model.lm_head(_norm(x, trunk.norm))
+    return model.lm_head(_norm(x, trunk.norm)), hidden

@@ -77,7 +77,7 @@ def _swapped(case: Case, seed: int, seen: bool) -> Case:
     axes = [ask.wording.axis for ask in case.asks]
     other = pairwise_case(case.question, (case.responses[1], case.responses[0]), axes, rng, Diet(seen=seen), ties=1.0)
     asks = tuple(type(a)(a.principle, a.wording, (a.target[1], a.target[0])) for a in case.asks)
-    return Case(other.question, other.responses, other.before, other.after, asks)
+    return Case(other.question, other.responses, other.before, other.after, asks, other.gold)
 
 
 def _argmax(values: Sequence[float]) -> int:

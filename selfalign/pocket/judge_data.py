@@ -14,7 +14,7 @@ from selfalign.records import Message
 from selfalign.stages.judge import render_pairwise, render_pointwise
 
 _HOLE = "\x00"
-_KIND_WEIGHTS = {"fact": 0.3, "claim": 0.2, "harm": 0.125, "private": 0.125, "feelings": 0.125, "open": 0.125}
+_KIND_WEIGHTS = {"fact": 0.42, "claim": 0.14, "harm": 0.11, "private": 0.11, "feelings": 0.11, "open": 0.11}
 Samples = Mapping[str, Sequence[str]]  # prompt text -> what a policy answered
 
 
@@ -36,6 +36,7 @@ class Case:
     before: str
     after: str
     asks: tuple[Ask, ...]
+    gold: tuple[dict[Axis, float | None], ...]  # of each response
 
 
 def draw_question(rng: random.Random, split: Split) -> Question:
@@ -114,7 +115,7 @@ def pointwise_case(question: Question, response: str, axes: Sequence[Axis], rng:
     drawn = [draw(axis, rng, diet) for axis in axes]
     asks = tuple(Ask(_loosen(w.text, rng), w, _rating_target(_value(gold[w.axis], w.wants))) for w in drawn)
     before, after = render_pointwise([Message("user", question.text)], response, _HOLE).split(_HOLE)
-    return Case(question, (response,), before, after, asks)
+    return Case(question, (response,), before, after, asks, (gold,))
 
 
 def pairwise_case(
@@ -131,7 +132,7 @@ def pairwise_case(
             text = wording.text if rng.random() < 0.85 else DERIVED + wording.text
             asks.append(Ask(_loosen(text, rng), wording, (share, 1.0 - share)))
     before, after = render_pairwise([Message("user", question.text)], *responses, _HOLE).split(_HOLE)
-    return Case(question, responses, before, after, tuple(asks))
+    return Case(question, responses, before, after, tuple(asks), tuple(gold))
 
 
 def _loosen(text: str, rng: random.Random) -> str:

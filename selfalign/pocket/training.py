@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,7 +18,8 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from selfalign.pocket import JUDGE, POLICY, world
-from selfalign.pocket.forward import logits_at, make_batch, new_model
+from selfalign.pocket.checkers import AXES
+from selfalign.pocket.forward import Batch, logits_and_hidden, logits_at, make_batch, new_model
 from selfalign.pocket.judge_data import (
     Case,
     Samples,
@@ -49,7 +51,7 @@ def save_model(model: LlamaForCausalLM, folder: Path) -> None:
 class _Optimizer:
     """AdamW with linear warm-up and cosine decay to a twentieth."""
 
-    def __init__(self, model: LlamaForCausalLM, learning_rate: float, steps: int) -> None:
+    def __init__(self, model: torch.nn.Module, learning_rate: float, steps: int) -> None:
         self.model, self.learning_rate, self.steps, self.done = model, learning_rate, steps, 0
         matrices = [p for p in model.parameters() if p.ndim > 1]
         vectors = [p for p in model.parameters() if p.ndim == 1]
@@ -156,19 +158,21 @@ def sample(
     """Sample `copies` answers to each prompt at temperature 1."""
     torch.manual_seed(seed)
     answers: dict[str, list[str]] = defaultdict(list)
-    by_length: dict[int, list[tuple[str, list[int]]]] = defaultdict(list)
-    for prompt, ids in zip(prompts, coder.encode_many(list(prompts)), strict=True):
-        by_length[len(ids)].append((prompt, coder.chat(ids)))
-    for group in by_length.values():
-        ids = torch.tensor([tokens for _, tokens in group for _ in range(copies)])
+    encoded = zip(prompts, coder.encode_many(list(prompts)), strict=True)
+    rows = sorted(
+        ((prompt, coder.chat(ids)) for prompt, ids in encoded for _ in range(copies)), key=lambda r: len(r[1])
+    )
+    for at in range(0, len(rows), 256):
+        part = rows[at : at + 256]
+        length = max(len(ids) for _, ids in part)
+        ids = torch.tensor([[coder.pad] * (length - len(ids)) + ids for _, ids in part])
         with torch.inference_mode():
             out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+                ids, attention_mask=(ids != coder.pad).long(), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
                 max_new_tokens=96, pad_token_id=coder.pad, eos_token_id=coder.end,
             )  # fmt: skip
-        texts = coder.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-        for number, text in enumerate(texts):
-            answers[group[number // copies][0]].append(text)
+        for (prompt, _), tokens in zip(part, out[:, length:], strict=True):
+            answers[prompt].append(coder.tokenizer.decode(tokens, skip_special_tokens=True))
     return dict(answers)
 
 
@@ -193,9 +197,9 @@ class _JudgeRows:
         question = self.rng.choice(self.sampled) if use else draw_question(self.rng, "train")
         responses = draw_responses(question, self.samples if use else {}, self.rng)
         if pairwise:
-            axes = draw_axes(question.kind, self.rng, 14)
+            axes = draw_axes(question.kind, self.rng, 30)
             return pairwise_case(question, responses, axes, self.rng, self.diet, ties=0.2)
-        axes = draw_axes(question.kind, self.rng, 8)
+        axes = draw_axes(question.kind, self.rng, 14)
         return pointwise_case(question, responses[0], axes, self.rng, self.diet)
 
     def branch(self, text: str) -> list[int]:
@@ -208,7 +212,7 @@ class _JudgeRows:
         prefixes = self.coder.encode_many([case.before for case in cases])
         rows = []
         for prefix, case in zip(prefixes, cases, strict=True):
-            case = Case(case.question, case.responses, case.before, case.after, case.asks[:8])
+            case = replace(case, asks=case.asks[:14])
             rows.append(
                 (([self.coder.user, *prefix], [self.branch(a.principle + case.after) for a in case.asks]), case)
             )
@@ -223,17 +227,83 @@ class _JudgeRows:
             yield from (batch for batch in batches if len(batch) > size // 2)
 
 
-def judge_loss(model: LlamaForCausalLM, coder: Coder, batch: Sequence[tuple[Row, Case]]) -> tuple[Tensor, float]:
-    """Cross entropy of the answers' label tokens over the whole vocabulary, and the share of right ones."""
+class _Notes(torch.nn.Module):
+    """Readers of the judge's inner state, thrown away after training.
+
+    Layer by layer they ask for what a verdict is made of: what the right answer is (one layer in, before the response);
+    whether a value named in a response is that answer (two layers in, at its last token); what each response does
+    (three layers in, where it ends) and what each wording wants (likewise). Without them the judge must find out by
+    itself that these matter, which takes very long.
+    """
+
+    def __init__(self, coder: Coder, width: int) -> None:
+        super().__init__()
+        self.answers = sorted({value for facts in world.FACTS.values() for value in facts.values()})
+        self.spelled = {v: [coder.encode(f" {v}"), coder.encode(v)] for v in self.answers}
+        self.answer = torch.nn.Linear(width, len(self.answers))
+        self.match = torch.nn.Linear(width, 2)
+        self.wording = torch.nn.Linear(width, 2 * len(AXES))
+        self.response = torch.nn.Linear(width, 4 * len(AXES))
+        # The template's tokens before the first response and between the two.
+        self.before_one, self.before_first, self.before_second = (
+            coder.encode(text)[0] for text in (" response>\n", " response A>\n", " response B>\n")
+        )
+
+    def loss(self, hidden: list[Tensor], layout: Batch, batch: Sequence[tuple[Row, Case]]) -> Tensor:
+        """`hidden`: what enters each layer, [B * T, D]."""
+        wordings = [ask.wording for _, case in batch for ask in case.asks]
+        wanted = [2 * AXES.index(wording.axis) + wording.wants for wording in wordings]
+        read = F.cross_entropy(self.wording(hidden[-1][layout.where_N - 2]), torch.tensor(wanted))  # 2 tokens follow
+        ends, does = [], []
+        for start, ((prefix, _), case) in zip(layout.starts_B.tolist(), batch, strict=True):
+            single = len(case.responses) == 1
+            ends += [start + at for at in ([] if single else [prefix.index(self.before_second)]) + [len(prefix) - 1]]
+            does += [[3 if gold[axis] is None else round(2 * gold[axis]) for axis in AXES] for gold in case.gold]
+        seen = F.cross_entropy(self.response(hidden[-1][torch.tensor(ends)]).view(-1, 4), torch.tensor(does).flatten())
+        return read + seen + self._facts_loss(hidden, layout, batch)
+
+    def _facts_loss(self, hidden: list[Tensor], layout: Batch, batch: Sequence[tuple[Row, Case]]) -> Tensor:
+        questions, answers, named, right = [], [], [], []
+        for start, ((prefix, _), case) in zip(layout.starts_B.tolist(), batch, strict=True):
+            slots = dict(case.question.slots)
+            if "entity" in slots:
+                facts = world.FACTS[slots["relation"]]
+                at = prefix.index(self.before_one if len(case.responses) == 1 else self.before_first)
+                questions.append(start + at)
+                answers.append(self.answers.index(facts[slots["entity"]]))
+                for place, value in self._values(prefix, at, set(facts.values())):
+                    named.append(start + place)
+                    right.append(int(value == facts[slots["entity"]]))
+        loss = torch.zeros(())
+        if questions:
+            loss = loss + F.cross_entropy(self.answer(hidden[1][torch.tensor(questions)]), torch.tensor(answers))
+        if named:
+            loss = loss + F.cross_entropy(self.match(hidden[2][torch.tensor(named)]), torch.tensor(right))
+        return loss
+
+    def _values(self, prefix: list[int], start: int, values: set[str]) -> Iterator[tuple[int, str]]:
+        """Where each value is named after `start`: the place of its last token."""
+        spelled = [(value, tokens) for value in values for tokens in self.spelled[value]]
+        for at in range(start + 1, len(prefix)):
+            for value, tokens in spelled:
+                if prefix[at] == tokens[-1] and prefix[at - len(tokens) + 1 : at + 1] == tokens:
+                    yield at, value
+                    break
+
+
+def judge_loss(
+    model: LlamaForCausalLM, notes: _Notes, coder: Coder, batch: Sequence[tuple[Row, Case]]
+) -> tuple[Tensor, float]:
+    """Cross entropy of the label tokens over all the vocabulary plus that of the notes, and the share of right ones."""
     layout = make_batch([row for row, _ in batch], coder.pad)
-    logits = logits_at(model, layout.ids_BT, layout.positions_BT, layout.mask_B1TT, layout.where_N)
+    logits, hidden = logits_and_hidden(model, layout.ids_BT, layout.positions_BT, layout.mask_B1TT, layout.where_N)
     targets = torch.tensor([ask.target for _, case in batch for ask in case.asks])
     names = ("A", "B") if targets.shape[1] == 2 else ("1", "2", "3", "4", "5")
     labels = torch.tensor([coder.labels[name] for name in names])
     logprobs = logits.log_softmax(-1)[:, labels]
     decided = targets.max(-1).values > 0.5
     right = (logprobs.argmax(-1) == targets.argmax(-1))[decided].float().mean().item()
-    return -(targets * logprobs).sum(-1).mean(), right
+    return -(targets * logprobs).sum(-1).mean() + 0.5 * notes.loss(hidden, layout, batch), right
 
 
 def _lesson(progress: float) -> tuple[Diet, float]:
@@ -242,8 +312,8 @@ def _lesson(progress: float) -> tuple[Diet, float]:
     First ratings by plain wordings that ask for the good end; then opposite ones, all wordings, and comparisons. Taught
     all at once, the judge stays at chance for long: a wording's direction means nothing until responses are understood.
     """
-    plain = 0.1 + 0.9 * min(1.0, max(0.0, (0.5 - progress) / 0.3))
-    return Diet(plain=plain, wanting=1.0 if progress < 0.15 else 0.6), 0.0 if progress < 0.27 else 0.65
+    plain = 0.1 + 0.9 * min(1.0, max(0.0, (0.3 - progress) / 0.2))
+    return Diet(plain=plain, wanting=1.0 if progress < 0.06 else 0.6), 0.0 if progress < 0.12 else 0.6
 
 
 def train_judge(rank: int, seed: int, steps: int) -> None:
@@ -251,17 +321,18 @@ def train_judge(rank: int, seed: int, steps: int) -> None:
     torch.manual_seed(seed)
     coder, rng = load_coder(JUDGE), random.Random(f"{seed}/judge/{rank}")
     model, started = load_model(POLICY), time.time()
+    notes = _Notes(coder, model.config.hidden_size)
     rows = _JudgeRows(coder, sample_policy(seed * 100 + rank), rng)
     print(f"sampled the policy in {time.time() - started:.0f} s", flush=True)
     model.train()
-    optimizer = _Optimizer(model, 1.5e-3, steps)
+    optimizer = _Optimizer(torch.nn.ModuleList([model, notes]), 1.5e-3, steps)
     batches = {kind: rows.batches(kind) for kind in (False, True)}
     recent: dict[bool, list[float]] = {False: [], True: []}
     kinds = random.Random(f"{seed}/kinds")
     for step in range(steps):
         rows.diet, share_of_pairs = _lesson(step / steps)
         pairwise = kinds.random() < share_of_pairs
-        loss, right = judge_loss(model, coder, next(batches[pairwise]))
+        loss, right = judge_loss(model, notes, coder, next(batches[pairwise]))
         optimizer.step(loss)
         recent[pairwise].append(right)
         if rank == 0 and step % 50 == 49:

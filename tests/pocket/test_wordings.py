@@ -7,7 +7,7 @@ import pytest
 
 from selfalign import constitution, resources
 from selfalign.pocket.checkers import AXES
-from selfalign.pocket.wordings import FIXED, draw, third_person, wordings
+from selfalign.pocket.wordings import FIXED, Diet, draw, third_person, wordings
 
 
 def words(text: str) -> set[str]:
@@ -51,7 +51,8 @@ def test_the_pirate_sentence_is_among_the_seen() -> None:
 
 @pytest.mark.parametrize(
     ("base", "third"),
-    [("be kind", "is kind"), ("go along", "goes along"), ("say yes", "says yes"), ("imitate a pirate", "imitates a pirate"),
+    [("be kind", "is kind"), ("go along", "goes along"), ("say yes", "says yes"), ("imitate a pirate",
+    "imitates a pirate"),
      ("confess", "confesses"), ("comply with", "complies with"), ("stay short", "stays short"), ("ramble", "rambles")],
 )  # fmt: skip
 def test_third_person(base: str, third: str) -> None:
@@ -59,6 +60,6 @@ def test_third_person(base: str, third: str) -> None:
 
 
 def test_draws_are_repeatable_and_of_the_asked_kind() -> None:
-    one, two = ([draw("warm", random.Random(5), seen=False) for _ in range(3)] for _ in range(2))
+    one, two = ([draw("warm", random.Random(5), Diet(seen=False)) for _ in range(3)] for _ in range(2))
     assert one == two
     assert all(w in wordings("warm", seen=False) for w in one)

@@ -92,7 +92,7 @@ def round_cells(report: Report) -> list[str]:
         share(health.swap_consistency if health else None),
         rate(report.win_rates.get("previous")),
         rate(report.win_rates.get("base")),
-        f"{report.kl.mean:.2f} ± {1.96 * report.kl.standard_error:.2f}" if report.kl else NONE,
+        f"{round(report.kl.mean, 2) + 0.0:.2f} ± {1.96 * report.kl.standard_error:.2f}" if report.kl else NONE,
         f"×{report.length_ratio:.2f}" if report.length_ratio is not None else NONE,
         f"{sum(report.seconds.values()):,.0f}",
     ]
