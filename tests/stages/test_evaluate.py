@@ -306,9 +306,7 @@ def test_in_the_first_round_the_previous_policy_is_the_base():
 
 def test_samples_are_drawn_by_seed_and_show_all_three_policies():
     judged = verdicts(NEW, PREVIOUS, 0.8)
-    heldout = Heldout(
-        prompts=PROMPTS, policy=NEW, previous=PREVIOUS, base=BASE[:5], judgments=judged, base_logps={}
-    )
+    heldout = Heldout(prompts=PROMPTS, policy=NEW, previous=PREVIOUS, base=BASE[:5], judgments=judged, base_logps={})
     samples = pick_samples(heldout, HOUSE, Pairs(), seed=1)
     assert samples == pick_samples(heldout, HOUSE, Pairs(), seed=1)
     assert {sample.prompt_id for sample in samples} == {p.id for p in PROMPTS[:5]}
