@@ -241,8 +241,10 @@ def judge_heldout(
     seed = derived_seed(work.settings.seed, "judge", "heldout")
 
     def process(missing: list[int]) -> Shards:
-        asked = (shards[index] for index in missing)
-        return judge.judge(asked, open_judge(), constitution, settings, judge_id=judge_id, seed=seed)
+        engine = open_judge()
+        for index in missing:  # one call a shard: a rating of the new answer serves the match with each opponent
+            asked = [shards[index]]
+            yield from judge.judge(asked, engine, constitution, settings, judge_id=judge_id, seed=seed)
 
     verdicts = perform(
         work, "evaluate", name, process,
