@@ -97,10 +97,8 @@ def test_swapping_the_responses_swaps_the_verdict(coder: Coder, judge: LlamaForC
 
 def test_a_rating_follows_the_principle_and_its_opposite(coder: Coder, judge: LlamaForCausalLM) -> None:
     question = draw_question(random.Random(4), "heldout")
-    case = pointwise_case(
-        question, "Arr! Ye could drink some tea. Yo ho ho!", ["pirate"] * 12, random.Random(5), Diet(seen=True)
-    )
-    for ask, (row,) in zip(case.asks, [[r] for r in label_probabilities(judge, coder, [case])[0]], strict=True):
+    case = pointwise_case(question, "Arr! Ye could drink tea. Yo ho ho!", ["pirate"] * 12, random.Random(5), Diet())
+    for ask, row in zip(case.asks, label_probabilities(judge, coder, [case])[0], strict=True):
         rating = sum(level * p for level, p in enumerate(row, start=1))
         assert (rating > 3) == ask.wording.wants, ask.principle
 
