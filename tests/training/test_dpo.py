@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -281,17 +282,18 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 # Going on after a crash --------------------------------------------------------------------------------------------
 
 
-def in_child(work: Callable[[], None]) -> int:
+# Each job runs in a process forked from a server that has imported torch and done nothing else: a fork of the test's
+# own process would inherit the locks of whatever threads torch and vLLM keep in it, and hang.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["selfalign.training.dpo"])
+
+
+def in_child(work: Callable[..., None], *arguments: object) -> int:
     """Run `work` in a process of its own and return its exit status, negative for a signal."""
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    child = SERVER.Process(target=work, args=arguments)
+    child.start()
+    child.join()
+    return child.exitcode
 
 
 def killed_after_step(job: TrainJob, step: int) -> None:
@@ -328,23 +330,22 @@ RESUMED = {"train_epochs": 2, "train_checkpoint_every": 2, "train_max_tokens_per
 @pytest.mark.parametrize("adapter", [None, Adapter(rank=2, dropout=0.3)], ids=["all weights", "adapter with dropout"])
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, adapter: Adapter | None) -> None:
     whole = make_job(tmp_path, adapter=adapter, **RESUMED)
-    assert in_child(lambda: train_dpo(whole)) == 0
+    assert in_child(train_dpo, whole) == 0
     for step in range(1, 7):
         job = elsewhere(whole, f"killed-{step}")
-        assert in_child(lambda job=job, step=step: killed_after_step(job, step)) == -signal.SIGKILL
-        assert in_child(lambda job=job: train_dpo(job)) == 0
+        assert in_child(killed_after_step, job, step) == -signal.SIGKILL
+        assert in_child(train_dpo, job) == 0
         assert weights_digest(job) == weights_digest(whole)
         assert metrics_of(job) == metrics_of(whole)
 
 
 def test_kills_during_the_commit_of_a_checkpoint_lose_nothing_else(tmp_path: Path) -> None:
     whole = make_job(tmp_path, **RESUMED)
-    assert in_child(lambda: train_dpo(whole)) == 0
+    assert in_child(train_dpo, whole) == 0
     for number, before in ((0, True), (0, False), (1, True), (1, False)):
         job = elsewhere(whole, f"killed-{number}-{before}")
-        kill = lambda job=job, number=number, before=before: killed_at_commit(job, number, before)  # noqa: E731
-        assert in_child(kill) == -signal.SIGKILL
-        assert in_child(lambda job=job: train_dpo(job)) == 0
+        assert in_child(killed_at_commit, job, number, before) == -signal.SIGKILL
+        assert in_child(train_dpo, job) == 0
         assert weights_digest(job) == weights_digest(whole)
 
 
