@@ -27,6 +27,7 @@ principles:
     compare: Choose the kinder response.
 """
 RESPONSES = re.compile(r"response A>\n(.*?)\n<\w+ response B>\n(.*?)\n<\w+ end>", re.DOTALL)
+RESPONSE = re.compile(r"response>\n(.*?)\n<\w+ end>", re.DOTALL)
 
 
 def write_model(folder: Path, skill: float) -> None:
@@ -52,7 +53,12 @@ class KindEngine:
 
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
         for request in requests:
-            first, second = RESPONSES.search(request.messages[-1].content).groups()
+            asked = request.messages[-1].content
+            if len(request.labels) > 2:
+                kind = RESPONSE.search(asked).group(1).startswith("kind")
+                yield Choice(request.id, (0.0, 0.2, 0.0, 0.8, 0.0) if kind else (0.0, 0.8, 0.0, 0.2, 0.0), "", 5, 0.0)
+                continue
+            first, second = RESPONSES.search(asked).groups()
             lead = first.startswith("kind") - second.startswith("kind")
             p = 0.5 + 0.4 * lead
             yield Choice(request.id, (p, 1 - p), "", 5, 0.0)

@@ -47,6 +47,14 @@ def test_each_round_starts_from_the_policy_that_the_one_before_made(tmp_path: Pa
     assert len(first.probes) == 8
 
 
+def test_ratings_judge_the_match_with_each_opponent(tmp_path: Path) -> None:
+    rating = {"judge__method": "pointwise-logprob", "pairs__min_margin": 0.1}
+    rates = [report.win_rates for report in run(tmp_path, write_campaign(tmp_path, **rating)).reports]
+    assert rates[0]["base"] == rates[0]["previous"]
+    assert rates[1]["base"].rate > rates[0]["base"].rate > 0.5
+    assert [rate.n for rate in rates[1].values()] == [24, 24]
+
+
 def test_shards_cover_the_prompts_and_counts_add_up(tmp_path: Path) -> None:
     settings = write_campaign(tmp_path)
     outcome = run(tmp_path, settings)

@@ -29,6 +29,7 @@ def worker_environment(settings: EngineSettings) -> dict[str, str]:
 
 _QUIET = {
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_STREAM": "ext://sys.stderr",  # stdout carries answers only
     "VLLM_NO_USAGE_STATS": "1",
     "DO_NOT_TRACK": "1",
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: no sockets, and no orphan that keeps a GPU

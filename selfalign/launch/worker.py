@@ -120,17 +120,16 @@ class Worker:
 
     def use(self, wanted: Use) -> None:
         """Hold a model: in an engine of its architecture by reloading the weights, else in a new one."""
-        for engine in self.engines:
-            if engine.accepts(wanted.model):
-                engine.load(wanted.model)
-                self.current = engine
-                return
-        for engine in self.engines:
-            engine.sleep()
-        self.current = engines.open_engine(
-            wanted.model, self.start.settings, trust_remote_code=wanted.trust_remote_code
-        )
-        self.engines.append(self.current)
+        holder = next((engine for engine in self.engines if engine.accepts(wanted.model)), None)
+        for other in self.engines:
+            if other is not holder:
+                other.sleep()  # a GPU may have no room for two
+        if holder is None:
+            holder = engines.open_engine(wanted.model, self.start.settings, trust_remote_code=wanted.trust_remote_code)
+            self.engines.append(holder)
+        else:
+            holder.load(wanted.model)
+        self.current = holder
 
     def stream(self, frame: wire.Frame) -> None:
         requests = self.inbox.requests(frame.call, wire.REQUESTS[frame.op])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,13 @@ from typing import Any
 from selfalign.config import EngineSettings
 from selfalign.engines import Engine, open_engine
 from selfalign.engines.base import GenerateRequest, Sampling
+from selfalign.engines.hardware import worker_environment
 from selfalign.pocket import POLICY, world
 from selfalign.pocket.checkers import gold, grammatical, is_pirate, manner, num_words
 from selfalign.pocket.world import Question
 from selfalign.records import Message, derived_seed
 
+ENGINE = EngineSettings(max_model_len=512)
 MAX_TOKENS = 96  # more than any answer of the world
 
 
@@ -82,7 +85,7 @@ def measure(
     try:
         for name, path in policies.items():
             if engine is None:
-                engine = open_engine(str(path), EngineSettings(max_model_len=512))
+                engine = open_engine(str(path), ENGINE)
             else:
                 engine.load(str(path))
             table[name] = behaviours(questions, answers(engine, questions, copies=copies, seed=seed))
@@ -121,6 +124,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    os.environ.update(worker_environment(ENGINE))
     table = measure(policies(args.run), prompts=args.prompts, seed=args.seed)
     print(json.dumps(table, indent=2) if args.json else render(table))
 

@@ -1,0 +1,101 @@
+"""Every command in README.md, typed as written in a fresh copy of the repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+COPIED = ("Makefile", "README.md", "pyproject.toml", "requirements", "selfalign", "constitutions", "prompts")
+NEEDS_A_MODEL = "selfalign run harmless.yaml"
+SUITE = "make test"
+INSTALLS = re.compile(r"pip install '?selfalign(?:\[(\w+)\])?'?")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[str]:
+    lines = (line.partition("#")[0].strip() for block in blocks("bash") for line in block.splitlines())
+    return [line for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the repository whose `.venv` is this environment, set up already."""
+    folder = tmp_path_factory.mktemp("clone")
+    for name in COPIED:
+        source = REPOSITORY / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, folder / name)
+    (folder / ".venv").mkdir()
+    (folder / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+    (folder / ".venv" / ".installed").touch()
+    return folder
+
+
+def typed(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command line as a shell does."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", command], cwd=folder, env={**os.environ, "PATH": path}, text=True, capture_output=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.timeout(1800)
+def test_every_command_does_what_the_readme_says(clone: Path) -> None:
+    edited = clone / "constitutions" / "pocket.yaml"
+    for command in commands():
+        if INSTALLS.match(command) or command in (SUITE, NEEDS_A_MODEL):
+            continue
+        if command.endswith("name=pirate"):
+            edited.write_text(edited.read_text() + next(b for b in blocks("yaml") if "pirate" in b))
+        said = typed(command, clone)
+        assert said.returncode == 0, f"{command}\n{said.stdout}\n{said.stderr}"
+        assert said.stdout.strip(), f"{command} says nothing"
+    gates = [
+        json.loads(path.read_text())["gate"] for path in sorted((clone / "runs/pocket").glob("rounds/*/report.json"))
+    ]
+    assert [gate["accepted"] for gate in gates] == [True] * 3
+    assert "id: pirate" in (clone / "runs/pirate/rounds/000/constitution.yaml").read_text()
+
+
+def test_a_campaign_on_a_model_that_is_not_here_says_so(clone: Path) -> None:
+    assert NEEDS_A_MODEL in commands()
+    (clone / "missing.yaml").write_text("name: missing\npolicy: {model: ./nowhere}\n", encoding="utf-8")
+    said = typed("selfalign run missing.yaml", clone)
+    assert said.returncode == 2
+    assert "nowhere" in said.stderr and "Traceback" not in said.stderr
+    assert not (clone / "runs" / "missing").exists()
+
+
+def test_what_is_said_to_install_can_be_installed(clone: Path, tmp_path: Path) -> None:
+    extras = {INSTALLS.match(line).group(1) for line in commands() if INSTALLS.match(line)}
+    built = typed(f"python -m pip wheel . --quiet --no-deps --no-build-isolation -w {tmp_path}", clone)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("selfalign-*.whl")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    metadata = next((tmp_path / "site").glob("*.dist-info/METADATA")).read_text()
+    assert {name for name in extras if name} <= set(re.findall(r"^Provides-Extra: (\w+)", metadata, re.MULTILINE))
+    run = f"PYTHONPATH={tmp_path / 'site'} python -m selfalign"
+    said = typed(f"{run} init mine --recipe pocket && {run} plan mine.yaml --offline", outside)
+    assert said.returncode == 0, said.stderr
+    assert "pocket:policy" in said.stdout
+
+
+def test_the_suite_is_run_by_make() -> None:
+    assert SUITE in commands()
+    assert "-m pytest" in typed("make --dry-run test", REPOSITORY).stdout
