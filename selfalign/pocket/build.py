@@ -74,7 +74,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m selfalign.pocket.build", description=__doc__.splitlines()[0])
     parser.add_argument("--steps", nargs="+", choices=STEPS, default=STEPS)
     parser.add_argument("--seed", type=int, default=17)
-    parser.add_argument("--processes", type=int, default=3, help="trainers that average their gradients; another number is another seed")
+    parser.add_argument(
+        "--processes", type=int, default=3, help="trainers that average their gradients; another number is another seed"
+    )
     parser.add_argument("--policy-steps", type=int, default=1500, help="optimizer steps of supervised training")
     parser.add_argument("--judge-steps", type=int, default=2200, help="optimizer steps of judge training")
     args = parser.parse_args()
