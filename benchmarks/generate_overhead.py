@@ -3,8 +3,8 @@
     python benchmarks/generate_overhead.py [--model FOLDER] [--prompts 256] [--samples 4] [--repeats 5]
 
 Both use one engine in one process, take turns, and ask for the same samples: same token ids, seeds and lengths. Ours
-renders chat templates, keeps log-probabilities and writes shards durably; the peer is given token ids and returns
-texts, once without and once with log-probabilities. The prefix cache is emptied before each run.
+renders chat templates, writes shards durably; the peer is given token ids and returns
+texts, once without log-probabilities, as the stage asks, and once with. The prefix cache is emptied before each run.
 The ratio is the peer's time over ours: 1 means that the stage is as fast as bare vLLM.
 """
 

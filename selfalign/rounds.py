@@ -197,7 +197,8 @@ def sample_heldout(
     seed = derived_seed(work.settings.seed, "heldout")
 
     def process(missing: list[int]) -> Shards:
-        return generate.generate(only(missing, asked, Prompt), open_engine(), settings, policy_id=policy.id, seed=seed)
+        shards = only(missing, asked, Prompt)
+        return generate.generate(shards, open_engine(), settings, policy_id=policy.id, seed=seed, logprobs=True)
 
     return perform(
         work, "evaluate", name, process,

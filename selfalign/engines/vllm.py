@@ -183,7 +183,7 @@ class VllmEngine:
             top_p=sampling.top_p,
             max_tokens=min(sampling.max_tokens, room),
             seed=request.seed,
-            logprobs=0,
+            logprobs=0 if sampling.logprobs else None,
         )
         return _Job(token_ids, params, answer, lambda reason: refuse(reason, len(token_ids)))
 

@@ -12,14 +12,20 @@ from selfalign.records import Candidate, Prompt, derived_seed
 
 
 def generate(
-    shards: Iterable[tuple[int, list[Prompt]]], engine: Engine, settings: Generate, *, policy_id: str, seed: int
+    shards: Iterable[tuple[int, list[Prompt]]],
+    engine: Engine,
+    settings: Generate,
+    *,
+    policy_id: str,
+    seed: int,
+    logprobs: bool = False,
 ) -> Iterator[tuple[int, list[Candidate]]]:
     """Sample `settings.samples` candidates a prompt and yield each shard of prompts once all of its candidates are in.
 
     A candidate's seed depends on `seed`, its prompt and its sample index alone, so a shard sampled again after a crash
-    is the same shard. Within a shard, candidates are ordered by prompt, then by sample index.
+    is the same shard. `logprobs` asks for each candidate's log-probability too. Within a shard, candidates are ordered by prompt, then by sample index.
     """
-    sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens)
+    sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens, logprobs)
     asked = ((index, prompts, _requests(prompts, settings.samples, policy_id, seed)) for index, prompts in shards)
     for index, prompts, generations in answer_shards(asked, lambda requests: engine.generate(requests, sampling)):
         yield index, _candidates(prompts, generations, settings.samples, policy_id, seed)

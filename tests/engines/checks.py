@@ -53,7 +53,7 @@ def generate(engine: Engine, prompts: Prompts, sampling: Sampling, seeds: int = 
 def check_generations(engine: Engine, folder: Path, prompts: Prompts, temperature: float) -> None:
     """Texts, tokens, finish reasons and log-probabilities (at temperature 1) agree with each other and the oracle."""
     oracle = Oracle(folder)
-    answers = generate(engine, prompts, Sampling(temperature=temperature, max_tokens=12), seeds=2)
+    answers = generate(engine, prompts, Sampling(temperature=temperature, max_tokens=12, logprobs=True), seeds=2)
     assert len(answers) == 2 * len(prompts)
     assert {g.finish_reason for g in answers.values()} <= {"stop", "length"}
     for i, messages in enumerate(prompts):
@@ -137,7 +137,7 @@ def check_long_prompts(engine: Engine, limit: int) -> None:
     with pytest.raises(EngineError, match=r"long.*cannot be scored"):
         list(engine.score([ScoreRequest("long", long, (5, 6))]))
     near = (Message("user", "#" * (limit - 8)),)
-    (answer,) = engine.generate([GenerateRequest("near", near, 3)], Sampling(max_tokens=50))
+    (answer,) = engine.generate([GenerateRequest("near", near, 3)], Sampling(max_tokens=50, logprobs=True))
     assert 1 <= len(answer.token_ids) <= 8
     (score,) = engine.score([ScoreRequest("near", near, answer.token_ids)])
     assert sum(score.logprobs) == pytest.approx(answer.logprob, abs=8 * TOLERANCE)
