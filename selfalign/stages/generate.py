@@ -23,7 +23,8 @@ def generate(
     """Sample `settings.samples` candidates a prompt and yield each shard of prompts once all of its candidates are in.
 
     A candidate's seed depends on `seed`, its prompt and its sample index alone, so a shard sampled again after a crash
-    is the same shard. `logprobs` asks for each candidate's log-probability too. Within a shard, candidates are ordered by prompt, then by sample index.
+    is the same shard. Within a shard, candidates are ordered by prompt, then by sample index. `logprobs` asks for the
+    log-probability of each candidate too.
     """
     sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens, logprobs)
     asked = ((index, prompts, _requests(prompts, settings.samples, policy_id, seed)) for index, prompts in shards)
