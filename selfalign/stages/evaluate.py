@@ -195,13 +195,14 @@ def judge_health(
 
 
 def pick_samples(heldout: Heldout, constitution: Constitution, pairs: config.Pairs, *, seed: int) -> tuple[Sample, ...]:
-    """A few prompts with the answers of base, previous and new policy, drawn by `seed`, not by their looks."""
+    """A few prompts with the answers of base, previous and new policy, drawn by `seed`: first those that changed."""
     base, previous, policy = map(first_answers, (heldout.base, heldout.previous, heldout.policy))
     judged = by_prompt(heldout.judgments)
     eligible = [p for p in heldout.prompts if p.id in base and p.id in previous and p.id in policy]
-    drawn = random.Random(derived_seed(seed, "samples")).sample(eligible, min(NUM_SAMPLES, len(eligible)))
+    random.Random(derived_seed(seed, "samples")).shuffle(eligible)
+    eligible.sort(key=lambda p: policy[p.id].text == previous[p.id].text)  # stable: drawn, then split
     samples = []
-    for prompt in drawn:
+    for prompt in eligible[:NUM_SAMPLES]:
         new, old = policy[prompt.id], previous[prompt.id]
         readings = read_prompt(judged.get(prompt.id, []), constitution, pairs.rating_scale)
         lead = readings.decision(new.id, old.id, pairs.min_margin)

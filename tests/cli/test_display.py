@@ -88,6 +88,14 @@ def test_live_screen_fits_and_says_what_matters(width: int) -> None:
         assert said in text
 
 
+def test_live_screen_says_what_it_waits_for() -> None:
+    started = next(e for e in stream() if e["event"] == "stage_started" and e["stage"] == "judge" and e["round"] == 0)
+    progress = Progress.of([{"event": "campaign_started", "time": started["time"], "rounds": 3}, started])
+    out = io.StringIO()
+    Console(file=out, width=120, markup=False).print(render(progress, "x", started["time"] + 7))
+    assert "loading models, 7.0 s so far" in out.getvalue()
+
+
 def test_live_screen_needs_no_unicode() -> None:
     out = io.StringIO()
     progress = progress_after(10_000)

@@ -318,6 +318,15 @@ def test_samples_are_drawn_by_seed_and_show_all_three_policies():
         assert sample.p_policy == pytest.approx(0.8)
 
 
+def test_samples_that_changed_come_first():
+    same = [
+        replace(new, text=old.text) if i % 2 else new for i, (new, old) in enumerate(zip(NEW, PREVIOUS, strict=True))
+    ]
+    heldout = Heldout(prompts=PROMPTS, policy=same, previous=PREVIOUS, base=BASE, judgments=[], base_logps={})
+    samples = pick_samples(heldout, HOUSE, Pairs(), seed=1)
+    assert [sample.policy != sample.previous for sample in samples] == [True] * 4 + [False] * 2
+
+
 def test_the_gate_accepts_within_its_limits_and_says_so():
     decision = gate(measured_report(), Accept())
     assert decision.accepted
