@@ -15,16 +15,18 @@ class Echo:
     dtype = "float32"
 
     def __init__(self, model: str) -> None:
-        self.model = model
+        self.model, self.awake = model, True
+        ECHOES.append(self)
 
     def accepts(self, model: str) -> bool:
-        return model.startswith("echo")
+        return model.split("-")[0] == self.model.split("-")[0]
 
     def load(self, model: str) -> None:
-        self.model = model
+        self.model, self.awake = model, True
 
     def sleep(self) -> None:
         self.model += " slept"
+        self.awake = False
 
     def check_labels(self, labels: Sequence[str]) -> None:
         if any(len(label) > 1 for label in labels):
@@ -42,8 +44,10 @@ class Echo:
 
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
         for request in requests:
-            yield Choice(request.id, (0.75, 0.25), "A", 3, 0.0)
+            yield Choice(request.id, (0.75, 0.25), " ".join(echo.model for echo in ECHOES if echo.awake), 3, 0.0)
 
+
+ECHOES: list[Echo] = []
 
 if __name__ == "__main__":
     worker.engines.open_engine = lambda model, settings, **_: Echo(model)

@@ -67,6 +67,13 @@ def test_sleeping_reaches_the_engine(worker: local.RemoteWorker) -> None:
     assert [answer.text for answer in worker.generate([request("q")], Sampling())] == ["echo slept: q"]
 
 
+def test_one_engine_is_awake_at_a_time(worker: local.RemoteWorker) -> None:
+    asked = ChoiceRequest("c", (Message("user", "?"),), ("A", "B"))
+    for model in ("echo-1", "other-1", "echo-2", "other-2", "other-3"):
+        worker.use(Use(model))
+        assert [choice.raw for choice in worker.choose([asked])] == [model]
+
+
 def test_an_engine_error_keeps_its_words_and_the_worker_lives(worker: local.RemoteWorker) -> None:
     worker.use(Use("echo"))
     requests = [request("q", 0), request("fail", 1), *(request("q", i) for i in range(2, 9000))]
