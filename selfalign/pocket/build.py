@@ -78,7 +78,7 @@ def main() -> None:
         "--processes", type=int, default=3, help="trainers that average their gradients; another number is another seed"
     )
     parser.add_argument("--policy-steps", type=int, default=1500, help="optimizer steps of supervised training")
-    parser.add_argument("--judge-steps", type=int, default=2200, help="optimizer steps of judge training")
+    parser.add_argument("--judge-steps", type=int, default=1600, help="optimizer steps of judge training")
     args = parser.parse_args()
     for step in args.steps:
         started = time.time()

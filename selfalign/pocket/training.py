@@ -72,8 +72,15 @@ class _Optimizer:
         self.done += 1
 
     def _average(self) -> None:
-        """Make every process's gradient the mean of all; one message, for the model is small."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        """Make every process's gradient the mean of all; one message, for the model is small.
+
+        A parameter that one process's batch left out (a note of which there was nothing to read) counts as zero there.
+        """
+        gradients = []
+        for parameter in self.model.parameters():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         parts = (flat / dist.get_world_size()).split([gradient.numel() for gradient in gradients])
