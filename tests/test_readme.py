@@ -61,6 +61,7 @@ def test_every_command_does_what_the_readme_says(clone: Path) -> None:
             continue
         if command.endswith("name=pirate"):
             edited.write_text(edited.read_text() + next(b for b in blocks("yaml") if "pirate" in b))
+            command += " --set rounds=1"  # the first round shows that it runs
         said = typed(command, clone)
         assert said.returncode == 0, f"{command}\n{said.stdout}\n{said.stderr}"
         assert said.stdout.strip(), f"{command} says nothing"
@@ -71,13 +72,17 @@ def test_every_command_does_what_the_readme_says(clone: Path) -> None:
     assert "id: pirate" in (clone / "runs/pirate/rounds/000/constitution.yaml").read_text()
 
 
-def test_a_campaign_on_a_model_that_is_not_here_says_so(clone: Path) -> None:
-    assert NEEDS_A_MODEL in commands()
-    (clone / "missing.yaml").write_text("name: missing\npolicy: {model: ./nowhere}\n", encoding="utf-8")
-    said = typed("selfalign run missing.yaml", clone)
+def test_the_campaign_file_that_is_shown_is_a_valid_one(clone: Path) -> None:
+    shown = next(block for block in blocks("yaml") if "name: harmless" in block)
+    (clone / "shown.yaml").write_text(shown, encoding="utf-8")
+    said = typed("selfalign config shown.yaml --origin", clone)
+    assert said.returncode == 0, said.stderr
+    assert "shown.yaml:1" in said.stdout
+    (clone / "missing.yaml").write_text(shown.replace("model: Qwen/Qwen3-8B,", "model: ./nowhere,"), encoding="utf-8")
+    said = typed(NEEDS_A_MODEL.replace("harmless", "missing"), clone)
     assert said.returncode == 2
     assert "nowhere" in said.stderr and "Traceback" not in said.stderr
-    assert not (clone / "runs" / "missing").exists()
+    assert not (clone / "runs" / "harmless").exists()
 
 
 def test_what_is_said_to_install_can_be_installed(clone: Path, tmp_path: Path) -> None:
