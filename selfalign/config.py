@@ -19,7 +19,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from selfalign import resources, source
+from selfalign import objective, resources, source
+from selfalign.objective import FDivergence, LossName
 from selfalign.settings import Builder, Layer, flag_layer, leaves, merge, origin_layer, problem_at
 from selfalign.source import InputError, Problem
 
@@ -100,9 +101,16 @@ class Pairs:
 @dataclass(frozen=True, kw_only=True)
 class Train:
     algorithm: Literal["dpo"] = "dpo"
-    loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
+    loss: LossName | dict[LossName, float] = "sigmoid"  # one, or several with their weights: {sigmoid: 1, nll: 0.2}
     beta: Positive = 0.1
     label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
+    length_average: bool = False  # ipo: log-ratios per token; the paper's are of whole answers
+    simpo_gamma: NonNegative = 0.5  # simpo: the margin to reach, gamma
+    discopop_temperature: Positive = 0.05
+    f_divergence: FDivergence = "reverse_kl"
+    f_alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.5  # f_divergence alpha
+    ld_alpha: Fraction | None = None  # LD-DPO: what a token past the shorter answer's length counts
+    wpo: bool = False  # weigh pairs by how likely the policy is to say them
     learning_rate: Positive = 5e-6
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: Fraction = 0.1
@@ -175,7 +183,7 @@ class Campaign:
     rounds: Count = 3
     constitution: str = ""
     policy: Policy = field(default_factory=Policy)
-    reference: str | int = "previous"  # previous | base | a round's number
+    reference: str | int = "previous"  # previous | base | a round's number | none, for a loss without one
     prompts: Prompts = field(default_factory=Prompts)
     generate: Generate = field(default_factory=Generate)
     judge: Judge = field(default_factory=Judge)
@@ -436,13 +444,14 @@ def _judging(judge: Judge, pairs: Pairs) -> Iterator[tuple[str, str, str]]:
 
 def _training(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     reference, last = campaign.reference, campaign.rounds - 1
-    if isinstance(reference, str) and reference not in ("previous", "base"):
+    if isinstance(reference, str) and reference not in ("previous", "base", "none"):
         fix = source.did_you_mean(reference, ("previous", "base")) or "Write previous, base, or a round's number."
         yield "reference", f"reference is {reference[:60]!r}, not previous, base or a round's number", fix
     if isinstance(reference, int) and not 0 <= reference < last:
         why = f"reference is round {reference}; in {campaign.rounds} rounds, 0 to {last}, a later round must follow it"
         yield "reference", why, f"Write a number from 0 to {last - 1}." if last else "Write previous or base."
     train = campaign.train
+    yield from objective.contradictions(train, campaign.pairs, reference)
     if train.max_length > train.max_tokens_per_batch:
         why = (
             f"a pair of {train.max_length} tokens does not fit train.max_tokens_per_batch, {train.max_tokens_per_batch}"

@@ -297,7 +297,7 @@ def reference_policy(work: Work, number: int, policy: Checkpoint, baseline: Base
     reference = work.settings.reference
     if reference == "base":
         return baseline.policy
-    if reference == "previous" or int(reference) >= number:
+    if reference in ("previous", "none") or int(reference) >= number:
         return policy
     step = work.run.view(f"rounds/{int(reference):03d}/policy")
     return train.trained_checkpoint(step.path, step.digest, baseline.policy, int(reference))

@@ -209,6 +209,8 @@ def describe(hint: Any) -> str:
     if get_origin(hint) in (list, tuple):
         item = next(option for option in get_args(hint) if option is not Ellipsis)
         return f"a list of items, each {describe(item)}"
+    if get_origin(hint) is dict:
+        return "several of them with a number each"
     return _PLAIN[hint]
 
 

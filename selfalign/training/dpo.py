@@ -8,9 +8,10 @@ from __future__ import annotations
 import gc
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import msgspec
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from selfalign.chat import ChatError, encode_chat
-from selfalign.config import Train
+from selfalign.objective import REFERENCE_FREE, loss_terms, needs_reference
 from selfalign.records import derived_seed, digest
 from selfalign.store import StoreError, atomic_write, fsync_file, fsync_folder
 from selfalign.training.batches import AttentionKinds, Layout, collate, num_steps, plan_step, row_lengths, step_indexes
@@ -39,7 +40,7 @@ from selfalign.training.checkpoint import (
 from selfalign.training.dataset import NoPairs, PairDataset, load_pairs
 from selfalign.training.job import TrainJob
 from selfalign.training.loop import Loop, MetricsLog, MicroBatch, NonFiniteStep, emit, make_optimizer
-from selfalign.training.losses import PairLogps, pair_loss, value_at_reference
+from selfalign.training.losses import PairLogps, on_policy_weights, pair_loss, value_at_reference
 from selfalign.training.model import (
     ModelError,
     PairScorer,
@@ -62,6 +63,16 @@ DONE_FILE = "training.json"
 CHECKPOINT_FOLDER = "checkpoint"
 CPU_MAX_TOKENS = 2048  # a CPU is busy with fewer positions than this; more only leave its caches and cost memory
 ADAPTER_FOLDER = "adapter"
+DRIFT_NATS = 1.0  # a fall of the chosen answers' log-probability that is worth a word
+METRICS = (
+    "loss",
+    "rewards/chosen",
+    "rewards/rejected",
+    "rewards/accuracies",
+    "rewards/margins",
+    "logps/chosen",
+    "logps/rejected",
+)
 
 
 class WrongStart(RuntimeError):
@@ -120,13 +131,15 @@ def train_dpo(job: TrainJob, should_stop: Callable[[], bool] = lambda: False) ->
     setup.accelerator.wait_for_everyone()
     before = probe_logprobs(setup, setup.scorer)
     model = setup.accelerator.prepare(setup.scorer)
-    reference = reference_logps(setup, model)
+    reference = reference_logps(setup, model) if needs_reference(job.train) else None
     optimizer = setup.accelerator.prepare(make_optimizer(model, job.train))
     task = DpoTask(setup, reference)
     checkpoints = Checkpoints(output / CHECKPOINT_FOLDER, digest(job.identity(), setup.pairs.digest()))
     log = MetricsLog(output, job.round)
     loop = Loop(setup.accelerator, model, optimizer, task, job.train, job.seed, checkpoints, log, should_stop)
     progress = loop.run()
+    if (warning := task.drift()) is not None and setup.accelerator.is_main_process:
+        emit("warning", message=warning)
     del optimizer, loop
     finish(setup, model, before, progress)
 
@@ -200,7 +213,7 @@ def reference_logps(setup: Setup, model: nn.Module) -> Tensor:
 
 def _reference_identity(setup: Setup) -> str:
     model = setup.job.reference_path or setup.job.policy_path
-    return digest("reference", model, setup.pairs.digest(), str(setup.dtype))
+    return digest("reference", model, setup.pairs.digest(), str(setup.dtype), setup.job.train.ld_alpha)
 
 
 def _read_reference(path: Path, identity: str, size: int) -> Tensor | None:
@@ -233,7 +246,7 @@ def score_all(setup: Setup, model: nn.Module) -> Tensor:
     result = torch.zeros(len(pairs), 2, dtype=torch.float32, device=accelerator.device)
     for micro in micro_batches(setup, np.arange(len(pairs))):
         with accelerator.autocast():
-            logps = torch.stack(sequence_logps(model(micro.batch), micro.batch), dim=1)
+            logps = torch.stack(sequence_logps(model(micro.batch), micro.batch, setup.job.train.ld_alpha), dim=1)
         if micro.counts:
             result[micro.batch.indexes] = logps
     return accelerator.reduce(result, "sum").cpu()
@@ -255,22 +268,24 @@ def micro_batches(setup: Setup, indexes: np.ndarray) -> Iterator[MicroBatch]:
 
 
 class DpoTask:
-    """Steps of `batch_size` pairs; a step's loss is the mean over its pairs of weight x loss."""
+    """Steps of `batch_size` pairs; a step's loss is the mean over its pairs of weight x loss.
 
-    metric_names = (
-        "loss",
-        "rewards/chosen",
-        "rewards/rejected",
-        "rewards/accuracies",
-        "rewards/margins",
-        "logps/chosen",
-        "logps/rejected",
-    )
+    `reference`: [N, 2], or None where no term of the loss has one; rewards are then beta times log-probabilities.
+    """
 
-    def __init__(self, setup: Setup, reference: Tensor) -> None:
+    def __init__(self, setup: Setup, reference: Tensor | None) -> None:
         self.setup, self.settings = setup, setup.job.train
-        self.reference = reference.to(setup.accelerator.device)
+        self.terms = loss_terms(self.settings)
+        self.referenced = reference is not None
+        kept = reference if reference is not None else torch.zeros(len(setup.pairs), 2)
+        self.reference = kept.to(setup.accelerator.device)
         self.total_steps = num_steps(len(setup.pairs), self.settings.batch_size, self.settings.epochs)
+        self.metric_names = METRICS + (tuple(f"loss/{name}" for name in self.terms) if len(self.terms) > 1 else ())
+        self.metric_names += ("wpo/weights",) if self.settings.wpo else ()
+        self.history: list[dict[str, float]] = []
+
+    def resume(self, metrics: Sequence[dict[str, float]]) -> None:
+        self.history = list(metrics)
 
     def indexes(self, step: int) -> np.ndarray:
         return step_indexes(len(self.setup.pairs), self.settings.batch_size, self.setup.job.seed, step)
@@ -281,52 +296,89 @@ class DpoTask:
     def num_tokens(self, step: int) -> int:
         return self.setup.pairs.num_tokens(self.indexes(step))
 
+    @property
+    def shift(self) -> float:
+        """BCO's delta: the mean reward of all answers seen in the steps so far."""
+        seen = [0.5 * (step["rewards/chosen"] + step["rewards/rejected"]) for step in self.history]
+        return fmean(seen) if seen and "bco" in self.terms else 0.0
+
     def loss(self, model: nn.Module, micro: MicroBatch, step: int) -> tuple[Tensor, Tensor]:
         """Sum of weight x loss over the micro-batch's pairs, divided by the pairs of the whole step."""
-        batch = micro.batch
+        batch, scale = micro.batch, float(micro.counts) / len(self.indexes(step))
         with self.setup.accelerator.autocast():
-            token_logps = model(batch)
-        pairs = self.pair_logps(token_logps, batch)
-        losses = pair_loss(
-            self.settings.loss,
-            pairs,
-            batch.p_chosen,
-            beta=self.settings.beta,
-            label_smoothing=self.settings.label_smoothing,
+            found = model(batch, with_collision=True) if self.settings.wpo else (model(batch),)
+        pairs = self.pair_logps(found[0], batch)
+        wpo = (
+            on_policy_weights(found[0], found[1], batch.lengths) if self.settings.wpo else torch.ones_like(batch.weight)
         )
-        scale = float(micro.counts) / len(self.indexes(step))
-        loss = (batch.weight * losses).sum() * scale
-        return loss, self.sums(loss.detach(), pairs, scale)
+        losses = {
+            name: share * pair_loss(name, pairs, batch.p_chosen, self.settings, shift=self.shift)
+            for name, share in self.terms.items()
+        }
+        parts = {name: (batch.weight * wpo * term).sum() * scale for name, term in losses.items()}
+        loss = sum(parts.values())
+        return loss, self.sums(loss.detach(), pairs, scale, parts, wpo)
 
     def pair_logps(self, token_logps: Tensor, batch: Any) -> PairLogps:
-        chosen, rejected = sequence_logps(token_logps, batch)
+        chosen, rejected = sequence_logps(token_logps, batch, self.settings.ld_alpha)
         reference_chosen, reference_rejected = self.reference[batch.indexes].unbind(1)
         chosen_lengths, rejected_lengths = batch.lengths.chunk(2)
         return PairLogps(chosen, rejected, reference_chosen, reference_rejected, chosen_lengths, rejected_lengths)
 
-    def sums(self, loss: Tensor, pairs: PairLogps, scale: float) -> Tensor:
+    def sums(self, loss: Tensor, pairs: PairLogps, scale: float, parts: dict[str, Tensor], wpo: Tensor) -> Tensor:
         """This micro-batch's part of every metric, in the order of `metric_names`; stays on the device."""
         with torch.no_grad():
             chosen = self.settings.beta * pairs.chosen_log_ratio
             rejected = self.settings.beta * pairs.rejected_log_ratio
             columns = [chosen, rejected, (chosen > rejected).float(), chosen - rejected, pairs.chosen, pairs.rejected]
-            return torch.cat([loss.reshape(1), torch.stack(columns).sum(1) * scale])
+            columns += [wpo] if self.settings.wpo else []
+            means = torch.stack(columns).sum(1) * scale
+            own = [part.detach() for part in parts.values()] if len(parts) > 1 else []
+            return torch.cat([loss.reshape(1), means[:6], *(part.reshape(1) for part in own), means[6:]])
 
     def metrics(self, step: int, sums: dict[str, float]) -> dict[str, float]:
         """Raises WrongStart if the first loss is not that of a policy that is its own reference."""
-        if step == 0 and is_own_reference(self.setup.job):
-            weight = float(self.setup.pairs.labels[self.indexes(0), 1].mean())
-            check_start(sums["loss"], self.settings, weight, self.setup.dtype)
+        if step == 0 and self.referenced and is_own_reference(self.setup.job):
+            self._check_start(sums)
+        self.history.append(sums)
         return sums
+
+    def _check_start(self, sums: dict[str, float]) -> None:
+        """Compare the first loss with its value at zero difference: log 2 for "sigmoid", hard labels or soft."""
+        p_chosen, weight = torch.from_numpy(self.setup.pairs.labels[self.indexes(0)]).unbind(1)
+        each = value_at_reference(self.settings, p_chosen)
+        wpo = sums.get(
+            "wpo/weights", 1.0
+        )  # a mean: exact where pairs start at one loss, as all but EXO's and SPPO's do
+        free = [sums[f"loss/{name}"] for name in self.terms if name in REFERENCE_FREE]
+        expected = (each * weight).mean().item() * wpo
+        check_start(sums["loss"] - sum(free), expected, weight.mean().item() * wpo, self.setup.dtype)
+
+    def drift(self) -> str | None:
+        """A warning where the last steps left the chosen answers less likely than before, though the margin grew.
+
+        The failure that the NLL term of iterative RPO was made for (Pang et al. 2024, section 5).
+        """
+        last = self.history[-max(1, len(self.history) // 10) :]
+        if not last or not self.referenced:
+            return None
+        chosen, margin = (fmean(step[f"rewards/{name}"] for step in last) for name in ("chosen", "margins"))
+        nats = chosen / self.settings.beta
+        if margin <= 0 or nats > -DRIFT_NATS:
+            return None
+        return (
+            f"round {self.setup.job.round}: chosen answers became less likely ({nats:.1f} nats each) while the margin "
+            "grew; if quality falls, add the likelihood of the chosen answer (train.loss: {sigmoid: 1, nll: 0.2}) or "
+            "raise train.beta"
+        )
 
 
 def is_own_reference(job: TrainJob) -> bool:
     return job.reference_path is None or os.path.realpath(job.reference_path) == os.path.realpath(job.policy_path)
 
 
-def check_start(loss: float, settings: Train, mean_weight: float, dtype: torch.dtype) -> None:
-    """Compare the first loss with its value at zero difference: log 2 for "sigmoid", hard labels or soft."""
-    expected = value_at_reference(settings.loss, settings.beta) * mean_weight
+def check_start(loss: float, expected: float, mean_weight: float, dtype: torch.dtype) -> None:
+    """Raises WrongStart where the first loss is not the expected one."""
     tolerance = (1e-3 if dtype == torch.float32 else 5e-2) * max(abs(expected), mean_weight)
     if abs(loss - expected) > tolerance:
         raise WrongStart(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,6 +48,9 @@ class Task(Protocol):
 
     def micro_batches(self, step: int) -> Iterable[MicroBatch]:
         """This process's share of optimizer step `step`."""
+
+    def resume(self, metrics: Sequence[dict[str, float]]) -> None:
+        """Take up what the steps made so far have left behind; called once, with their metrics, before the first."""
 
     def loss(self, model: nn.Module, micro: MicroBatch, step: int) -> tuple[Tensor, Tensor]:
         """This micro-batch's part of the step's loss, and its sums for the metrics."""
@@ -105,6 +108,8 @@ class Loop:
         progress = self.checkpoints.load(self.accelerator, self.model, self.optimizer)
         if self.accelerator.is_main_process:
             self.log.rewind(progress.step)
+        self.accelerator.wait_for_everyone()
+        self.task.resume(self.log.read())
         for step in range(progress.step, self.task.total_steps):
             stop = self._step(step, progress)
             progress = Progress(step + 1, progress.num_tokens + self.task.num_tokens(step))
@@ -179,6 +184,10 @@ class MetricsLog:
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
         kept = [line for line in lines if line.endswith(b"\n") and msgspec.json.decode(line)["step"] <= step]
         atomic_write(self.path, b"".join(kept))
+
+    def read(self) -> list[dict[str, float]]:
+        """The metrics of the steps made so far."""
+        return [msgspec.json.decode(line) for line in self.path.read_bytes().splitlines()]
 
     def write(self, step: int, total: int, metrics: dict[str, float]) -> None:
         with self.path.open("ab") as file:

@@ -1,20 +1,28 @@
 """Preference losses: pure functions of sequence log-probabilities. B pairs in, B losses out; no model, no state.
 
 Notation: for a prompt x with chosen answer w and rejected answer l,
-    a = log pi(w|x) - log pi_ref(w|x),   c = log pi(l|x) - log pi_ref(l|x),   d = a - c,   z = beta d.
+    a = log pi(w|x) - log pi_ref(w|x),   c = log pi(l|x) - log pi_ref(l|x),   d = a - c,   z = beta d,
+    L(t) = -log sigmoid(t).
 All log-probabilities are sums over the tokens of an answer, in nats.
+
+A soft label p is the probability that the chosen answer is the better one. Most losses are then the expectation
+p loss(w > l) + (1 - p) loss(l > w). Where a paper gives p a meaning of its own (EXO, SPPO), that is used; where it has
+none (`objective.HARD_LABELS_ONLY`), the configuration is refused.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LossName = Literal["sigmoid", "ipo", "hinge"]
+from selfalign.config import Train
+from selfalign.objective import REFERENCE_FREE, FDivergence, LossName, loss_terms
+
+_MAX_EXPONENT = 80.0  # float32 overflows beyond
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,16 @@ class PairLogps:
         """d = a - c, [B]."""
         return self.chosen_log_ratio - self.rejected_log_ratio
 
+    @property
+    def chosen_mean(self) -> Tensor:
+        """Mean log-probability of a chosen token, [B]."""
+        return self.chosen / self.chosen_lengths
+
+    @property
+    def rejected_mean(self) -> Tensor:
+        """Mean log-probability of a rejected token, [B]."""
+        return self.rejected / self.rejected_lengths
+
     def swap(self) -> PairLogps:
         """The same pairs with the opposite label."""
         return PairLogps(
@@ -55,18 +73,63 @@ class PairLogps:
         )
 
 
-def sigmoid_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """DPO: -log sigmoid(z). Rafailov et al. 2023 (arXiv:2305.18290), eq. 7. [B]"""
-    return -F.logsigmoid(beta * pairs.difference)
+# Losses of the scaled difference z = beta d, [B] -> [B].
 
 
-def hinge_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """max(0, 1 - z). RSO, Liu et al. 2023 (arXiv:2309.06657), eq. 8: the normalised hinge of SLiC. [B]"""
-    return F.relu(1.0 - beta * pairs.difference)
+def sigmoid_loss(z: Tensor) -> Tensor:
+    """DPO: L(z). Rafailov et al. 2023 (arXiv:2305.18290), eq. 7."""
+    return -F.logsigmoid(z)
+
+
+def hinge_loss(z: Tensor) -> Tensor:
+    """max(0, 1 - z). RSO, Liu et al. 2023 (arXiv:2309.06657), eq. 8: the normalised hinge of SLiC."""
+    return F.relu(1.0 - z)
+
+
+def robust_loss(z: Tensor, epsilon: float) -> Tensor:
+    """[(1 - e) L(z) - e L(-z)] / (1 - 2e). Chowdhury et al. 2024 (arXiv:2403.00409), eq. 9.
+
+    Unbiased where labels are flipped with probability e < 1/2: (1 - e) robust(z) + e robust(-z) = L(z). It has no
+    lower bound: as z grows it falls like -e z / (1 - 2e).
+    """
+    return ((1.0 - epsilon) * sigmoid_loss(z) - epsilon * sigmoid_loss(-z)) / (1.0 - 2.0 * epsilon)
+
+
+def exo_loss(z: Tensor, p_chosen: Tensor) -> Tensor:
+    """KL(Bernoulli(sigmoid(z)) || Bernoulli(p)), 0 < p < 1. EXO, Ji et al. 2024 (arXiv:2402.00856), eq. 16.
+
+    The paper's label is p = 1 - e; it is least at z = logit p.
+    """
+    log_yes, log_no = F.logsigmoid(z), F.logsigmoid(-z)
+    return log_yes.exp() * (log_yes - p_chosen.log()) + log_no.exp() * (log_no - torch.log1p(-p_chosen))
+
+
+def discopop_loss(z: Tensor, temperature: float) -> Tensor:
+    """(1 - m) L(z) + m exp(-z), m = sigmoid(z / temperature). DiscoPOP, Lu et al. 2024 (arXiv:2406.08414), eq. 5."""
+    blend = torch.sigmoid(z / temperature)
+    return (1.0 - blend) * sigmoid_loss(z) + blend * torch.exp((-z).clamp(max=_MAX_EXPONENT))
+
+
+def divergence_score(log_ratio: Tensor, divergence: FDivergence, alpha: float) -> Tensor:
+    """f'(pi / pi_ref) up to a constant, from the log-ratio: what stands for a and c under another f-divergence. [B]
+
+    reverse_kl: u;  forward_kl: -exp(-u);  js: log sigmoid(u);  alpha: exp((alpha - 1) u) / (alpha - 1), 0 < alpha < 1.
+    f-DPO, Wang et al. 2023 (arXiv:2309.16240), table 1. alpha -> 1 is the reverse, alpha -> 0 the forward KL.
+    """
+    if divergence == "reverse_kl":
+        return log_ratio
+    if divergence == "forward_kl":
+        return -torch.exp((-log_ratio).clamp(max=_MAX_EXPONENT))
+    if divergence == "js":
+        return F.logsigmoid(log_ratio)
+    return torch.exp(((alpha - 1.0) * log_ratio).clamp(max=_MAX_EXPONENT)) / (alpha - 1.0)
+
+
+# Losses of pairs under the label "chosen is better", [B].
 
 
 def ipo_loss(pairs: PairLogps, beta: float, *, length_average: bool = False) -> Tensor:
-    """(d - 1 / (2 tau))^2 with tau = beta. Azar et al. 2023 (arXiv:2310.12036), eq. 17. [B]
+    """(d - 1 / (2 tau))^2 with tau = beta. Azar et al. 2023 (arXiv:2310.12036), eq. 17.
 
     The paper's log-ratios are of whole answers, hence sums. `length_average` divides each by its number of tokens,
     as some trainers do; 1 / (2 tau) is then a target in nats per token.
@@ -77,15 +140,99 @@ def ipo_loss(pairs: PairLogps, beta: float, *, length_average: bool = False) -> 
     return (chosen - rejected - 1.0 / (2.0 * beta)) ** 2
 
 
-def hard_loss(name: LossName, pairs: PairLogps, beta: float) -> Tensor:
-    """The loss of each pair if its chosen answer is better for certain. [B]"""
-    if name == "sigmoid":
-        return sigmoid_loss(pairs, beta)
-    if name == "ipo":
-        return ipo_loss(pairs, beta)
-    if name == "hinge":
-        return hinge_loss(pairs, beta)
-    raise ValueError(f"train.loss: no loss is named {name!r}")
+def sigmoid_norm_loss(pairs: PairLogps, beta: float) -> Tensor:
+    """L(beta (a / |w| - c / |l|)): length-normalised DPO. Lambert et al. 2024 (Tulu 3, arXiv:2411.15124), eq. 6."""
+    chosen, rejected = pairs.chosen_log_ratio, pairs.rejected_log_ratio
+    return sigmoid_loss(beta * (chosen / pairs.chosen_lengths - rejected / pairs.rejected_lengths))
+
+
+def nca_loss(pairs: PairLogps, beta: float) -> Tensor:
+    """L(beta a) + L(-beta a) / 2 + L(-beta c) / 2. NCA, Chen et al. 2024 (arXiv:2402.05369), eq. 11 with K = 2."""
+    chosen, rejected = beta * pairs.chosen_log_ratio, beta * pairs.rejected_log_ratio
+    return sigmoid_loss(chosen) + 0.5 * sigmoid_loss(-chosen) + 0.5 * sigmoid_loss(-rejected)
+
+
+def bco_loss(pairs: PairLogps, beta: float, shift: float = 0.0) -> Tensor:
+    """L(beta a - delta) + L(delta - beta c). BCO, Jung et al. 2024 (arXiv:2404.04656), eq. 10.
+
+    `shift` is delta, the running mean of the rewards beta a and beta c.
+    """
+    chosen, rejected = beta * pairs.chosen_log_ratio, beta * pairs.rejected_log_ratio
+    return sigmoid_loss(chosen - shift) + sigmoid_loss(shift - rejected)
+
+
+def sppo_hard_loss(pairs: PairLogps, p_chosen: Tensor, beta: float) -> Tensor:
+    """(a - (p - 1/2) / beta)^2 + (c + (p - 1/2) / beta)^2. SPPO, Wu et al. 2024 (arXiv:2405.00675), eq. 4.8.
+
+    eta = 1 / beta, and p stands for the paper's estimated win rate; "hard" is p = 1. The paper halves the sum.
+    """
+    target = (p_chosen - 0.5) / beta
+    return (pairs.chosen_log_ratio - target) ** 2 + (pairs.rejected_log_ratio + target) ** 2
+
+
+def aot_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
+    """DPO between sorted margins: L(beta (sort_i(pi margins) - sort_i(pi_ref margins))).
+
+    AOT, Melnyk et al. 2024 (arXiv:2406.05882), eq. 7: the policy's margins are to dominate the reference's as
+    distributions over the batch, here the pairs of a micro-batch. Row i of the result is no longer about pair i.
+    """
+    policy = (pairs.chosen - pairs.rejected).sort().values
+    reference = (pairs.reference_chosen - pairs.reference_rejected).sort().values
+    z = beta * (policy - reference)
+    return (1.0 - label_smoothing) * sigmoid_loss(z) + label_smoothing * sigmoid_loss(-z)
+
+
+def apo_zero_loss(pairs: PairLogps, beta: float) -> Tensor:
+    """1 - sigmoid(beta a) + sigmoid(beta c). APO-zero, D'Oosterlinck et al. 2024 (arXiv:2408.06266), eq. 3."""
+    return 1.0 - torch.sigmoid(beta * pairs.chosen_log_ratio) + torch.sigmoid(beta * pairs.rejected_log_ratio)
+
+
+def apo_down_loss(pairs: PairLogps, beta: float) -> Tensor:
+    """sigmoid(beta a) + 1 - sigmoid(z). APO-down, D'Oosterlinck et al. 2024 (arXiv:2408.06266), eq. 4.
+
+    For a policy that is better than even the chosen answers: both become less likely, the rejected one more so.
+    """
+    return torch.sigmoid(beta * pairs.chosen_log_ratio) + 1.0 - torch.sigmoid(beta * pairs.difference)
+
+
+def simpo_loss(pairs: PairLogps, beta: float, gamma: float) -> Tensor:
+    """L(beta (log pi(w) / |w| - log pi(l) / |l|) - gamma): no reference.
+
+    SimPO, Meng et al. 2024 (arXiv:2405.14734), eq. 6.
+    """
+    return sigmoid_loss(beta * (pairs.chosen_mean - pairs.rejected_mean) - gamma)
+
+
+def cpo_loss(pairs: PairLogps, beta: float) -> Tensor:
+    """L(beta (log pi(w) - log pi(l))), no reference. CPO, Xu et al. 2024 (arXiv:2401.08417), eq. 3.
+
+    The paper adds the likelihood of the chosen answer: {cpo: 1, nll: 1}.
+    """
+    return sigmoid_loss(beta * (pairs.chosen - pairs.rejected))
+
+
+def odds_ratio_loss(pairs: PairLogps) -> Tensor:
+    """L(log odds(w) - log odds(l)), odds = P / (1 - P) of the mean token: no reference.
+
+    ORPO, Hong et al. 2024 (arXiv:2403.07691), eq. 7; the paper's whole loss is NLL + lambda times this.
+    """
+    return sigmoid_loss(_log_odds(pairs.chosen_mean) - _log_odds(pairs.rejected_mean))
+
+
+def nll_loss(pairs: PairLogps) -> Tensor:
+    """-log pi(w) / |w|: the mean over each answer, as in iterative RPO, Pang et al. 2024 (arXiv:2404.19733), eq. 1."""
+    return -pairs.chosen_mean
+
+
+def _log_odds(log_p: Tensor) -> Tensor:
+    """log(P / (1 - P)) from log P < 0; log1mexp by the branch that does not cancel."""
+    log_p = log_p.clamp(max=-1e-7)
+    near_zero = torch.log(-torch.expm1(log_p.clamp(min=-0.6931)))
+    far = torch.log1p(-torch.exp(log_p.clamp(max=-0.6931)))
+    return log_p - torch.where(log_p > -0.6931, near_zero, far)
+
+
+# Labels, and the settings of a campaign.
 
 
 def smooth_labels(p_chosen: Tensor, label_smoothing: float) -> Tensor:
@@ -97,18 +244,110 @@ def smooth_labels(p_chosen: Tensor, label_smoothing: float) -> Tensor:
 
 
 def pair_loss(
-    name: LossName, pairs: PairLogps, p_chosen: Tensor, *, beta: float, label_smoothing: float = 0.0
+    name: LossName, pairs: PairLogps, p_chosen: Tensor, settings: Train | None = None, *, shift: float = 0.0
 ) -> Tensor:
-    """The expected loss under the soft label: p loss(w > l) + (1 - p) loss(l > w). [B]
+    """The loss of each pair under its soft label, by the settings of `train`; `shift` is BCO's delta. [B]
 
     For "sigmoid" this is the cross-entropy to the label, least at z = logit p; for "ipo" least at
     d = (2 p - 1) / (2 tau); for "hinge" at z = 1 where p > 1/2.
     """
-    p = smooth_labels(p_chosen, label_smoothing)
-    return p * hard_loss(name, pairs, beta) + (1.0 - p) * hard_loss(name, pairs.swap(), beta)
+    settings = settings or Train()
+    beta, epsilon = settings.beta, settings.label_smoothing
+    if name == "exo":
+        return exo_loss(beta * _difference(pairs, settings), smooth_labels(p_chosen, epsilon))
+    if name == "sppo_hard":
+        return sppo_hard_loss(pairs, p_chosen, beta)
+    if name == "aot":
+        return aot_loss(pairs, beta, epsilon)
+    if name == "nll":
+        return nll_loss(pairs)
+    if name == "orpo":
+        return nll_loss(pairs) + beta * _expected(odds_ratio_loss, pairs, p_chosen)
+    if name == "robust":  # its epsilon is inside the loss
+        return _expected(lambda pair: hard_loss(name, pair, settings), pairs, p_chosen)
+    p = smooth_labels(p_chosen, epsilon)
+    return _expected(lambda pair: hard_loss(name, pair, settings, shift), pairs, p)
 
 
-def value_at_reference(name: LossName, beta: float) -> float:
-    """The loss of any pair, whatever its label, while the policy is still the reference: log 2 for "sigmoid"."""
-    zero, one = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.float64)
-    return pair_loss(name, PairLogps(zero, zero, zero, zero, one, one), one, beta=beta).item()
+def hard_loss(name: LossName, pairs: PairLogps, settings: Train, shift: float = 0.0) -> Tensor:
+    """The loss of each pair if its chosen answer is better for certain. [B]"""
+    beta = settings.beta
+    if name in ("sigmoid", "hinge", "robust", "discopop"):
+        return _difference_loss(name, beta * _difference(pairs, settings), settings)
+    if name == "ipo":
+        return ipo_loss(pairs, beta, length_average=settings.length_average)
+    if name == "sigmoid_norm":
+        return sigmoid_norm_loss(pairs, beta)
+    if name == "nca":
+        return nca_loss(pairs, beta)
+    if name == "bco":
+        return bco_loss(pairs, beta, shift)
+    if name == "apo_zero":
+        return apo_zero_loss(pairs, beta)
+    if name == "apo_down":
+        return apo_down_loss(pairs, beta)
+    if name == "simpo":
+        return simpo_loss(pairs, beta, settings.simpo_gamma)
+    if name == "cpo":
+        return cpo_loss(pairs, beta)
+    raise ValueError(f"train.loss: no loss of single pairs is named {name!r}")
+
+
+def _difference_loss(name: LossName, z: Tensor, settings: Train) -> Tensor:
+    if name == "hinge":
+        return hinge_loss(z)
+    if name == "robust":
+        return robust_loss(z, settings.label_smoothing)
+    if name == "discopop":
+        return discopop_loss(z, settings.discopop_temperature)
+    return sigmoid_loss(z)
+
+
+def _difference(pairs: PairLogps, settings: Train) -> Tensor:
+    scores = (pairs.chosen_log_ratio, pairs.rejected_log_ratio)
+    chosen, rejected = (divergence_score(u, settings.f_divergence, settings.f_alpha) for u in scores)
+    return chosen - rejected
+
+
+def _expected(loss: Callable[[PairLogps], Tensor], pairs: PairLogps, p_chosen: Tensor) -> Tensor:
+    """p loss(w > l) + (1 - p) loss(l > w). [B]"""
+    return p_chosen * loss(pairs) + (1.0 - p_chosen) * loss(pairs.swap())
+
+
+def value_at_reference(settings: Train, p_chosen: Tensor) -> Tensor:
+    """The loss of pairs with these labels while the policy is still its own reference, without reference-free terms.
+
+    For "sigmoid" log 2, whatever the label. [B]
+    """
+    zero, one = torch.zeros_like(p_chosen), torch.ones_like(p_chosen)
+    start = PairLogps(zero, zero, zero, zero, one, one)
+    terms = {name: weight for name, weight in loss_terms(settings).items() if name not in REFERENCE_FREE}
+    return sum((weight * pair_loss(name, start, p_chosen, settings) for name, weight in terms.items()), zero)
+
+
+# What changes the log-probabilities or weighs the pairs.
+
+
+def length_desensitised(token_logps_N: Tensor, lengths_2B: Tensor, alpha: float) -> Tensor:
+    """Log-probabilities whose tail past the shorter answer's length counts alpha. [N]
+
+    LD-DPO, Liu et al. 2024 (arXiv:2409.06411), eq. 10: log p(first l tokens) + alpha log p(rest), where l is the length
+    of the shorter answer of the pair. `lengths`: B chosen, then B rejected; tokens in the same order.
+    """
+    shared_B = torch.minimum(*lengths_2B.chunk(2))
+    shared_N = torch.repeat_interleave(shared_B.repeat(2), lengths_2B)
+    starts_N = torch.repeat_interleave(lengths_2B.cumsum(0) - lengths_2B, lengths_2B)
+    position_N = torch.arange(len(token_logps_N), device=token_logps_N.device) - starts_N
+    return torch.where(position_N < shared_N, token_logps_N, alpha * token_logps_N)
+
+
+@torch.no_grad()
+def on_policy_weights(token_logps_N: Tensor, log_collision_N: Tensor, lengths_2B: Tensor) -> Tensor:
+    """w(chosen) w(rejected), w = exp(mean_t[log p_t - log sum_v p_v^2]): how likely the policy is to say this. [B]
+
+    WPO, Zhou et al. 2024 (arXiv:2406.11827), eq. 5, with the paper's alignment of weights (section 3.2): a token drawn
+    from the policy itself has weight 1 on average. No gradient flows through it.
+    """
+    ratios = torch.segment_reduce(token_logps_N - log_collision_N, "mean", lengths=lengths_2B)
+    chosen, rejected = ratios.chunk(2)
+    return torch.exp(chosen + rejected)

@@ -16,7 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 from selfalign.config import Adapter
 from selfalign.training.batches import AttentionKinds, Batch, Layout, collate
 from selfalign.training.dataset import PairDataset, TokenPair
-from selfalign.training.scoring import Head, token_logprobs
+from selfalign.training.losses import length_desensitised
+from selfalign.training.scoring import Head, token_logprobs, token_logprobs_and_collision
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -129,11 +130,12 @@ class PairScorer(nn.Module):
         """The transformers model, inside its adapter if it has one."""
         return self.model.get_base_model() if is_peft(self.model) else self.model
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Log-probabilities of the batch's targets in nats, float32. [N]"""
-        hidden = self.hidden_states(batch)
+    def forward(self, batch: Batch, *, with_collision: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Log-probabilities of the batch's targets in nats, float32, [N]; on demand log sum_v p_v^2 beside it. [N]"""
+        hidden = self.hidden_states(batch).flatten(0, 1)[batch.sources]
         head = self.causal.get_output_embeddings()
-        return token_logprobs(hidden.flatten(0, 1)[batch.sources], head.weight, head.bias, batch.targets, self.head)
+        score = token_logprobs_and_collision if with_collision else token_logprobs
+        return score(hidden, head.weight, head.bias, batch.targets, self.head)
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """What the output layer would be applied to. [R, L, D]"""
@@ -152,8 +154,10 @@ def is_peft(model: nn.Module) -> bool:
     return hasattr(model, "peft_config")
 
 
-def sequence_logps(token_logps_N: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Sums over the tokens of each answer: (chosen [B], rejected [B])."""
+def sequence_logps(token_logps_N: Tensor, batch: Batch, ld_alpha: float | None = None) -> tuple[Tensor, Tensor]:
+    """Sums over the tokens of each answer: (chosen [B], rejected [B]); length-desensitised where an alpha is given."""
+    if ld_alpha is not None:
+        token_logps_N = length_desensitised(token_logps_N, batch.lengths, ld_alpha)
     sums = torch.segment_reduce(token_logps_N, "sum", lengths=batch.lengths)
     chosen, rejected = sums.chunk(2)
     return chosen, rejected

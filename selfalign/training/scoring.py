@@ -42,7 +42,22 @@ def token_logprobs(
     chunks of at most `budget` bytes of logits; where all rows fit one chunk its softmax is kept for the backward pass,
     otherwise each chunk is computed again there.
     """
-    return _TokenLogprobs.apply(hidden_ND, weight_VD, bias_V, targets_N, head, budget)
+    return _TokenLogprobs.apply(hidden_ND, weight_VD, bias_V, targets_N, head, budget, False)[0]
+
+
+def token_logprobs_and_collision(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    head: Head,
+    budget: int = LOGITS_BUDGET,
+) -> tuple[Tensor, Tensor]:
+    """As `token_logprobs`, and log sum_v p_v^2: the mean probability of a token drawn from p. Both [N]
+
+    No gradient flows through the second.
+    """
+    return _TokenLogprobs.apply(hidden_ND, weight_VD, bias_V, targets_N, head, budget, True)
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -50,27 +65,39 @@ class _TokenLogprobs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, head: Head, budget: int
-    ) -> Tensor:
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        head: Head,
+        budget: int,
+        collision: bool,
+    ) -> tuple[Tensor, Tensor]:
         rows = max(1, budget // (4 * weight.shape[0]))
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         with torch.autocast(device, enabled=False):
             bodies = hidden.to(dtype).split(rows)
             matrix = weight.to(dtype)
-            parts, softmaxes = [], []
+            parts, softmaxes, collisions = [], [], []
             for body, target in zip(bodies, targets.split(rows), strict=True):
                 logprobs, softmax = _chunk_logprobs(body, matrix, bias, target, head)
                 parts.append(logprobs)
                 softmaxes = [softmax]
+                if collision:
+                    collisions.append(torch.linalg.vector_norm(softmax, dim=-1).log() * 2.0)
         ctx.head, ctx.rows, ctx.dtype = head, rows, dtype
         ctx.softmax = softmaxes[0] if len(parts) == 1 and any(ctx.needs_input_grad[:3]) else None
         ctx.save_for_backward(hidden, weight, bias, targets)
-        return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
+        nothing = hidden.new_zeros(0, dtype=torch.float32)
+        log_collision = torch.cat(collisions) if collisions else nothing
+        ctx.mark_non_differentiable(log_collision)
+        return torch.cat(parts) if parts else nothing, log_collision
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         matrix = weight.to(ctx.dtype)
@@ -92,7 +119,7 @@ class _TokenLogprobs(torch.autograd.Function):
             if wants_weight:
                 grad_weight = _add_product(grad_weight, grad_logits, body, weight.dtype)
         ctx.softmax = None
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 def _add_product(total: Tensor | None, grad_logits: Tensor, body: Tensor, dtype: torch.dtype) -> Tensor:
