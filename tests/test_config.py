@@ -143,7 +143,7 @@ def test_freezing_round_trips_every_value(beta: float, name: str, revision: str 
         ("train: {beta: 1e999}", "1e999 is not a finite number", ""),
         ("train: {epochs: 1.5}", "train.epochs is 1.5, not a whole number of at least 1", ""),
         ("judge: {both_orders: no}", "judge.both_orders is the text 'no', not true or false", "Write false."),
-        ("train: {loss: ippo}", "not one of sigmoid, ipo, hinge", 'Did you mean "ipo"?'),
+        ("train: {loss: ippo}", "not one of sigmoid, hinge, ipo", 'Did you mean "ipo"?'),
         ("seed: true", "seed is true, not a whole number", ""),
         ("train: 3", "train has no settings under it", "Indent"),
         ("train:", "train has no settings under it", "Indent"),
@@ -248,6 +248,15 @@ def test_an_unknown_recipe_is_refused_where_it_is_named(tmp_path: Path) -> None:
         ("train.max_length=9000", "train.max_length", "does not fit"),
         ("evaluate.against=[base]", "accept.win_rate_lower_bound", "win rate against the previous policy"),
         ("evaluate.against=[base, previous, base]", "evaluate.against", "stands twice"),
+        ("train.loss={}", "train.loss", "needs a weight above 0"),
+        ("train.loss={sigmoid: 0}", "train.loss", "needs a weight above 0"),
+        ("train.loss=nll", "train.loss", "prefers nothing"),
+        ("train.loss=aot", "train.loss", "no use for soft labels"),
+        ("train.loss=robust", "train.label_smoothing", "needs train.label_smoothing above 0"),
+        ("train.length_average=true", "train.length_average", "only the loss ipo reads it"),
+        ("train.simpo_gamma=1", "train.simpo_gamma", "only the loss simpo reads it"),
+        ("train.f_alpha=0.3", "train.f_alpha", "only the alpha divergence"),
+        ("reference=none", "reference", "sigmoid is regularised toward a reference"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(
@@ -258,6 +267,38 @@ def test_settings_that_contradict_each_other_are_refused(
     assert words in error.message
     assert error.suggestion
     assert error.file == ("--set" if override.startswith(f"{setting}=") else str(path))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "setting", "words"),
+    [
+        (["train.loss=simpo", "reference=base"], "reference", "reference-free"),
+        (["train.loss={orpo: 1, nll: 1}", "reference=1"], "reference", "reference-free"),
+        (["train.loss=ipo", "train.f_divergence=js"], "train.f_divergence", "another f-divergence"),
+        (["train.loss=simpo", "train.ld_alpha=0.5"], "train.ld_alpha", "summed log-ratios"),
+        (["train.loss=aot", "pairs.labels=hard", "train.wpo=true"], "train.wpo", "no pair keeps a weight"),
+        (["train.loss=nca", "train.label_smoothing=0.1"], "train.label_smoothing", "means nothing to nca"),
+    ],
+)
+def test_what_a_loss_cannot_use_is_refused(overrides: list[str], setting: str, words: str, tmp_path: Path) -> None:
+    error = refused(write(tmp_path, MINIMAL), *overrides)
+    assert words in error.message and error.suggestion
+    assert error.file == "--set"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["train.loss={sigmoid: 1, nll: 0.2}", "train.wpo=true", "train.ld_alpha=0.6"],
+        ["train.loss=simpo", "train.simpo_gamma=1", "reference=none"],
+        ["train.loss=exo", "train.label_smoothing=0.001", "train.f_divergence=alpha", "train.f_alpha=0.3"],
+        ["train.loss=aot", "pairs.labels=hard", "train.label_smoothing=0.1"],
+    ],
+)
+def test_losses_take_their_settings(overrides: list[str], tmp_path: Path) -> None:
+    campaign = config.load(write(tmp_path, MINIMAL), overrides=overrides).campaign
+    again = config.load(write(tmp_path, config.to_yaml(campaign), "again.yaml")).campaign
+    assert again.train == campaign.train
 
 
 @pytest.mark.parametrize("setting", ["tensor_parallel_size=2", "enforce_eager=true", "max_num_seqs=8"])

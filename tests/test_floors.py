@@ -15,14 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent / "selfalign"
 
 # A room is a module or package right under selfalign; what belongs to one room imports within it freely.
 FLOORS = {
-    "records": 0, "schemas": 0, "source": 0, "resources": 0, "statistics": 0, "objective": 0,
+    "records": 0, "schemas": 0, "source": 0, "resources": 0, "statistics": 0,
     "config": 1, "constitution": 1, "store": 1, "text": 1, "chat": 1,
     "engines": 2, "training": 2, "preferences": 2, "preflight": 2,
     "stages": 3,
     "campaign": 4, "launch": 4,
     "cli": 5, "pocket": 5,
 }  # fmt: skip
-SAME_ROOM = {"settings": "config", "steps": "campaign", "rounds": "campaign", "__main__": "cli"}
+SAME_ROOM = {"settings": "config", "objective": "config", "steps": "campaign", "rounds": "campaign", "__main__": "cli"}
 STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from selfalign.config import Adapter
+from selfalign.objective import REFERENCE_FREE
 from selfalign.records import Pair
 from selfalign.store import read_records, sha256_file
 from selfalign.training import checkpoint, dpo, loop
@@ -56,12 +57,65 @@ def test_training_raises_the_margin_and_writes_a_model_folder(
     assert [line["step"] for line in steps] == list(range(1, 25))
     assert steps[0]["metrics"]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert steps[-1]["metrics"]["rewards/margins"] > 0.3
-    assert set(steps[0]["metrics"]) == {*dpo.DpoTask.metric_names, "grad_norm", "learning_rate", "num_tokens"}
+    assert set(steps[0]["metrics"]) == {*dpo.METRICS, "grad_norm", "learning_rate", "num_tokens"}
     assert [{"step": line["step"], **line["metrics"]} for line in steps] == metrics_of(job)
     output = Path(job.output_dir)
     assert AutoTokenizer.from_pretrained(output).chat_template == tiny_tokenizer().chat_template
     assert AutoModelForCausalLM.from_pretrained(output).dtype == torch.float32
     assert not (output / "checkpoint").exists()
+
+
+LOSSES = {
+    "hinge": {}, "ipo": {}, "robust": {"label_smoothing": 0.1}, "exo": {"label_smoothing": 0.01}, "discopop": {},
+    "sigmoid_norm": {"beta": 2.0}, "nca": {}, "bco": {}, "sppo_hard": {"beta": 0.5}, "aot": {}, "apo_zero": {},
+    "apo_down": {}, "simpo": {"beta": 2.0}, "cpo": {}, "orpo": {"beta": 1.0},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_raises_the_margin_from_its_known_start(name: str, tmp_path: Path) -> None:
+    settings = {"train_batch_size": 8, "train_learning_rate": 3e-3, **_train(LOSSES[name])}
+    job = make_job(tmp_path, num_pairs=8, train_epochs=12, train_loss=name, **settings)
+    train_dpo(job)
+    first, *_, last = metrics_of(job)
+    assert last["logps/chosen"] - last["logps/rejected"] > first["logps/chosen"] - first["logps/rejected"]
+    assert (Path(job.output_dir) / dpo.REFERENCE_FILE).exists() == (name not in REFERENCE_FREE)
+
+
+def _train(settings: dict[str, float]) -> dict[str, float]:
+    return {f"train_{name}": value for name, value in settings.items()}
+
+
+@pytest.mark.parametrize("divergence", ["forward_kl", "js", "alpha"])
+def test_other_divergences_raise_the_margin_too(divergence: str, tmp_path: Path) -> None:
+    job = make_job(tmp_path, num_pairs=8, train_epochs=6, train_f_divergence=divergence)
+    train_dpo(job)
+    assert metrics_of(job)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert metrics_of(job)[-1]["rewards/margins"] > 0.05
+
+
+def test_terms_and_weights_are_told_apart_in_the_metrics(tmp_path: Path) -> None:
+    job = make_job(tmp_path, train_loss={"sigmoid": 1.0, "nll": 0.2}, train_wpo=True, train_ld_alpha=0.5)
+    train_dpo(job)
+    first = metrics_of(job)[0]
+    assert first["loss"] == pytest.approx(first["loss/sigmoid"] + first["loss/nll"])
+    assert first["loss/sigmoid"] == pytest.approx(math.log(2) * first["wpo/weights"], rel=1e-5)
+    assert first["wpo/weights"] > 0
+
+
+def test_the_likelihood_term_keeps_chosen_answers_likely(tmp_path: Path) -> None:
+    drift = {}
+    for name, loss in (("alone", "sigmoid"), ("with nll", {"sigmoid": 1.0, "nll": 1.0})):
+        job = make_job(tmp_path / name, num_pairs=16, train_epochs=6, train_loss=loss)
+        train_dpo(job)
+        drift[name] = metrics_of(job)[-1]["logps/chosen"]
+    assert drift["with nll"] > drift["alone"] + 1.0
+
+
+def test_a_fall_of_chosen_answers_is_said_aloud(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_dpo(make_job(tmp_path, num_pairs=8, train_epochs=6, train_loss="apo_down", train_learning_rate=3e-2))
+    warnings = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"warning"' in line]
+    assert "chosen answers became less likely" in warnings[-1]["message"]
 
 
 def test_trained_weights_are_saved_in_float32_though_the_base_is_stored_in_bfloat16(tmp_path: Path) -> None:
@@ -337,6 +391,16 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, ad
         assert in_child(train_dpo, job) == 0
         assert weights_digest(job) == weights_digest(whole)
         assert metrics_of(job) == metrics_of(whole)
+
+
+def test_the_running_mean_of_bco_is_taken_up_where_it_was(tmp_path: Path) -> None:
+    whole = make_job(tmp_path, train_loss="bco", **RESUMED)
+    assert in_child(train_dpo, whole) == 0
+    job = elsewhere(whole, "killed")
+    assert in_child(killed_after_step, job, 5) == -signal.SIGKILL
+    assert in_child(train_dpo, job) == 0
+    assert metrics_of(job) == metrics_of(whole)
+    assert weights_digest(job) == weights_digest(whole)
 
 
 def test_kills_during_the_commit_of_a_checkpoint_lose_nothing_else(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfalign.training.scoring import Head, token_logprobs
+from selfalign.training.scoring import Head, token_logprobs, token_logprobs_and_collision
 
 HEADS = [Head(), Head(scale=0.25), Head(softcap=2.0), Head(scale=3.0, softcap=1.5)]
 
@@ -38,6 +38,22 @@ def test_values_and_gradients_equal_a_naive_log_softmax(head: Head, budget: int)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     ours = torch.autograd.grad((found * coefficients).sum(), (hidden, weight, bias))
     theirs = torch.autograd.grad((expected * coefficients).sum(), (hidden, weight, bias))
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("budget", [2**20, 4 * 11 * 3], ids=["one chunk", "chunks of three"])
+@pytest.mark.parametrize("head", HEADS, ids=str)
+def test_the_collision_probability_equals_a_naive_sum(head: Head, budget: int) -> None:
+    hidden, weight, bias, targets = tensors()
+    found, collision = token_logprobs_and_collision(hidden, weight, bias, targets, head, budget)
+    logits = torch.nn.functional.linear(hidden, weight, bias) * head.scale
+    if head.softcap is not None:
+        logits = head.softcap * torch.tanh(logits / head.softcap)
+    torch.testing.assert_close(collision, logits.softmax(-1).square().sum(-1).log(), atol=1e-5, rtol=1e-5)
+    assert not collision.requires_grad
+    ours = torch.autograd.grad(found.sum(), (hidden, weight))
+    theirs = torch.autograd.grad(naive(hidden, weight, bias, targets, head).sum(), (hidden, weight))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
 
