@@ -91,9 +91,10 @@ class Judge:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    strategy: Literal["best-worst", "all", "random"] = "best-worst"
+    strategy: Literal["best-worst", "best-random", "all", "random"] = "best-worst"
     min_margin: NonNegative = 0.1
     max_per_prompt: Count | None = None
+    length_balance: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0  # rho: among the near-best the shortest is chosen
     labels: Literal["soft", "hard"] = "soft"
     rating_scale: Positive = 1.0  # pointwise: p_chosen = sigmoid(rating_scale * rating difference)
 
@@ -434,8 +435,13 @@ def _judging(judge: Judge, pairs: Pairs) -> Iterator[tuple[str, str, str]]:
         yield "judge.comparisons", "a pointwise judge compares no candidates", "Remove it, or use pairwise-logprob."
     if not pointwise and pairs.rating_scale != Pairs.rating_scale:
         yield "pairs.rating_scale", "a pairwise judge gives no ratings to scale", "Remove it, or use pointwise-logprob."
-    if pairs.strategy == "best-worst" and (pairs.max_per_prompt or 1) > 1:
-        yield "pairs.max_per_prompt", "best-worst makes one pair a prompt", "Remove it, or use strategy all or random."
+    one_a_prompt = pairs.strategy in ("best-worst", "best-random")
+    if one_a_prompt and (pairs.max_per_prompt or 1) > 1:
+        why = f"{pairs.strategy} makes one pair a prompt"
+        yield "pairs.max_per_prompt", why, "Remove it, or use strategy all or random."
+    if pairs.length_balance and not one_a_prompt:
+        why = f"strategy {pairs.strategy} picks no best candidate whose length could be balanced"
+        yield "pairs.length_balance", why, "Remove it, or use strategy best-worst."
     if judge.base_url and not judge.model.startswith("openai:"):
         yield "judge.base_url", f"the judge {judge.model!r} is not reached over an API", "Use `model: openai:NAME`."
     if judge.revision and judge.model in ("self", "base"):

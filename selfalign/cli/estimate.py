@@ -68,7 +68,7 @@ def count_work(
     prompt_tokens = fmean(sum(count(m.content) for m in p.messages) for p in sample) if sample else 0.0
     rendered = [count(render_example(campaign, constitution, prompt)) for prompt in sample[:20]]
     answers = (2 if pairwise else 1) * generate.max_tokens
-    per_prompt = {"best-worst": 1, "random": campaign.pairs.max_per_prompt or 1}
+    per_prompt = {"best-worst": 1, "best-random": 1, "random": campaign.pairs.max_per_prompt or 1}
     return Workload(
         rounds=campaign.rounds,
         prompts=num_prompts,

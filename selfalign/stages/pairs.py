@@ -44,7 +44,11 @@ def build_pairs(
     - "best-worst" considers one pair a prompt: the highest and the lowest mean win probability against the others.
       Where the judge did not compare these two directly (`judge.comparisons: ring`), their probability is estimated
       as sigmoid(logit s_best - logit s_worst), which is exact if the others were one Bradley-Terry opponent.
+    - "best-random" considers the best against another one drawn with `seed`, as RLHFlow's "max_random" does.
     - "all" considers every compared pair, "random" `max_per_prompt` (default 1) of them, drawn with `seed`.
+
+    With `length_balance` rho, of the candidates within rho of the range of scores from the best the shortest is chosen,
+    and of those as near to the worst the longest is rejected (Meta-Rewarding, Wu et al. 2024, arXiv:2407.19594, 2.3).
 
     A truncated or empty candidate, or one that clearly loses under a hard constraint, can be rejected and never chosen.
     `p_chosen` is the judge's probability (ratings: sigmoid(rating_scale * difference)), or 1 with hard labels. Prompts
@@ -112,11 +116,11 @@ def _consider(
     table = _Table(distinct, judgments, read_prompt(judgments, constitution, settings.rating_scale), settings)
     if not table.compared:
         return ["no_judgments"]
-    if settings.strategy == "best-worst":
-        return [table.best_worst()]
+    draw = random.Random(derived_seed(seed, "pairs", candidates[0].prompt_id))
+    if settings.strategy in ("best-worst", "best-random"):
+        return [table.best_against(draw if settings.strategy == "best-random" else None)]
     compared = table.compared
     if settings.strategy == "random":
-        draw = random.Random(derived_seed(seed, "pairs", candidates[0].prompt_id))
         compared = draw.sample(compared, min(settings.max_per_prompt or 1, len(compared)))
     return _strongest([table.judged(a, b) for a, b in compared], settings.max_per_prompt)
 
@@ -145,15 +149,19 @@ class _Table:
             return "invalid"
         return self._pair(a, b, lead) if lead >= 0 else self._pair(b, a, -lead)
 
-    def best_worst(self) -> Pair | str:
+    def best_against(self, draw: random.Random | None) -> Pair | str:
+        """The best candidate against the worst, or against one that is drawn."""
         scores = self._scores()
         ranked = sorted((c for c in self.candidates if c.id in scores), key=lambda c: -scores[c.id])
         if not ranked:
             return "invalid"
-        best = next((candidate for candidate in ranked if self._barred(candidate) is None), None)
-        if best is None:
+        choosable = [candidate for candidate in ranked if self._barred(candidate) is None]
+        if not choosable:
             return self._barred(ranked[0]) or "invalid"
-        worst = next(candidate for candidate in reversed(ranked) if candidate is not best)
+        reach = self.settings.length_balance * (scores[ranked[0].id] - scores[ranked[-1].id])
+        best = _balanced(choosable, scores, reach, longest=False)
+        others = [candidate for candidate in ranked if candidate is not best]
+        worst = draw.choice(others) if draw else _balanced(others[::-1], scores, reach, longest=True)
         lead = self._lead(best, worst)
         if lead is None:
             lead = self._estimated_lead(scores[best.id], scores[worst.id])
@@ -213,6 +221,14 @@ class _Table:
             shown = {judgment.first_id, judgment.second_id} - {""}
             if judgment.verdict != "invalid" and (shown <= pair if direct else shown & pair):
                 yield judgment.id
+
+
+def _balanced(ranked: Sequence[Candidate], scores: Mapping[str, float], reach: float, *, longest: bool) -> Candidate:
+    """The shortest (or longest) of the candidates whose score is within `reach` of the first's; the first for 0."""
+    if not reach:
+        return ranked[0]
+    near = [candidate for candidate in ranked if abs(scores[candidate.id] - scores[ranked[0].id]) <= reach]
+    return (max if longest else min)(near, key=lambda candidate: len(candidate.token_ids))
 
 
 def _logit(p: float) -> float:

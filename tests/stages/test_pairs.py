@@ -49,6 +49,30 @@ def test_best_worst_takes_the_extremes_of_the_mean_win_probability():
     assert not discards
 
 
+def test_best_random_draws_the_rejected_one():
+    drawn = Counter()
+    for seed in range(60):
+        (pair,), discards = build([A, B, C], table(CLEAR), seed=seed, strategy="best-random")
+        assert pair == build([A, B, C], table(CLEAR), seed=seed, strategy="best-random")[0][0]
+        assert pair.chosen_id == A.id and not discards
+        drawn[pair.rejected_id] += 1
+    assert drawn.keys() == {B.id, C.id} and min(drawn.values()) > 15
+
+
+def test_near_ties_are_balanced_by_length():
+    """Ratings 4.0 and 3.8 are near the best, 1.0 and 1.2 near the worst of a range of 3: rho = 0.1 reaches 0.3."""
+    long, short = candidate(ASK, "long " * 9, 0), candidate(ASK, "short", 1)
+    brief, wordy = candidate(ASK, "brief", 2), candidate(ASK, "wordy " * 9, 3)
+    ratings = [(long, 4.0), (short, 3.8), (brief, 1.0), (wordy, 1.2)]
+    said = [rated(who, value, KIND) for who, value in ratings]
+    people = [who for who, _ in ratings]
+    (plain,), _ = build(people, said)
+    assert (plain.chosen_id, plain.rejected_id) == (long.id, brief.id)
+    (balanced,), _ = build(people, said, length_balance=0.2)
+    assert (balanced.chosen_id, balanced.rejected_id) == (short.id, wordy.id)
+    assert balanced.margin == pytest.approx(2.6)
+
+
 def test_all_takes_every_pair_by_margin_and_counts_the_rest():
     pairs, discards = build([A, B, C], table(CLEAR), strategy="all", min_margin=0.3)
     assert [(p.chosen_id, p.rejected_id) for p in pairs] == [(A.id, C.id), (A.id, B.id)]
@@ -202,7 +226,7 @@ def considered(candidates, judgments, options: Pairs) -> int:
     total = 0
     for prompt_id in {c.prompt_id for c in candidates}:
         compared = {frozenset((j.first_id, j.second_id)) for j in judgments if j.prompt_id == prompt_id}
-        if not compared or options.strategy == "best-worst":
+        if not compared or options.strategy.startswith("best"):
             total += 1
         elif options.strategy == "random":
             total += min(options.max_per_prompt or 1, len(compared))
@@ -214,7 +238,7 @@ def considered(candidates, judgments, options: Pairs) -> int:
 @settings(max_examples=200, deadline=None)
 @given(
     judged_shards(),
-    st.sampled_from(["best-worst", "all", "random"]),
+    st.sampled_from(["best-worst", "best-random", "all", "random"]),
     st.sampled_from([None, 1, 2]),
     st.sampled_from([0.0, 0.1, 0.5]),
     st.sampled_from(["soft", "hard"]),
@@ -234,5 +258,5 @@ def test_pairs_are_sound_and_everything_considered_is_counted(shard, strategy, l
     assert discards.keys() <= DISCARDS.keys()
     assert len(pairs) + discards.total() == considered(candidates, judgments, options)
     assert (pairs, discards) == build_pairs(candidates, judgments, HOUSE, options, seed=5)
-    if limit and strategy != "best-worst":
+    if limit and not strategy.startswith("best"):
         assert max(Counter(pair.prompt_id for pair in pairs).values(), default=0) <= limit
