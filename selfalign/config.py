@@ -108,6 +108,8 @@ class Train:
     length_average: bool = False  # ipo: log-ratios per token; the paper's are of whole answers
     simpo_gamma: NonNegative = 0.5  # simpo: the margin to reach, gamma
     discopop_temperature: Positive = 0.05
+    desirable_weight: Positive = 1.0  # kto: lambda_D
+    undesirable_weight: Positive = 1.0  # kto: lambda_U
     f_divergence: FDivergence = "reverse_kl"
     f_alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.5  # f_divergence alpha
     ld_alpha: Fraction | None = None  # LD-DPO: what a token past the shorter answer's length counts

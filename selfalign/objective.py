@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "robust", "exo", "discopop", "sigmoid_norm", "nca", "bco", "sppo_hard",
-    "aot", "apo_zero", "apo_down", "simpo", "cpo", "orpo", "nll",
+    "aot", "apo_zero", "apo_down", "kto", "simpo", "cpo", "orpo", "nll",
 ]  # fmt: skip
 FDivergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
@@ -23,6 +23,7 @@ Problem = tuple[str, str, str]  # the setting, what and why, the fix
 OF_THE_DIFFERENCE = frozenset({"sigmoid", "hinge", "robust", "exo", "discopop"})
 REFERENCE_FREE = frozenset({"simpo", "cpo", "orpo", "nll"})
 HARD_LABELS_ONLY = {
+    "kto": "it takes each answer by itself, as desirable or not",
     "aot": "it compares sorted margins, no longer pairs",
     "apo_zero": "it says which way each answer is to go, not how sure the label is",
     "apo_down": "it says which way each answer is to go, not how sure the label is",
@@ -31,7 +32,10 @@ HARD_LABELS_ONLY = {
 SMOOTHABLE = frozenset({"sigmoid", "hinge", "ipo", "robust", "exo", "sigmoid_norm", "aot", "simpo", "cpo"})
 NEEDS_SMOOTHING = frozenset({"robust", "exo"})
 SOME_PREFERENCE = "Write a loss of pairs beside it, such as {sigmoid: 1, nll: 0.2}."
+KTO_BALANCE = (1.0, 4.0 / 3.0)  # of desirable over undesirable weight; Ethayarajh et al. 2024, section 4.2
 OWN_SETTINGS: dict[str, str] = {  # settings that one loss alone reads
+    "desirable_weight": "kto",
+    "undesirable_weight": "kto",
     "length_average": "ipo",
     "simpo_gamma": "simpo",
     "discopop_temperature": "discopop",
@@ -97,5 +101,9 @@ def _unused(terms: Mapping[str, float], train: Train) -> Iterator[Problem]:
     if train.ld_alpha is not None and not (referenced and referenced.isdisjoint({"sigmoid_norm"})):
         why = "LD-DPO weighs the tails of summed log-ratios, which this loss does not have"
         yield "train.ld_alpha", why, "Remove it, or choose a loss of sums, such as sigmoid."
+    balance = train.desirable_weight / train.undesirable_weight
+    if "kto" in terms and not KTO_BALANCE[0] <= balance <= KTO_BALANCE[1]:
+        why = f"desirable over undesirable weight is {balance:.3g}; as many of each, it should lie between 1 and 4/3"
+        yield "train.desirable_weight", why, "Set both to 1, or desirable_weight to 1.33."
     if train.wpo and "aot" in terms:
         yield "train.wpo", "aot sorts margins over the batch, so that no pair keeps a weight", "Remove it."

@@ -277,6 +277,11 @@ def test_settings_that_contradict_each_other_are_refused(
         (["train.loss=ipo", "train.f_divergence=js"], "train.f_divergence", "another f-divergence"),
         (["train.loss=simpo", "train.ld_alpha=0.5"], "train.ld_alpha", "summed log-ratios"),
         (["train.loss=aot", "pairs.labels=hard", "train.wpo=true"], "train.wpo", "no pair keeps a weight"),
+        (
+            ["train.loss=kto", "pairs.labels=hard", "train.desirable_weight=2"],
+            "train.desirable_weight",
+            "between 1 and 4/3",
+        ),
         (["train.loss=nca", "train.label_smoothing=0.1"], "train.label_smoothing", "means nothing to nca"),
     ],
 )

@@ -55,10 +55,28 @@ class PairDataset:
 
     def parts(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Token ids of prompt, chosen and rejected."""
+        index %= len(self)
         start, stop = self._starts[index], self._starts[index + 1]
         prompt, chosen, _ = self.lengths[index]
         tokens = self._tokens[start:stop]
         return tokens[:prompt], tokens[prompt : prompt + chosen], tokens[prompt + chosen :]
+
+    def mismatched(self, max_length: int) -> PairDataset:
+        """Every prompt with the answers of the pair before it, cut where they would exceed `max_length` tokens.
+
+        Raises NoPairs for a single pair, whose answers belong to the only prompt there is.
+        """
+        if len(self) < 2:
+            raise NoPairs("KTO needs two pairs or more: its divergence is estimated on answers to other prompts")
+
+        def pairs() -> Iterator[TokenPair]:
+            for index, key in enumerate(self.keys):
+                prompt = self.parts(index)[0]
+                room = max(1, max_length - len(prompt))
+                _, chosen, rejected = self.parts(index - 1)
+                yield TokenPair(key, prompt, chosen[:room], rejected[:room])
+
+        return PairDataset(pairs())
 
     def digest(self) -> str:
         """Hash of names, tokens, labels and weights."""

@@ -9,7 +9,7 @@ import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -40,7 +40,7 @@ from selfalign.training.checkpoint import (
 from selfalign.training.dataset import NoPairs, PairDataset, load_pairs
 from selfalign.training.job import TrainJob
 from selfalign.training.loop import Loop, MetricsLog, MicroBatch, NonFiniteStep, emit, make_optimizer
-from selfalign.training.losses import PairLogps, on_policy_weights, pair_loss, value_at_reference
+from selfalign.training.losses import PairLogps, kto_divergence, on_policy_weights, pair_loss, value_at_reference
 from selfalign.training.model import (
     ModelError,
     PairScorer,
@@ -58,6 +58,7 @@ from selfalign.training.model import (
 )
 
 REFERENCE_FILE = "reference/logps.safetensors"  # not beside the weights: engines load every such file there
+MISMATCHED_FILE = "reference/mismatched.safetensors"
 PROBES_FILE = "probes.json"
 DONE_FILE = "training.json"
 CHECKPOINT_FOLDER = "checkpoint"
@@ -133,7 +134,7 @@ def train_dpo(job: TrainJob, should_stop: Callable[[], bool] = lambda: False) ->
     model = setup.accelerator.prepare(setup.scorer)
     reference = reference_logps(setup, model) if needs_reference(job.train) else None
     optimizer = setup.accelerator.prepare(make_optimizer(model, job.train))
-    task = DpoTask(setup, reference)
+    task = DpoTask(setup, reference, mismatch(setup, model) if "kto" in loss_terms(job.train) else None)
     checkpoints = Checkpoints(output / CHECKPOINT_FOLDER, digest(job.identity(), setup.pairs.digest()))
     log = MetricsLog(output, job.round)
     loop = Loop(setup.accelerator, model, optimizer, task, job.train, job.seed, checkpoints, log, should_stop)
@@ -193,9 +194,9 @@ def _check_vocabulary(pairs: PairDataset, model: nn.Module, path: str) -> None:
 # Reference -------------------------------------------------------------------------------------------------------
 
 
-def reference_logps(setup: Setup, model: nn.Module) -> Tensor:
+def reference_logps(setup: Setup, model: nn.Module, file: str = REFERENCE_FILE) -> Tensor:
     """log pi_ref of both answers of every pair, computed once and kept in the step's folder. [N, 2] float32, CPU"""
-    path, identity = setup.output / REFERENCE_FILE, _reference_identity(setup)
+    path, identity = setup.output / file, _reference_identity(setup)
     kept = _read_reference(path, identity, len(setup.pairs))
     if kept is not None:
         return kept
@@ -209,6 +210,31 @@ def reference_logps(setup: Setup, model: nn.Module) -> Tensor:
         path.parent.mkdir(exist_ok=True)
         atomic_write(path, save({"chosen": logps[:, 0].clone(), "rejected": logps[:, 1].clone()}, metadata))
     return logps
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """Prompts with answers that belong to others, for KTO's estimate of the KL divergence, and their log pi_ref."""
+
+    pairs: PairDataset
+    reference: Tensor  # [N, 2]
+
+    def divergence(self, setup: Setup, model: nn.Module, indexes: Tensor) -> Tensor:
+        """z0 over some prompts, in one pass without gradient. []"""
+        rows = [index[None] for index in indexes.cpu().numpy()]
+        batch = collate(self.pairs, rows, setup.layout, setup.attention).to(setup.accelerator.device)
+        with torch.no_grad(), setup.accelerator.autocast():
+            chosen, rejected = sequence_logps(model(batch), batch)
+        return kto_divergence(
+            PairLogps(chosen, rejected, *self.reference[batch.indexes].unbind(1), *batch.lengths.chunk(2))
+        )
+
+
+def mismatch(setup: Setup, model: nn.Module) -> Mismatch:
+    """Raises NoPairs where there is a single pair."""
+    pairs = setup.pairs.mismatched(setup.job.train.max_length)
+    logps = reference_logps(replace(setup, pairs=pairs), model, MISMATCHED_FILE)
+    return Mismatch(pairs, logps.to(setup.accelerator.device))
 
 
 def _reference_identity(setup: Setup) -> str:
@@ -273,10 +299,10 @@ class DpoTask:
     `reference`: [N, 2], or None where no term of the loss has one; rewards are then beta times log-probabilities.
     """
 
-    def __init__(self, setup: Setup, reference: Tensor | None) -> None:
+    def __init__(self, setup: Setup, reference: Tensor | None, mismatch: Mismatch | None = None) -> None:
         self.setup, self.settings = setup, setup.job.train
         self.terms = loss_terms(self.settings)
-        self.referenced = reference is not None
+        self.referenced, self.mismatch = reference is not None, mismatch
         kept = reference if reference is not None else torch.zeros(len(setup.pairs), 2)
         self.reference = kept.to(setup.accelerator.device)
         self.total_steps = num_steps(len(setup.pairs), self.settings.batch_size, self.settings.epochs)
@@ -296,9 +322,10 @@ class DpoTask:
     def num_tokens(self, step: int) -> int:
         return self.setup.pairs.num_tokens(self.indexes(step))
 
-    @property
-    def shift(self) -> float:
-        """BCO's delta: the mean reward of all answers seen in the steps so far."""
+    def shift(self, model: nn.Module, batch: Any) -> Tensor | float:
+        """What answers are compared with: KTO's z0, or BCO's delta, the mean reward over the steps so far."""
+        if self.mismatch is not None:
+            return self.mismatch.divergence(self.setup, model, batch.indexes)
         seen = [0.5 * (step["rewards/chosen"] + step["rewards/rejected"]) for step in self.history]
         return fmean(seen) if seen and "bco" in self.terms else 0.0
 
@@ -307,12 +334,12 @@ class DpoTask:
         batch, scale = micro.batch, float(micro.counts) / len(self.indexes(step))
         with self.setup.accelerator.autocast():
             found = model(batch, with_collision=True) if self.settings.wpo else (model(batch),)
-        pairs = self.pair_logps(found[0], batch)
+        pairs, shift = self.pair_logps(found[0], batch), self.shift(model, batch)
         wpo = (
             on_policy_weights(found[0], found[1], batch.lengths) if self.settings.wpo else torch.ones_like(batch.weight)
         )
         losses = {
-            name: share * pair_loss(name, pairs, batch.p_chosen, self.settings, shift=self.shift)
+            name: share * pair_loss(name, pairs, batch.p_chosen, self.settings, shift=shift)
             for name, share in self.terms.items()
         }
         parts = {name: (batch.weight * wpo * term).sum() * scale for name, term in losses.items()}

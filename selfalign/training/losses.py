@@ -152,7 +152,7 @@ def nca_loss(pairs: PairLogps, beta: float) -> Tensor:
     return sigmoid_loss(chosen) + 0.5 * sigmoid_loss(-chosen) + 0.5 * sigmoid_loss(-rejected)
 
 
-def bco_loss(pairs: PairLogps, beta: float, shift: float = 0.0) -> Tensor:
+def bco_loss(pairs: PairLogps, beta: float, shift: Tensor | float = 0.0) -> Tensor:
     """L(beta a - delta) + L(delta - beta c). BCO, Jung et al. 2024 (arXiv:2404.04656), eq. 10.
 
     `shift` is delta, the running mean of the rewards beta a and beta c.
@@ -193,6 +193,25 @@ def apo_down_loss(pairs: PairLogps, beta: float) -> Tensor:
     For a policy that is better than even the chosen answers: both become less likely, the rejected one more so.
     """
     return torch.sigmoid(beta * pairs.chosen_log_ratio) + 1.0 - torch.sigmoid(beta * pairs.difference)
+
+
+def kto_loss(
+    pairs: PairLogps, beta: float, divergence: Tensor | float, desirable: float = 1.0, undesirable: float = 1.0
+) -> Tensor:
+    """Half of lambda_D (1 - sigmoid(beta (a - z0))) + lambda_U (1 - sigmoid(beta (z0 - c))), z0 without gradient.
+
+    KTO, Ethayarajh et al. 2024 (arXiv:2402.01306), eq. 8, with the chosen answer as a desirable example and the
+    rejected one as an undesirable; half of both is the mean over examples. `divergence` is z0, see `kto_divergence`.
+    """
+    wanted = desirable * torch.sigmoid(beta * (divergence - pairs.chosen_log_ratio))
+    unwanted = undesirable * torch.sigmoid(beta * (pairs.rejected_log_ratio - divergence))
+    return 0.5 * (wanted + unwanted)
+
+
+def kto_divergence(mismatched: PairLogps) -> Tensor:
+    """z0 = max(0, mean log-ratio of answers under prompts that they do not belong to): KTO's estimate of the KL. []"""
+    ratios = torch.cat([mismatched.chosen_log_ratio, mismatched.rejected_log_ratio])
+    return ratios.mean().clamp(min=0.0).detach()
 
 
 def simpo_loss(pairs: PairLogps, beta: float, gamma: float) -> Tensor:
@@ -244,9 +263,11 @@ def smooth_labels(p_chosen: Tensor, label_smoothing: float) -> Tensor:
 
 
 def pair_loss(
-    name: LossName, pairs: PairLogps, p_chosen: Tensor, settings: Train | None = None, *, shift: float = 0.0
+    name: LossName, pairs: PairLogps, p_chosen: Tensor, settings: Train | None = None, *, shift: Tensor | float = 0.0
 ) -> Tensor:
-    """The loss of each pair under its soft label, by the settings of `train`; `shift` is BCO's delta. [B]
+    """The loss of each pair under its soft label, by the settings of `train`. [B]
+
+    `shift` is what answers are compared with one by one: BCO's delta, KTO's z0.
 
     For "sigmoid" this is the cross-entropy to the label, least at z = logit p; for "ipo" least at
     d = (2 p - 1) / (2 tau); for "hinge" at z = 1 where p > 1/2.
@@ -269,7 +290,7 @@ def pair_loss(
     return _expected(lambda pair: hard_loss(name, pair, settings, shift), pairs, p)
 
 
-def hard_loss(name: LossName, pairs: PairLogps, settings: Train, shift: float = 0.0) -> Tensor:
+def hard_loss(name: LossName, pairs: PairLogps, settings: Train, shift: Tensor | float = 0.0) -> Tensor:
     """The loss of each pair if its chosen answer is better for certain. [B]"""
     beta = settings.beta
     if name in ("sigmoid", "hinge", "robust", "discopop"):
@@ -282,6 +303,8 @@ def hard_loss(name: LossName, pairs: PairLogps, settings: Train, shift: float = 
         return nca_loss(pairs, beta)
     if name == "bco":
         return bco_loss(pairs, beta, shift)
+    if name == "kto":
+        return kto_loss(pairs, beta, shift, settings.desirable_weight, settings.undesirable_weight)
     if name == "apo_zero":
         return apo_zero_loss(pairs, beta)
     if name == "apo_down":

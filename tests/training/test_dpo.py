@@ -68,7 +68,7 @@ def test_training_raises_the_margin_and_writes_a_model_folder(
 LOSSES = {
     "hinge": {}, "ipo": {}, "robust": {"label_smoothing": 0.1}, "exo": {"label_smoothing": 0.01}, "discopop": {},
     "sigmoid_norm": {"beta": 2.0}, "nca": {}, "bco": {}, "sppo_hard": {"beta": 0.5}, "aot": {}, "apo_zero": {},
-    "apo_down": {}, "simpo": {"beta": 2.0}, "cpo": {}, "orpo": {"beta": 1.0},
+    "apo_down": {}, "kto": {}, "simpo": {"beta": 2.0}, "cpo": {}, "orpo": {"beta": 1.0},
 }  # fmt: skip
 
 
@@ -92,6 +92,20 @@ def test_other_divergences_raise_the_margin_too(divergence: str, tmp_path: Path)
     train_dpo(job)
     assert metrics_of(job)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert metrics_of(job)[-1]["rewards/margins"] > 0.05
+
+
+def test_kto_estimates_the_divergence_on_answers_to_other_prompts(tmp_path: Path) -> None:
+    job = make_job(tmp_path, num_pairs=6, train_loss="kto")
+    Path(job.output_dir).mkdir()
+    setup = dpo.prepare(job)
+    other = setup.pairs.mismatched(job.train.max_length)
+    for index in range(6):
+        assert other.parts(index)[0].tolist() == setup.pairs.parts(index)[0].tolist()
+        assert other.parts(index)[1].tolist() == setup.pairs.parts((index - 1) % 6)[1].tolist()
+    found = dpo.mismatch(setup, setup.scorer)
+    assert found.divergence(setup, setup.scorer, torch.arange(6)).item() == pytest.approx(0.0, abs=1e-5)
+    with pytest.raises(NoPairs, match="two pairs or more"):
+        train_dpo(make_job(tmp_path / "one", num_pairs=1, train_loss="kto"))
 
 
 def test_terms_and_weights_are_told_apart_in_the_metrics(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from selfalign.training.losses import (
     divergence_score,
     exo_loss,
     ipo_loss,
+    kto_divergence,
     length_desensitised,
     odds_ratio_loss,
     on_policy_weights,
@@ -64,7 +65,7 @@ def start_value(name: LossName, p: float = 1.0) -> float:
     [
         ("sigmoid", 0.693147), ("robust", 0.693147), ("aot", 0.693147), ("hinge", 1.0), ("ipo", 25.0),
         ("exo", 2.761231), ("nca", 1.386294), ("bco", 1.386294), ("sppo_hard", 50.0), ("apo_zero", 1.0),
-        ("apo_down", 1.0), ("discopop", 0.846574), ("sigmoid_norm", 0.693147),
+        ("apo_down", 1.0), ("discopop", 0.846574), ("kto", 0.5), ("sigmoid_norm", 0.693147),
     ],
 )  # fmt: skip
 def test_value_at_zero_difference(name: LossName, expected: float) -> None:
@@ -213,6 +214,20 @@ def test_bco_is_shifted_by_the_mean_reward() -> None:
     found = pair_loss("bco", pairs_of(2.0, -1.0), torch.ones(1), settings_of("bco"), shift=0.05).item()
     by_hand = -math.log(sigmoid(0.2 - 0.05)) - math.log(sigmoid(0.1 + 0.05))
     assert found == pytest.approx(by_hand)
+
+
+def test_kto_weighs_each_answer_against_the_divergence() -> None:
+    settings = settings_of("kto", desirable_weight=1.2, undesirable_weight=0.9)
+    found = pair_loss("kto", pairs_of(2.0, -1.0), torch.ones(1), settings, shift=0.5).item()
+    by_hand = 0.5 * (1.2 * (1 - sigmoid(0.1 * (2.0 - 0.5))) + 0.9 * (1 - sigmoid(0.1 * (0.5 + 1.0))))
+    assert found == pytest.approx(by_hand)
+
+
+def test_the_divergence_of_kto_is_a_mean_and_never_negative() -> None:
+    ratios = torch.tensor([0.4, -0.1], requires_grad=True)
+    found = kto_divergence(pairs_of(ratios, torch.tensor([0.3, 0.2])))
+    assert found.item() == pytest.approx(0.2) and not found.requires_grad
+    assert kto_divergence(pairs_of(-ratios, torch.tensor([-0.3, -0.2]))).item() == 0.0
 
 
 def test_aot_compares_sorted_margins() -> None:
