@@ -138,7 +138,7 @@ def _current(stage: StageProgress, now: float, *, live: bool) -> Table:
     bar = ProgressBar(total=max(1, stage.total), completed=stage.done, width=24, complete_style="cyan")
     facts = [f"{stage.done:,}/{stage.total:,} {one_line(stage.unit)}".rstrip()] if stage.total else []
     rate, eta = (stage.rate(now), stage.eta(now)) if live else (None, None)
-    if live and rate is None and stage.name in MODEL_STAGES:
+    if live and stage.first is None and stage.name in MODEL_STAGES:
         facts.append(f"loading models, {duration(now - stage.started)} so far")
     facts += [rate_text(rate)] if rate is not None else []
     facts += [f"{duration(eta)} left"] if eta is not None else []

@@ -26,6 +26,7 @@ class StageProgress:
     counts: Mapping[str, Any] = field(default_factory=dict)
     metrics: Mapping[str, Any] = field(default_factory=dict)
     updated: float = 0.0
+    first: tuple[float, int] | None = None  # when this session's first units were done, and how many then were
     steps: dict[str, float] = field(default_factory=dict)  # finished steps of the stage and their seconds
 
     @property
@@ -39,10 +40,17 @@ class StageProgress:
         return min(1.0, self.done / self.total) if self.total else 0.0
 
     def rate(self, now: float) -> float | None:
-        """Units per second of this session, or None before anything was done."""
-        fresh = self.done - self.reused
-        elapsed = max(self.updated, now) - self.started
+        """Units per second since the first of this session, without the time in which models load; None before."""
+        if self.first is None:
+            return None
+        fresh, elapsed = self.done - self.first[1], max(self.updated, now) - self.first[0]
         return fresh / elapsed if fresh > 0 and elapsed > 0 else None
+
+    def advance(self, done: int, time: float) -> None:
+        """`done` units are finished at `time`."""
+        self.done, self.updated = done, time
+        if self.first is None:
+            self.first = (time, done)
 
     def eta(self, now: float) -> float | None:
         """Seconds left in the stage, or None where nothing tells."""
@@ -174,7 +182,7 @@ class Progress:
     def _on_progress(self, event: Mapping[str, Any], time: float) -> None:
         stage = self.stages.get((event.get("round"), str(event.get("stage"))))
         if stage is not None:
-            stage.done, stage.updated = int(event.get("done") or 0), time
+            stage.advance(int(event.get("done") or 0), time)
             stage.total = int(event.get("total") or stage.total)
             stage.unit = str(event.get("unit") or stage.unit)
 
@@ -200,8 +208,8 @@ class Progress:
         if isinstance(round, int):
             self.train_history.setdefault(round, deque(maxlen=200)).append(metrics)
         if stage is not None:
-            stage.done, stage.total = int(event.get("step") or 0), int(event.get("total") or stage.total)
-            stage.unit, stage.metrics, stage.updated = "steps", metrics, time
+            stage.total, stage.unit, stage.metrics = int(event.get("total") or stage.total), "steps", metrics
+            stage.advance(int(event.get("step") or 0), time)
 
     def _on_proof(self, event: Mapping[str, Any], time: float) -> None:
         if isinstance(event.get("round"), int):
