@@ -105,5 +105,8 @@ def _unused(terms: Mapping[str, float], train: Train) -> Iterator[Problem]:
     if "kto" in terms and not KTO_BALANCE[0] <= balance <= KTO_BALANCE[1]:
         why = f"desirable over undesirable weight is {balance:.3g}; as many of each, it should lie between 1 and 4/3"
         yield "train.desirable_weight", why, "Set both to 1, or desirable_weight to 1.33."
+    if {"kto", "bco"} <= terms.keys():
+        why = "kto compares each answer with a divergence, bco with a mean reward: there is no sum of the two"
+        yield "train.loss", why, "Keep one of them."
     if train.wpo and "aot" in terms:
         yield "train.wpo", "aot sorts margins over the batch, so that no pair keeps a weight", "Remove it."

@@ -282,6 +282,7 @@ def test_settings_that_contradict_each_other_are_refused(
             "train.desirable_weight",
             "between 1 and 4/3",
         ),
+        (["train.loss={kto: 1, bco: 1}", "pairs.labels=hard"], "train.loss", "no sum of the two"),
         (["train.loss=nca", "train.label_smoothing=0.1"], "train.label_smoothing", "means nothing to nca"),
     ],
 )

@@ -326,8 +326,9 @@ class DpoTask:
         """What answers are compared with: KTO's z0, or BCO's delta, the mean reward over the steps so far."""
         if self.mismatch is not None:
             return self.mismatch.divergence(self.setup, model, batch.indexes)
-        seen = [0.5 * (step["rewards/chosen"] + step["rewards/rejected"]) for step in self.history]
-        return fmean(seen) if seen and "bco" in self.terms else 0.0
+        if "bco" not in self.terms or not self.history:
+            return 0.0
+        return fmean(0.5 * (step["rewards/chosen"] + step["rewards/rejected"]) for step in self.history)
 
     def loss(self, model: nn.Module, micro: MicroBatch, step: int) -> tuple[Tensor, Tensor]:
         """Sum of weight x loss over the micro-batch's pairs, divided by the pairs of the whole step."""
