@@ -32,7 +32,7 @@ HARD_LABELS_ONLY = {
 SMOOTHABLE = frozenset({"sigmoid", "hinge", "ipo", "robust", "exo", "sigmoid_norm", "aot", "simpo", "cpo"})
 NEEDS_SMOOTHING = frozenset({"robust", "exo"})
 SOME_PREFERENCE = "Write a loss of pairs beside it, such as {sigmoid: 1, nll: 0.2}."
-KTO_BALANCE = (1.0, 4.0 / 3.0)  # of desirable over undesirable weight; Ethayarajh et al. 2024, section 4.2
+KTO_BALANCE = (1.0, 4.0 / 3.0)  # of desirable over undesirable weight; Ethayarajh et al. 2024
 OWN_SETTINGS: dict[str, str] = {  # settings that one loss alone reads
     "desirable_weight": "kto",
     "undesirable_weight": "kto",

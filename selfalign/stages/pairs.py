@@ -48,7 +48,7 @@ def build_pairs(
     - "all" considers every compared pair, "random" `max_per_prompt` (default 1) of them, drawn with `seed`.
 
     With `length_balance` rho, of the candidates within rho of the range of scores from the best the shortest is chosen,
-    and of those as near to the worst the longest is rejected (Meta-Rewarding, Wu et al. 2024, arXiv:2407.19594, 2.3).
+    and of those as near to the worst the longest is rejected (Meta-Rewarding, Wu et al. 2024, arXiv:2407.19594).
 
     A truncated or empty candidate, or one that clearly loses under a hard constraint, can be rejected and never chosen.
     `p_chosen` is the judge's probability (ratings: sigmoid(rating_scale * difference)), or 1 with hard labels. Prompts

@@ -385,7 +385,7 @@ class DpoTask:
     def drift(self) -> str | None:
         """A warning where the last steps left the chosen answers less likely than before, though the margin grew.
 
-        The failure that the NLL term of iterative RPO was made for (Pang et al. 2024, section 5).
+        The failure that the NLL term of iterative RPO was made for (Pang et al. 2024).
         """
         last = self.history[-max(1, len(self.history) // 10) :]
         if not last or not self.referenced:

@@ -87,7 +87,7 @@ def hinge_loss(z: Tensor) -> Tensor:
 
 
 def robust_loss(z: Tensor, epsilon: float) -> Tensor:
-    """[(1 - e) L(z) - e L(-z)] / (1 - 2e). Chowdhury et al. 2024 (arXiv:2403.00409), eq. 9.
+    """[(1 - e) L(z) - e L(-z)] / (1 - 2e). Chowdhury et al. 2024 (arXiv:2403.00409).
 
     Unbiased where labels are flipped with probability e < 1/2: (1 - e) robust(z) + e robust(-z) = L(z). It has no
     lower bound: as z grows it falls like -e z / (1 - 2e).
@@ -96,7 +96,7 @@ def robust_loss(z: Tensor, epsilon: float) -> Tensor:
 
 
 def exo_loss(z: Tensor, p_chosen: Tensor) -> Tensor:
-    """KL(Bernoulli(sigmoid(z)) || Bernoulli(p)), 0 < p < 1. EXO, Ji et al. 2024 (arXiv:2402.00856), eq. 16.
+    """KL(Bernoulli(sigmoid(z)) || Bernoulli(p)), 0 < p < 1. EXO, Ji et al. 2024 (arXiv:2402.00856).
 
     The paper's label is p = 1 - e; it is least at z = logit p.
     """
@@ -105,7 +105,7 @@ def exo_loss(z: Tensor, p_chosen: Tensor) -> Tensor:
 
 
 def discopop_loss(z: Tensor, temperature: float) -> Tensor:
-    """(1 - m) L(z) + m exp(-z), m = sigmoid(z / temperature). DiscoPOP, Lu et al. 2024 (arXiv:2406.08414), eq. 5."""
+    """(1 - m) L(z) + m exp(-z), m = sigmoid(z / temperature). DiscoPOP, Lu et al. 2024 (arXiv:2406.08414)."""
     blend = torch.sigmoid(z / temperature)
     return (1.0 - blend) * sigmoid_loss(z) + blend * torch.exp((-z).clamp(max=_MAX_EXPONENT))
 
@@ -141,19 +141,19 @@ def ipo_loss(pairs: PairLogps, beta: float, *, length_average: bool = False) -> 
 
 
 def sigmoid_norm_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """L(beta (a / |w| - c / |l|)): length-normalised DPO. Lambert et al. 2024 (Tulu 3, arXiv:2411.15124), eq. 6."""
+    """L(beta (a / |w| - c / |l|)): length-normalised DPO. Lambert et al. 2024 (Tulu 3, arXiv:2411.15124)."""
     chosen, rejected = pairs.chosen_log_ratio, pairs.rejected_log_ratio
     return sigmoid_loss(beta * (chosen / pairs.chosen_lengths - rejected / pairs.rejected_lengths))
 
 
 def nca_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """L(beta a) + L(-beta a) / 2 + L(-beta c) / 2. NCA, Chen et al. 2024 (arXiv:2402.05369), eq. 11 with K = 2."""
+    """L(beta a) + L(-beta a) / 2 + L(-beta c) / 2. NCA, Chen et al. 2024 (arXiv:2402.05369), for K = 2."""
     chosen, rejected = beta * pairs.chosen_log_ratio, beta * pairs.rejected_log_ratio
     return sigmoid_loss(chosen) + 0.5 * sigmoid_loss(-chosen) + 0.5 * sigmoid_loss(-rejected)
 
 
 def bco_loss(pairs: PairLogps, beta: float, shift: Tensor | float = 0.0) -> Tensor:
-    """L(beta a - delta) + L(delta - beta c). BCO, Jung et al. 2024 (arXiv:2404.04656), eq. 10.
+    """L(beta a - delta) + L(delta - beta c). BCO, Jung et al. 2024 (arXiv:2404.04656).
 
     `shift` is delta, the running mean of the rewards beta a and beta c.
     """
@@ -162,7 +162,7 @@ def bco_loss(pairs: PairLogps, beta: float, shift: Tensor | float = 0.0) -> Tens
 
 
 def sppo_hard_loss(pairs: PairLogps, p_chosen: Tensor, beta: float) -> Tensor:
-    """(a - (p - 1/2) / beta)^2 + (c + (p - 1/2) / beta)^2. SPPO, Wu et al. 2024 (arXiv:2405.00675), eq. 4.8.
+    """(a - (p - 1/2) / beta)^2 + (c + (p - 1/2) / beta)^2. SPPO, Wu et al. 2024 (arXiv:2405.00675).
 
     eta = 1 / beta, and p stands for the paper's estimated win rate; "hard" is p = 1. The paper halves the sum.
     """
@@ -173,7 +173,7 @@ def sppo_hard_loss(pairs: PairLogps, p_chosen: Tensor, beta: float) -> Tensor:
 def aot_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
     """DPO between sorted margins: L(beta (sort_i(pi margins) - sort_i(pi_ref margins))).
 
-    AOT, Melnyk et al. 2024 (arXiv:2406.05882), eq. 7: the policy's margins are to dominate the reference's as
+    AOT, Melnyk et al. 2024 (arXiv:2406.05882): the policy's margins are to dominate the reference's as
     distributions over the batch, here the pairs of a micro-batch. Row i of the result is no longer about pair i.
     """
     policy = (pairs.chosen - pairs.rejected).sort().values
@@ -183,12 +183,12 @@ def aot_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Ten
 
 
 def apo_zero_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """1 - sigmoid(beta a) + sigmoid(beta c). APO-zero, D'Oosterlinck et al. 2024 (arXiv:2408.06266), eq. 3."""
+    """1 - sigmoid(beta a) + sigmoid(beta c). APO-zero, D'Oosterlinck et al. 2024 (arXiv:2408.06266)."""
     return 1.0 - torch.sigmoid(beta * pairs.chosen_log_ratio) + torch.sigmoid(beta * pairs.rejected_log_ratio)
 
 
 def apo_down_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """sigmoid(beta a) + 1 - sigmoid(z). APO-down, D'Oosterlinck et al. 2024 (arXiv:2408.06266), eq. 4.
+    """sigmoid(beta a) + 1 - sigmoid(z). APO-down, D'Oosterlinck et al. 2024 (arXiv:2408.06266).
 
     For a policy that is better than even the chosen answers: both become less likely, the rejected one more so.
     """
@@ -223,7 +223,7 @@ def simpo_loss(pairs: PairLogps, beta: float, gamma: float) -> Tensor:
 
 
 def cpo_loss(pairs: PairLogps, beta: float) -> Tensor:
-    """L(beta (log pi(w) - log pi(l))), no reference. CPO, Xu et al. 2024 (arXiv:2401.08417), eq. 3.
+    """L(beta (log pi(w) - log pi(l))), no reference. CPO, Xu et al. 2024 (arXiv:2401.08417).
 
     The paper adds the likelihood of the chosen answer: {cpo: 1, nll: 1}.
     """
@@ -354,7 +354,7 @@ def value_at_reference(settings: Train, p_chosen: Tensor) -> Tensor:
 def length_desensitised(token_logps_N: Tensor, lengths_2B: Tensor, alpha: float) -> Tensor:
     """Log-probabilities whose tail past the shorter answer's length counts alpha. [N]
 
-    LD-DPO, Liu et al. 2024 (arXiv:2409.06411), eq. 10: log p(first l tokens) + alpha log p(rest), where l is the length
+    LD-DPO, Liu et al. 2024 (arXiv:2409.06411): log p(first l tokens) + alpha log p(rest), where l is the length
     of the shorter answer of the pair. `lengths`: B chosen, then B rejected; tokens in the same order.
     """
     shared_B = torch.minimum(*lengths_2B.chunk(2))
@@ -368,7 +368,7 @@ def length_desensitised(token_logps_N: Tensor, lengths_2B: Tensor, alpha: float)
 def on_policy_weights(token_logps_N: Tensor, log_collision_N: Tensor, lengths_2B: Tensor) -> Tensor:
     """w(chosen) w(rejected), w = exp(mean_t[log p_t - log sum_v p_v^2]): how likely the policy is to say this. [B]
 
-    WPO, Zhou et al. 2024 (arXiv:2406.11827), eq. 5, with the paper's alignment of weights (section 3.2): a token drawn
+    WPO, Zhou et al. 2024 (arXiv:2406.11827), with the paper's alignment of weights: a token drawn
     from the policy itself has weight 1 on average. No gradient flows through it.
     """
     ratios = torch.segment_reduce(token_logps_N - log_collision_N, "mean", lengths=lengths_2B)
