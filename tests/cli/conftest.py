@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,9 @@ from selfalign.cli import main
 from tests.cli.fabricate import make_run
 
 REPOSITORY = Path(__file__).parents[2]
+
+# A suite that a script starts in the background inherits an ignored SIGINT, and so would every process of its tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def environment(**extra: str) -> dict[str, str]:
