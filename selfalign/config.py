@@ -101,7 +101,7 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    algorithm: Literal["dpo"] = "dpo"
+    algorithm: Literal["dpo", "kto", "bco", "sppo", "ranking", "raft", "sft"] = "dpo"
     loss: LossName | dict[LossName, float] = "sigmoid"  # one, or several with their weights: {sigmoid: 1, nll: 0.2}
     beta: Positive = 0.1
     label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
@@ -128,6 +128,24 @@ class Train:
     checkpoint_every: Count | None = None  # optimizer steps; default: none
     num_processes: Count = 1
     accelerate_config: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Revise:
+    """Critique and revision before the first round (SL-CAI, Bai et al. 2022); read with `bootstrap: critique-revision`.
+
+    The policy answers, criticises its answer under a principle drawn at random and rewrites it, `steps` times with a
+    fresh principle each. It is then trained on the revisions of all steps, mixed with its own answers to the prompts
+    under `helpful`.
+    """
+
+    prompts: str | list[str] = ""  # such as prompts/redteam/*.jsonl; default: prompts.train
+    num_prompts: Count | None = None  # default: all of them
+    steps: Count = 4
+    examples: Whole = 1  # of a principle's examples, shown before each request
+    helpful: str | list[str] = ""  # prompts whose answers are kept as they are
+    helpful_ratio: NonNegative = 0.25  # helpful answers for each revision trained on
+    train: Train = field(default_factory=lambda: Train(algorithm="sft"))
 
 
 @dataclass(frozen=True, kw_only=True)

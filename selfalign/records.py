@@ -16,6 +16,7 @@ Role = Literal["system", "user", "assistant"]
 Verdict = Literal["first", "second", "tie", "not_applicable", "invalid"]
 FinishReason = Literal["stop", "length", "duplicate", "error"]
 CheckpointKind = Literal["policy", "reward_model"]
+GOLD = "gold"  # stands for the policy of answers that came with their prompts
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
@@ -44,21 +45,33 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A conversation that ends where the policy is to answer."""
+    """A conversation that ends where the policy is to answer. `response` is the gold answer, where there is one."""
 
     id: str
     messages: tuple[Message, ...]
     source: str = ""
     split: str = "train"
     tags: tuple[str, ...] = ()
+    response: str | None = None
 
     @staticmethod
     def make(
-        messages: tuple[Message, ...], *, source: str = "", split: str = "train", tags: tuple[str, ...] = ()
+        messages: tuple[Message, ...],
+        *,
+        source: str = "",
+        split: str = "train",
+        tags: tuple[str, ...] = (),
+        response: str | None = None,
     ) -> Prompt:
         """Build a prompt whose id is the hash of its messages alone: the same words are the same prompt."""
         identity = digest("prompt", [[m.role, m.content] for m in messages])
-        return Prompt(identity, messages, source, split, tags)
+        return Prompt(identity, messages, source, split, tags, response)
+
+    def gold(self) -> Candidate | None:
+        """The gold answer as a candidate of no policy; it has no token ids until a tokenizer has seen it."""
+        if self.response is None:
+            return None
+        return Candidate(digest("gold", self.id, self.response), self.id, GOLD, 0, 0, self.response, (), "stop")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +148,69 @@ class Pair:
         if not (0.0 <= self.p_chosen <= 1.0 and math.isfinite(self.margin) and math.isfinite(self.weight)):
             values = f"p_chosen {self.p_chosen}, margin {self.margin}, weight {self.weight}"
             raise ValueError(f"prompt {self.prompt_id}: {values}")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Candidates of one prompt, best first, and what the judge makes of each; all tuples are in the same order.
+
+    `scores` are expected ratings, or Bradley-Terry log-strengths with mean 0. `win_rates`: the mean probability to beat
+    a candidate drawn from all that were ranked, oneself included as 1/2 (Wu et al. 2024, SPPO). `desirable`, where
+    answers are labelled one by one, says which of them are good.
+    """
+
+    prompt_id: str
+    candidate_ids: tuple[str, ...]
+    scores: tuple[float, ...]
+    win_rates: tuple[float, ...]
+    desirable: tuple[bool, ...] = ()
+    weight: float = 1.0
+    judgment_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        sizes = {len(self.candidate_ids), len(self.scores), len(self.win_rates)}
+        if len(sizes) > 1 or len(set(self.candidate_ids)) < len(self.candidate_ids) or not self.candidate_ids:
+            raise ValueError(
+                f"prompt {self.prompt_id}: a ranking of {self.candidate_ids} with {len(self.scores)} scores"
+            )
+        if self.desirable and len(self.desirable) != len(self.candidate_ids):
+            raise ValueError(f"prompt {self.prompt_id}: {len(self.desirable)} labels for {len(self.candidate_ids)}")
+        if not all(map(math.isfinite, (*self.scores, *self.win_rates, self.weight))):
+            raise ValueError(f"prompt {self.prompt_id}: scores {self.scores}, win rates {self.win_rates}")
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """An answer criticised under one principle, and rewritten. `step` counts from 1.
+
+    `before_id` is what was criticised: the candidate `candidate_id` in step 1, the revision of the step before it
+    later. `text` and `token_ids` are the revised answer; a critique that was cut off has `critique_finish` "length".
+    """
+
+    id: str
+    prompt_id: str
+    candidate_id: str
+    step: int
+    before_id: str
+    principle_id: str
+    principle_hash: str
+    policy_id: str
+    template_hash: str
+    critique: str
+    critique_finish: str
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: str
+
+    @staticmethod
+    def make_id(candidate_id: str, step: int, principle_hash: str, template_hash: str, seed: int) -> str:
+        return digest("revision", candidate_id, step, principle_hash, template_hash, seed)
+
+    def candidate(self) -> Candidate:
+        """The revised answer as a candidate: what a model is trained on."""
+        return Candidate(
+            self.id, self.prompt_id, self.policy_id, self.step, 0, self.text, self.token_ids, self.finish_reason
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,9 +82,9 @@ def test_parquet_gives_back_what_was_put_in(kind_and_rows: tuple[type, list[Any]
 
 def test_other_tools_read_the_files_as_they_are() -> None:
     rows = pq.read_table(pa.BufferReader(tables.encode([PROMPT], Prompt, {}))).to_pylist()
-    assert rows == [
-        {"id": PROMPT.id, "messages": [{"role": "user", "content": "Why?"}], "source": "", "split": "train", "tags": []}
-    ]
+    messages = [{"role": "user", "content": "Why?"}]
+    plain = {"source": "", "split": "train", "tags": [], "response": None}
+    assert rows == [{"id": PROMPT.id, "messages": messages, **plain}]
 
 
 def test_lone_surrogates_are_stored_as_replacement_characters() -> None:

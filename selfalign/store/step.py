@@ -31,7 +31,8 @@ _PACKAGES = (
 )  # fmt: skip
 _RECORDS: dict[str, type] = {
     "prompts": records.Prompt, "candidates": records.Candidate, "judgments": records.Judgment, "pairs": records.Pair,
-    "scores": records.Scored,
+    "scores": records.Scored, "rankings": records.Ranking, "demonstrations": records.Candidate,
+    "revisions": records.Revision, "replay": records.Pair,
 }  # fmt: skip
 
 
