@@ -232,8 +232,8 @@ def run_child(variant: str, folder: str, max_tokens: int) -> None:
 
 def prepare_ours(folder: Path, max_tokens: int) -> Any:
     from selfalign.config import Train
-    from selfalign.training.dpo import train_dpo
     from selfalign.training.job import TrainJob
+    from selfalign.training.trainer import train
 
     settings = Train(
         learning_rate=LEARNING_RATE,
@@ -244,12 +244,13 @@ def prepare_ours(folder: Path, max_tokens: int) -> Any:
         max_tokens_per_batch=max_tokens,
     )
     round_ = folder / "run" / "rounds" / "000"
-    folders = {f"{name}_dir": str(round_ / name) for name in ("prompts", "candidates", "pairs")}
+    parts = {"prompts_dirs": "prompts", "candidates_dirs": "candidates", "examples_dirs": "pairs"}
+    folders = {field: (str(round_ / name),) for field, name in parts.items()}
     places = {"policy_path": str(folder / "model"), "output_dir": str(folder / "out")}
     job = TrainJob(train=settings, seed=SEED, **folders, **places)
 
     def run() -> list[float]:
-        train_dpo(job)
+        train(job)
         return [json.loads(line)["loss"] for line in (folder / "out" / "metrics.jsonl").read_text().splitlines()]
 
     return run

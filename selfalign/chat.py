@@ -6,7 +6,7 @@ Engines and training both encode through here: what the policy is asked is then 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from selfalign.records import Message
@@ -44,6 +44,23 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], *, add_generation_p
     if controls.among(ids) != expected:
         raise ChatError("the tokenizer makes control tokens out of message text; it cannot be used safely")
     return ids
+
+
+def encode_answer(tokenizer: Any, messages: Sequence[Message], text: str, ends: Collection[int]) -> list[int]:
+    """The tokens with which a model would answer `text`: what the template adds to the conversation, to the turn's end.
+
+    `ends` are the model's end-of-turn tokens; the answer keeps the first, as a sampled one does. Raises ChatError where
+    the template does not write the answer behind the words that ask for it, or closes it with none of `ends`.
+    """
+    asked = encode_chat(tokenizer, messages)
+    whole = encode_chat(tokenizer, [*messages, Message("assistant", text)], add_generation_prompt=False)
+    if whole[: len(asked)] != asked:
+        raise ChatError("the chat template does not continue its own generation prompt; answers cannot be encoded")
+    answer = whole[len(asked) :]
+    end = next((place for place, token in enumerate(answer) if token in ends), None)
+    if end is None:
+        raise ChatError("the chat template ends an answer with none of the model's end-of-turn tokens")
+    return answer[: end + 1]
 
 
 class _Controls:

@@ -21,6 +21,7 @@ FDivergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 Problem = tuple[str, str, str]  # the setting, what and why, the fix
 
 OF_THE_DIFFERENCE = frozenset({"sigmoid", "hinge", "robust", "exo", "discopop"})
+DEMONSTRATED = frozenset({"sft", "raft"})  # algorithms that learn answers by heart, with no other to compare them with
 REFERENCE_FREE = frozenset({"simpo", "cpo", "orpo", "nll"})
 HARD_LABELS_ONLY = {
     "kto": "it takes each answer by itself, as desirable or not",
@@ -48,7 +49,9 @@ def loss_terms(train: Train) -> Mapping[LossName, float]:
 
 
 def needs_reference(train: Train) -> bool:
-    return not loss_terms(train).keys() <= REFERENCE_FREE
+    if train.algorithm == "dpo":
+        return not loss_terms(train).keys() <= REFERENCE_FREE
+    return train.algorithm not in DEMONSTRATED
 
 
 def contradictions(train: Train, pairs: Pairs, reference: Any) -> Iterator[Problem]:

@@ -93,8 +93,8 @@ class ScriptedWorkers:
     def train(self, job: TrainJob, emit: Callable[..., None]) -> None:
         self.on_train()
         self.jobs.append(job)
-        texts = {c.id: c.text for c in read_records(Path(job.candidates_dir), Candidate)}
-        pairs = list(read_records(Path(job.pairs_dir), Pair))
+        texts = {c.id: c.text for folder in job.candidates_dirs for c in read_records(Path(folder), Candidate)}
+        pairs = [pair for folder in job.examples_dirs for pair in read_records(Path(folder), Pair)]
         share = sum(texts[pair.chosen_id].startswith("kind") for pair in pairs) / len(pairs)
         before = KindEngine(job.policy_path)
         write_model(Path(job.output_dir), max(0.0, min(1.0, before.skill + self.learns * share)))

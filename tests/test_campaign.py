@@ -37,8 +37,8 @@ def test_each_round_starts_from_the_policy_that_the_one_before_made(tmp_path: Pa
     settings, workers = write_campaign(tmp_path), ScriptedWorkers()
     outcome = run(tmp_path, settings, workers)
     first, second = workers.jobs
-    assert first.policy_path == str(tmp_path / "base") and first.reference_path is None
-    assert second.policy_path == first.output_dir and second.reference_path is None
+    assert first.policy_path == str(tmp_path / "base") and not first.reference
+    assert second.policy_path == first.output_dir and not second.reference
     assert outcome.policy.path == second.output_dir and outcome.policy.parent_id == outcome.reports[0].policy_id
     assert outcome.stopped is None
     rates = [report.win_rates for report in outcome.reports]
@@ -140,8 +140,8 @@ def test_an_edited_constitution_counts_from_the_next_round_on(tmp_path: Path) ->
 def test_the_reference_is_the_one_that_is_named(tmp_path: Path, reference: Any, expected: list[Any]) -> None:
     settings, workers = write_campaign(tmp_path, reference=reference, rounds=3), ScriptedWorkers(learns=0.2)
     run(tmp_path, settings, workers)
-    paths = {"base": str(tmp_path / "base"), 0: workers.jobs[0].output_dir, None: None}
-    assert [job.reference_path for job in workers.jobs] == [paths[name] for name in expected]
+    paths = {"base": [str(tmp_path / "base")], 0: [workers.jobs[0].output_dir], None: []}
+    assert [[share.path for share in job.reference] for job in workers.jobs] == [paths[name] for name in expected]
 
 
 def test_changed_settings_are_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from selfalign.config import Campaign, Judge
 from selfalign.engines.base import Engine, EngineError, ScoreRequest
 from selfalign.records import Candidate, Checkpoint, Prompt, digest
 from selfalign.store import sha256_file
-from selfalign.training.job import Probe, TrainJob
+from selfalign.training.job import ModelShare, Probe, TrainJob
 
 NUM_PROBES = 8
 PROBES_FILE = "probes.json"
@@ -60,12 +60,12 @@ def make_job(
     """What the trainer of a round is to do. The folders are those of finished steps; `output` is the policy step's."""
     return TrainJob(
         policy_path=policy.path,
-        prompts_dir=str(prompts),
-        candidates_dir=str(candidates),
-        pairs_dir=str(pairs),
+        prompts_dirs=(str(prompts),),
+        candidates_dirs=(str(candidates),),
+        examples_dirs=(str(pairs),),
         output_dir=str(output),
         train=settings.train,
-        reference_path=None if reference.id == policy.id else reference.path,
+        reference=() if reference.id == policy.id else (ModelShare(reference.path),),
         adapter=settings.policy.adapter,
         seed=settings.seed,
         round=number,

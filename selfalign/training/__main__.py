@@ -36,15 +36,15 @@ def main(arguments: list[str]) -> int:
     stop = StopRequest()
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    from selfalign.training.dpo import REFUSALS, train_dpo
     from selfalign.training.job import read_job
     from selfalign.training.loop import Stopped
+    from selfalign.training.trainer import REFUSALS, train
 
     path = sys.stdin.readline().strip() if arguments[0] == "-" else arguments[0]
     if not path:
         return 0
     try:
-        train_dpo(read_job(Path(path)), lambda: stop.requested)
+        train(read_job(Path(path)), lambda: stop.requested)
     except Stopped:
         sys.stderr.write("training stopped as asked; its checkpoint is saved: run the same command again to go on\n")
         return EXIT_INTERRUPTED

@@ -1,9 +1,9 @@
-"""From pairs to tensors: which pairs make a step, how they share rows, and what may attend to what.
+"""From groups to tensors: which groups make a step, how they share rows, and what may attend to what.
 
-In the shared layout a pair is one segment, prompt | chosen | rejected: the prompt is computed once. Positions of the
-rejected answer start again at the prompt's length, chosen and rejected cannot see each other, and a row may hold
-several segments that cannot see each other either. In the plain layout a pair is two rows, as for any model. The last
-token of an answer predicts nothing: it is a target, never an input.
+In the shared layout a group is one segment, prompt | answer | answer ...: the prompt is computed once. Positions of
+each answer start again at the prompt's length, answers cannot see each other, and a row may hold several segments that
+cannot see each other either. In the plain layout each answer is a row with its prompt, as for any model. The last token
+of an answer predicts nothing: it is a target, never an input.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfalign.training.dataset import PairDataset
+from selfalign.training.dataset import GroupDataset
 
 Layout = Literal["shared", "plain"]
-Rows = list[np.ndarray]  # pair numbers, row by row; in the plain layout one pair stands for two rows
+Rows = list[np.ndarray]  # group numbers, row by row; in the plain layout one group stands for as many rows as answers
 
-PROMPT, CHOSEN, REJECTED, PADDING = 0, 1, 2, 3
+PROMPT, PADDING = 0, -1  # answers are parts 1, 2, ...
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,19 @@ class AttentionKinds:
 
 @dataclass
 class Batch:
-    """A micro-batch of B pairs on R rows of L positions; N scored tokens in 2B sequences: B chosen, then B rejected."""
+    """A micro-batch of B groups on R rows of L positions; N scored tokens in S sequences, group by group."""
 
     input_ids: Tensor  # [R, L] int64
     position_ids: Tensor  # [R, L] int64
     masks: dict[str, Tensor]  # kind of attention -> [R, 1, L, L], 0 or the lowest float; plain layout: {"": [R, L]}
     sources: Tensor  # [N] int64: which of the R * L hidden states predicts each scored token
     targets: Tensor  # [N] int64
-    lengths: Tensor  # [2B] int64: scored tokens of each sequence
-    p_chosen: Tensor  # [B] float32
+    lengths: Tensor  # [S] int64: scored tokens of each sequence
+    labels: Tensor  # [S] float32
+    answers: Tensor  # [S] int64: answer numbers
+    sizes: Tensor  # [B] int64: sequences of each group
     weight: Tensor  # [B] float32
-    indexes: Tensor  # [B] int64: pair numbers
+    indexes: Tensor  # [B] int64: group numbers
 
     def to(self, device: torch.device) -> Batch:
         moved = {
@@ -52,52 +54,63 @@ class Batch:
         return Batch(**moved, masks={kind: mask.to(device, non_blocking=True) for kind, mask in self.masks.items()})
 
 
-def num_steps(num_pairs: int, batch_size: int, epochs: int) -> int:
-    return epochs * -(-num_pairs // batch_size)
+def num_steps(num_groups: int, batch_size: int, epochs: int) -> int:
+    return epochs * -(-num_groups // batch_size)
 
 
-def step_indexes(num_pairs: int, batch_size: int, seed: int, step: int) -> np.ndarray:
-    """Pair numbers of optimizer step `step` (from 0): each epoch is a fresh permutation, the last step may be smaller.
+def step_indexes(num_groups: int, batch_size: int, seed: int, step: int) -> np.ndarray:
+    """Group numbers of optimizer step `step` (from 0): each epoch is a fresh permutation, the last step may be smaller.
 
     Depends on nothing but its arguments, so a resumed run needs no state of a sampler.
     """
-    per_epoch = -(-num_pairs // batch_size)
+    per_epoch = -(-num_groups // batch_size)
     epoch, position = divmod(step, per_epoch)
-    order = np.random.default_rng([seed, epoch]).permutation(num_pairs)
+    order = np.random.default_rng([seed, epoch]).permutation(num_groups)
     return order[position * batch_size : (position + 1) * batch_size]
 
 
-def row_lengths(pairs: PairDataset, layout: Layout) -> np.ndarray:
-    """Positions that each pair takes in a row; in the plain layout in the longer of its two. [N]"""
-    prompt, chosen, rejected = pairs.lengths.T
-    if layout == "shared":
-        return prompt + chosen + rejected - 2
-    return prompt + np.maximum(chosen, rejected) - 1
+@dataclass(frozen=True)
+class Extents:
+    """How much room each group takes: `rows` rows of `widths` positions. Both [N]"""
 
+    widths: np.ndarray
+    rows: np.ndarray
+    layout: Layout
 
-def micro_batches(lengths: np.ndarray, indexes: np.ndarray, max_tokens: int, layout: Layout) -> list[Rows]:
-    """Split pairs, longest first, into groups whose padded rows hold at most `max_tokens` positions.
-
-    The first pair of a group sets the width of its rows. In the shared layout shorter pairs fill what is left of each
-    row (first fit, decreasing), so that little is padding. A pair longer than the budget has a group of its own.
-    """
-    ordered = indexes[np.argsort(-lengths[indexes], kind="stable")]
-    groups = []
-    while len(ordered):
-        width = int(lengths[ordered[0]])
+    @staticmethod
+    def of(groups: GroupDataset, layout: Layout) -> Extents:
         if layout == "shared":
-            rows, ordered = _first_fit(lengths, ordered, width, max(1, max_tokens // width))
+            widths = groups.prompt_lengths + groups.total_answer_lengths() - groups.sizes
+            return Extents(widths, np.ones_like(groups.sizes), layout)
+        return Extents(groups.prompt_lengths + groups.longest_answers() - 1, groups.sizes, layout)
+
+    def longest_first(self, indexes: np.ndarray) -> np.ndarray:
+        return indexes[np.argsort(-self.widths[indexes], kind="stable")]
+
+
+def micro_batches(extents: Extents, indexes: np.ndarray, max_tokens: int) -> list[Rows]:
+    """Split groups, longest first, into batches whose padded rows hold at most `max_tokens` positions.
+
+    The first group of a batch sets the width of its rows. In the shared layout shorter groups fill what is left of each
+    row (first fit, decreasing), so that little is padding. A group longer than the budget has a batch of its own.
+    """
+    ordered = extents.longest_first(indexes)
+    batches = []
+    while len(ordered):
+        most_rows = max(1, max_tokens // int(extents.widths[ordered[0]]))
+        if extents.layout == "shared":
+            rows, ordered = _first_fit(extents.widths, ordered, most_rows)
         else:
-            size = max(1, max_tokens // (2 * width))
-            rows, ordered = [ordered[i : i + 1] for i in range(min(size, len(ordered)))], ordered[size:]
-        groups.append(rows)
-    return groups
+            size = max(1, int(np.searchsorted(np.cumsum(extents.rows[ordered]), most_rows, side="right")))
+            rows, ordered = list(ordered[:size, None]), ordered[size:]
+        batches.append(rows)
+    return batches
 
 
-def _first_fit(lengths: np.ndarray, ordered: np.ndarray, width: int, num_rows: int) -> tuple[Rows, np.ndarray]:
-    """Put each pair in the first of `num_rows` rows that has room; return the rows that were used, and what is left."""
+def _first_fit(lengths: np.ndarray, ordered: np.ndarray, num_rows: int) -> tuple[Rows, np.ndarray]:
+    """Put each group in the first of `num_rows` rows that has room; return the used rows, and what is left."""
     rows: list[list[int]] = [[] for _ in range(num_rows)]
-    room = [width] * num_rows
+    room = [int(lengths[ordered[0]])] * num_rows
     left = []
     for index in ordered.tolist():
         length = int(lengths[index])
@@ -110,118 +123,118 @@ def _first_fit(lengths: np.ndarray, ordered: np.ndarray, width: int, num_rows: i
     return [np.array(row) for row in rows if row], np.array(left, dtype=ordered.dtype)
 
 
-def share_of(lengths: np.ndarray, indexes: np.ndarray, rank: int, world_size: int) -> np.ndarray:
-    """The pairs of one process: every `world_size`-th by length, so that all have about the same work."""
-    return indexes[np.argsort(-lengths[indexes], kind="stable")][rank::world_size]
+def share_of(extents: Extents, indexes: np.ndarray, rank: int, world_size: int) -> np.ndarray:
+    """The groups of one process: every `world_size`-th by length, so that all have about the same work."""
+    return extents.longest_first(indexes)[rank::world_size]
 
 
 def plan_step(
-    lengths: np.ndarray, indexes: np.ndarray, max_tokens: int, layout: Layout, rank: int, world_size: int
+    extents: Extents, indexes: np.ndarray, max_tokens: int, rank: int, world_size: int
 ) -> list[tuple[Rows, bool]]:
     """The micro-batches of one process in one optimizer step, and whether each counts.
 
     Sharded models need as many forward passes in every process, so a process that has fewer repeats the step's
-    shortest pair, not counted.
+    shortest group, not counted.
     """
     plans = [
-        micro_batches(lengths, share_of(lengths, indexes, other, world_size), max_tokens, layout)
-        for other in range(world_size)
+        micro_batches(extents, share_of(extents, indexes, other, world_size), max_tokens) for other in range(world_size)
     ]
-    filler = [indexes[np.argmin(lengths[indexes])][None]]
+    filler = [indexes[np.argmin(extents.widths[indexes])][None]]
     missing = max(len(plan) for plan in plans) - len(plans[rank])
-    return [(filler, False)] * missing + [(group, True) for group in plans[rank]]
+    return [(filler, False)] * missing + [(rows, True) for rows in plans[rank]]
 
 
-def collate(pairs: PairDataset, rows: Rows, layout: Layout, attention: AttentionKinds) -> Batch:
-    """Lay the pairs out on rows."""
-    return (
-        _collate_shared(pairs, rows, attention) if layout == "shared" else _collate_plain(pairs, np.concatenate(rows))
-    )
+def collate(groups: GroupDataset, rows: Rows, layout: Layout, attention: AttentionKinds) -> Batch:
+    """Lay the groups out on rows."""
+    if layout == "shared":
+        return _collate_shared(groups, rows, attention)
+    return _collate_plain(groups, np.concatenate(rows))
 
 
-def _collate_shared(pairs: PairDataset, rows: Rows, attention: AttentionKinds) -> Batch:
-    lengths = row_lengths(pairs, "shared")
-    shape = len(rows), max(int(lengths[row].sum()) for row in rows)
+def _collate_shared(groups: GroupDataset, rows: Rows, attention: AttentionKinds) -> Batch:
+    widths = Extents.of(groups, "shared").widths
+    shape = len(rows), max(int(widths[row].sum()) for row in rows)
     input_ids, position_ids = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
-    part, owner = np.full(shape, PADDING, dtype=np.int8), np.full(shape, -1, dtype=np.int32)
-    sources: list[list[np.ndarray]] = [[], []]
-    targets: list[list[np.ndarray]] = [[], []]
+    part, owner = np.full(shape, PADDING, dtype=np.int16), np.full(shape, -1, dtype=np.int32)
+    sources: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
     for row, indexes in enumerate(rows):
         start = 0
         for index in indexes:
-            prompt, chosen, rejected = pairs.parts(index)
-            answer = start + len(prompt)
-            other = answer + len(chosen) - 1  # where the rejected answer begins
-            end = other + len(rejected) - 1
-            input_ids[row, start:end] = np.concatenate([prompt, chosen[:-1], rejected[:-1]])
-            position_ids[row, start:other] = np.arange(other - start)
-            position_ids[row, other:end] = np.arange(len(prompt), len(prompt) + end - other)
-            part[row, start:answer], part[row, answer:other], part[row, other:end] = PROMPT, CHOSEN, REJECTED
+            prompt, answers = groups.parts(index)
+            end = start + len(prompt)
+            input_ids[row, start:end], position_ids[row, start:end] = prompt, np.arange(len(prompt))
+            part[row, start:end] = PROMPT
+            last = row * shape[1] + end - 1  # the last prompt position predicts the first token of every answer
+            for number, answer in enumerate(answers, start=1):
+                begin, end = end, end + len(answer) - 1
+                input_ids[row, begin:end] = answer[:-1]
+                position_ids[row, begin:end] = np.arange(len(prompt), len(prompt) + end - begin)
+                part[row, begin:end] = number
+                own = np.arange(row * shape[1] + begin, row * shape[1] + end)
+                sources.append(np.concatenate([[last], own]))
+                targets.append(answer)
             owner[row, start:end] = index
-            first = row * shape[1]
-            last = first + answer - 1  # the last prompt position predicts the first token of both answers
-            sources[0].append(np.arange(last, last + len(chosen)))
-            sources[1].append(np.concatenate([[last], np.arange(first + other, first + end)]))
-            targets[0].append(chosen)
-            targets[1].append(rejected)
             start = end
     positions = torch.from_numpy(position_ids)
     masks = shared_masks(torch.from_numpy(part), torch.from_numpy(owner), positions, attention)
-    return _batch(pairs, np.concatenate(rows), input_ids, positions, masks, sources, targets)
+    return _batch(groups, np.concatenate(rows), input_ids, positions, masks, sources, targets)
 
 
-def _collate_plain(pairs: PairDataset, indexes: np.ndarray) -> Batch:
-    size, width = len(indexes), int(row_lengths(pairs, "plain")[indexes].max())
-    input_ids = np.zeros((2 * size, width), dtype=np.int64)
-    filled = np.zeros((2 * size, width), dtype=np.int64)
-    sources: list[list[np.ndarray]] = [[], []]
-    targets: list[list[np.ndarray]] = [[], []]
-    for number, index in enumerate(indexes):
-        prompt, *answers = pairs.parts(index)
-        for side, answer in enumerate(answers):
-            row, end = side * size + number, len(prompt) + len(answer) - 1
+def _collate_plain(groups: GroupDataset, indexes: np.ndarray) -> Batch:
+    extents = Extents.of(groups, "plain")
+    shape = int(extents.rows[indexes].sum()), int(extents.widths[indexes].max())
+    input_ids, filled = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+    sources: list[np.ndarray] = []
+    targets: list[np.ndarray] = []
+    for index in indexes:
+        prompt, answers = groups.parts(index)
+        for answer in answers:
+            row, end = len(targets), len(prompt) + len(answer) - 1
             input_ids[row, :end] = np.concatenate([prompt, answer[:-1]])
             filled[row, :end] = 1
-            sources[side].append(np.arange(row * width + len(prompt) - 1, row * width + end))
-            targets[side].append(answer)
-    positions = torch.arange(width).expand(2 * size, width)
-    return _batch(pairs, indexes, input_ids, positions, {"": torch.from_numpy(filled)}, sources, targets)
+            sources.append(np.arange(row * shape[1] + len(prompt) - 1, row * shape[1] + end))
+            targets.append(answer)
+    positions = torch.arange(shape[1]).expand(shape)
+    return _batch(groups, indexes, input_ids, positions, {"": torch.from_numpy(filled)}, sources, targets)
 
 
 def _batch(
-    pairs: PairDataset,
+    groups: GroupDataset,
     indexes: np.ndarray,
     input_ids: np.ndarray,
     positions: Tensor,
     masks: dict[str, Tensor],
-    sources: list[list[np.ndarray]],
-    targets: list[list[np.ndarray]],
+    sources: list[np.ndarray],
+    targets: list[np.ndarray],
 ) -> Batch:
-    labels = torch.from_numpy(pairs.labels[indexes]).float()
+    answers = groups.answers_of(indexes)
     return Batch(
         input_ids=torch.from_numpy(input_ids),
         position_ids=positions,
         masks=masks,
-        sources=torch.from_numpy(np.concatenate(sources[0] + sources[1])),
-        targets=torch.from_numpy(np.concatenate(targets[0] + targets[1]).astype(np.int64)),
-        lengths=torch.from_numpy(pairs.lengths[indexes][:, 1:].T.reshape(-1).copy()),
-        p_chosen=labels[:, 0].contiguous(),
-        weight=labels[:, 1].contiguous(),
+        sources=torch.from_numpy(np.concatenate(sources)),
+        targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+        lengths=torch.from_numpy(groups.answer_lengths[answers]),
+        labels=torch.from_numpy(groups.labels[answers]).float(),
+        answers=torch.from_numpy(answers),
+        sizes=torch.from_numpy(groups.sizes[indexes]),
+        weight=torch.from_numpy(groups.weights[indexes]).float(),
         indexes=torch.from_numpy(indexes.astype(np.int64)),
     )
 
 
 def shared_masks(part: Tensor, owner: Tensor, positions: Tensor, attention: AttentionKinds) -> dict[str, Tensor]:
-    """Additive masks of the shared layout, by kind of attention; `part`, `owner` (pair) and `positions` are [R, L].
+    """Additive masks of the shared layout, by kind of attention; `part`, `owner` (group) and `positions` are [R, L].
 
-    Each mask is [R, 1, L, L]. A token sees itself, what came before it in its own part, and its own pair's prompt; with
-    sliding attention only what is less than a window back, counted in positions and not in places of the row. Padding
-    sees padding, so that no row of scores is empty. Floats, because a boolean mask would be turned into floats again in
-    every layer.
+    Each mask is [R, 1, L, L]. A token sees itself, what came before it in its own part, and its own group's prompt;
+    with sliding attention only what is less than a window back, counted in positions and not in places of the row.
+    Padding sees padding, so that no row of scores is empty. Floats, because a boolean mask would be turned into floats
+    again in every layer.
     """
     causal = torch.ones(part.shape[1], part.shape[1], dtype=torch.bool).tril()
-    same_pair = owner[:, None, :] == owner[:, :, None]
-    seen = causal & same_pair & ((part[:, None, :] == PROMPT) | (part[:, None, :] == part[:, :, None]))
+    same_group = owner[:, None, :] == owner[:, :, None]
+    seen = causal & same_group & ((part[:, None, :] == PROMPT) | (part[:, None, :] == part[:, :, None]))
     masks = {}
     for kind in attention.kinds:
         allowed = seen

@@ -1,152 +1,272 @@
-"""Preference pairs as token ids: read from the records of a round, held as flat arrays."""
+"""What a policy is trained on, as token ids: prompts with their answers, read from a run and held as flat arrays.
+
+A group is one prompt and the answers to it that an algorithm looks at together: two for a pair, k for a ranking, one
+for a demonstration.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 
-from selfalign.records import Candidate, Message, Pair, Prompt, digest
+from selfalign.records import Candidate, Message, Pair, Prompt, Ranking, digest
 from selfalign.store import read_records
+from selfalign.training.job import TrainJob
 
 Encode = Callable[[Sequence[Message]], list[int]]
+EncodeAnswer = Callable[[Sequence[Message], str], list[int]]
+Tokens = Sequence[int]
 
 
-class NoPairs(ValueError):
-    """Nothing is left to train on."""
+class NothingToTrainOn(ValueError):
+    """No group is left, or too few for the algorithm."""
 
 
 @dataclass(frozen=True)
-class TokenPair:
-    """One pair as it is trained on. `key` names it: prompt, chosen and rejected id."""
+class Group:
+    """A prompt, its answers, and what each is worth. `key` names the group in what is kept of it.
+
+    `labels`, one an answer: of a pair the probabilities that each is the better one; of answers that are labelled one
+    by one, 1 for a desirable and 0 for an undesirable one, or the win rate; of a ranking 1 for the best down to 0.
+    """
 
     key: str
-    prompt: Sequence[int]
-    chosen: Sequence[int]
-    rejected: Sequence[int]
-    p_chosen: float = 1.0
+    prompt: Tokens
+    answers: tuple[Tokens, ...]
+    labels: tuple[float, ...]
     weight: float = 1.0
 
+    @staticmethod
+    def pair(
+        key: str, prompt: Tokens, chosen: Tokens, rejected: Tokens, p_chosen: float = 1.0, weight: float = 1.0
+    ) -> Group:
+        return Group(key, prompt, (chosen, rejected), (p_chosen, 1.0 - p_chosen), weight)
 
-class PairDataset:
-    """N pairs; all token ids lie in one int32 array, prompt, chosen and rejected of each pair one after the other."""
 
-    def __init__(self, pairs: Iterable[TokenPair]) -> None:
+class GroupDataset:
+    """N groups with M answers; all token ids lie in one int32 array, each group's prompt and then its answers.
+
+    `prompt_lengths`, `weights`, `sizes` (answers of a group) are [N]; `answer_lengths`, `labels` are [M], group by
+    group; the answers of group i are numbered from `first_answer[i]`, [N + 1].
+    """
+
+    def __init__(self, groups: Iterable[Group]) -> None:
         tokens: list[np.ndarray] = []
-        lengths, labels, keys = [], [], []
-        for pair in pairs:
-            parts = [np.asarray(part, dtype=np.int32) for part in (pair.prompt, pair.chosen, pair.rejected)]
-            tokens += parts
-            lengths.append([len(part) for part in parts])
-            labels.append((pair.p_chosen, pair.weight))
-            keys.append(pair.key)
-        self.keys = keys
-        self.lengths = np.asarray(lengths, dtype=np.int64).reshape(-1, 3)  # [N, 3]: prompt, chosen, rejected
-        self.labels = np.asarray(labels, dtype=np.float64).reshape(-1, 2)  # [N, 2]: p_chosen, weight
+        self.keys: list[str] = []
+        prompt_lengths, sizes, answer_lengths, labels, weights = [], [], [], [], []
+        for group in groups:
+            tokens += [np.asarray(part, dtype=np.int32) for part in (group.prompt, *group.answers)]
+            self.keys.append(group.key)
+            prompt_lengths.append(len(group.prompt))
+            sizes.append(len(group.answers))
+            answer_lengths += [len(answer) for answer in group.answers]
+            labels += group.labels
+            weights.append(group.weight)
+        self.prompt_lengths, self.sizes = (np.asarray(x, dtype=np.int64) for x in (prompt_lengths, sizes))
+        self.answer_lengths = np.asarray(answer_lengths, dtype=np.int64)
+        self.labels, self.weights = (np.asarray(x, dtype=np.float64) for x in (labels, weights))
+        self.first_answer = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
         self._tokens = np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int32)
-        self._starts = np.concatenate([[0], np.cumsum(self.lengths.sum(1))])
+        self._ends = np.cumsum(np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens)))
 
     def __len__(self) -> int:
         return len(self.keys)
 
-    def parts(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Token ids of prompt, chosen and rejected."""
+    @property
+    def num_answers(self) -> int:
+        return len(self.answer_lengths)
+
+    def parts(self, index: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Token ids of the prompt, and of each answer."""
         index %= len(self)
-        start, stop = self._starts[index], self._starts[index + 1]
-        prompt, chosen, _ = self.lengths[index]
-        tokens = self._tokens[start:stop]
-        return tokens[:prompt], tokens[prompt : prompt + chosen], tokens[prompt + chosen :]
+        first = int(self.first_answer[index]) + index  # every earlier group has a prompt beside its answers
+        last = first + int(self.sizes[index])
+        start = self._ends[first - 1] if first else 0
+        prompt, *answers = np.split(self._tokens[start : self._ends[last]], self._ends[first:last] - start)
+        return prompt, answers
 
-    def mismatched(self, max_length: int) -> PairDataset:
-        """Every prompt with the answers of the pair before it, cut where they would exceed `max_length` tokens.
+    def answers_of(self, indexes: np.ndarray) -> np.ndarray:
+        """The numbers of all answers of some groups, group by group."""
+        return np.concatenate([np.arange(self.first_answer[i], self.first_answer[i + 1]) for i in indexes])
 
-        Raises NoPairs for a single pair, whose answers belong to the only prompt there is.
+    def longest_answers(self) -> np.ndarray:
+        """[N]"""
+        return np.maximum.reduceat(self.answer_lengths, self.first_answer[:-1])
+
+    def total_answer_lengths(self) -> np.ndarray:
+        """[N]"""
+        return np.add.reduceat(self.answer_lengths, self.first_answer[:-1])
+
+    def mismatched(self, max_length: int) -> GroupDataset:
+        """Every prompt with the answers of the group before it, cut where they would exceed `max_length` tokens.
+
+        Raises NothingToTrainOn for a single group, whose answers belong to the only prompt there is.
         """
         if len(self) < 2:
-            raise NoPairs("KTO needs two pairs or more: its divergence is estimated on answers to other prompts")
+            raise NothingToTrainOn(
+                "KTO needs answers to two prompts or more: its divergence is estimated on answers to other prompts"
+            )
 
-        def pairs() -> Iterator[TokenPair]:
+        def groups() -> Iterator[Group]:
             for index, key in enumerate(self.keys):
                 prompt = self.parts(index)[0]
                 room = max(1, max_length - len(prompt))
-                _, chosen, rejected = self.parts(index - 1)
-                yield TokenPair(key, prompt, chosen[:room], rejected[:room])
+                answers = tuple(answer[:room] for answer in self.parts(index - 1)[1])
+                yield Group(key, prompt, answers, (0.0,) * len(answers))
 
-        return PairDataset(pairs())
+        return GroupDataset(groups())
 
     def digest(self) -> str:
         """Hash of names, tokens, labels and weights."""
         content = hashlib.sha256()
-        for array in (self._tokens, self.lengths, self.labels):
+        for array in (self._tokens, self._ends, self.sizes, self.labels, self.weights):
             content.update(np.ascontiguousarray(array).data)
-        return digest("pairs", self.keys, content.hexdigest())
+        return digest("groups", self.keys, content.hexdigest())
 
     def highest_token(self) -> int:
         return int(self._tokens.max(initial=0))
 
     def num_tokens(self, indexes: np.ndarray) -> int:
-        """Tokens of both sequences of these pairs; a prompt counts twice, as in a trainer that does not share it."""
-        return int((self.lengths[indexes] * (2, 1, 1)).sum())
+        """Tokens of all sequences of some groups; a prompt counts with each answer, as where it is not shared."""
+        prompts = int((self.prompt_lengths[indexes] * self.sizes[indexes]).sum())
+        return prompts + int(self.answer_lengths[self.answers_of(indexes)].sum())
 
 
-def load_pairs(
-    prompts_dir: Path, candidates_dir: Path, pairs_dir: Path, encode: Encode, max_length: int
-) -> tuple[PairDataset, Counter[str]]:
-    """Read a round's pairs as token ids, and count the pairs left out, by reason.
+# From the records of a run.
 
-    A pair whose prompt and longer answer exceed `max_length` tokens is left out whole: truncation would take its
-    end-of-turn token away. Raises NoPairs where none is left, KeyError where a record is missing.
+
+def load_groups(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple[GroupDataset, Counter[str]]:
+    """Read what a job trains on as token ids, and count what is left out, by reason.
+
+    A pair of which one answer does not fit `max_length` tokens with its prompt is left out whole, of other groups only
+    that answer: truncation would take its end-of-turn token away. Answers that were never sampled, such as gold ones,
+    are encoded here. Raises NothingToTrainOn where no group is left, KeyError where a record is missing.
     """
-    pairs = list(read_records(pairs_dir, Pair))
-    wanted = {pair.chosen_id for pair in pairs} | {pair.rejected_id for pair in pairs}
-    answers = {
-        candidate.id: np.asarray(candidate.token_ids, dtype=np.int32)
-        for candidate in read_records(candidates_dir, Candidate)
-        if candidate.id in wanted
-    }
-    needed = {pair.prompt_id for pair in pairs}
-    prompts = {
-        prompt.id: np.asarray(encode(prompt.messages), dtype=np.int32)
-        for prompt in read_records(prompts_dir, Prompt)
-        if prompt.id in needed
-    }
+    groups, total = _groups(job, encode, encode_answer)
     dropped: Counter[str] = Counter()
-    dataset = PairDataset(_usable(_joined(pairs, prompts, answers), max_length, dropped))
+    dataset = GroupDataset(_usable(groups, job, dropped))
     if not len(dataset):
-        raise NoPairs(_no_pairs_message(pairs_dir, len(pairs), dropped))
+        raise NothingToTrainOn(_nothing_message(job, total, dropped))
     return dataset, dropped
 
 
+@dataclass(frozen=True)
+class _Named:
+    """A group before its texts are looked up."""
+
+    key: str
+    prompt_id: str
+    answer_ids: tuple[str, ...]
+    labels: tuple[float, ...]
+    weight: float
+
+
+def _groups(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple[Iterator[Group], int]:
+    if job.train.algorithm in ("sft", "raft"):
+        demonstrations = list(_read(job.examples_dirs, Candidate))
+        named = [_Named(c.id, c.prompt_id, (c.id,), (1.0,), 1.0) for c in demonstrations]
+        answers = demonstrations
+    else:
+        named = _named_examples(job)
+        wanted = {answer for group in named for answer in group.answer_ids}
+        answers = [c for c in _read(job.candidates_dirs, Candidate) if c.id in wanted]
+    needed = {group.prompt_id for group in named}
+    prompts = {p.id: p for p in _read(job.prompts_dirs, Prompt) if p.id in needed}
+    golds = (gold for prompt in prompts.values() if (gold := prompt.gold()) is not None)
+    tokens = {c.id: _answer_tokens(c, prompts, encode_answer) for c in chain(golds, answers)}
+    encoded = {name: np.asarray(encode(prompt.messages), dtype=np.int32) for name, prompt in prompts.items()}
+    return _joined(named, encoded, tokens), len(named)
+
+
+def _named_examples(job: TrainJob) -> list[_Named]:
+    if job.train.algorithm == "dpo":
+        return [
+            _Named(
+                f"{p.prompt_id}/{p.chosen_id}/{p.rejected_id}", p.prompt_id, (p.chosen_id, p.rejected_id),
+                (p.p_chosen, 1.0 - p.p_chosen), p.weight,
+            )
+            for p in _read(job.examples_dirs, Pair)
+        ]  # fmt: skip
+    return [
+        _Named(r.prompt_id, r.prompt_id, r.candidate_ids, _labels(r, job.train.algorithm), r.weight)
+        for r in _read(job.examples_dirs, Ranking)
+    ]
+
+
+def _labels(ranking: Ranking, algorithm: str) -> tuple[float, ...]:
+    if algorithm in ("kto", "bco"):
+        return tuple(map(float, ranking.desirable))
+    if algorithm == "sppo":
+        return ranking.win_rates
+    last = max(1, len(ranking.candidate_ids) - 1)
+    return tuple(1.0 - place / last for place in range(len(ranking.candidate_ids)))
+
+
+def _read(folders: Iterable[str], record_type: type) -> Iterator:
+    return chain.from_iterable(read_records(Path(folder), record_type) for folder in folders)
+
+
+def _answer_tokens(candidate: Candidate, prompts: Mapping[str, Prompt], encode_answer: EncodeAnswer) -> np.ndarray:
+    ids: Tokens = candidate.token_ids
+    if not ids and candidate.text and (prompt := prompts.get(candidate.prompt_id)) is not None:
+        ids = encode_answer(prompt.messages, candidate.text)
+    return np.asarray(ids, dtype=np.int32)
+
+
 def _joined(
-    pairs: Iterable[Pair], prompts: dict[str, np.ndarray], answers: dict[str, np.ndarray]
-) -> Iterator[TokenPair]:
-    for pair in pairs:
-        key = f"{pair.prompt_id}/{pair.chosen_id}/{pair.rejected_id}"
+    named: Iterable[_Named], prompts: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray]
+) -> Iterator[Group]:
+    for group in named:
         try:
-            prompt, chosen, rejected = prompts[pair.prompt_id], answers[pair.chosen_id], answers[pair.rejected_id]
+            found = tuple(answers[name] for name in group.answer_ids)
+            yield Group(group.key, prompts[group.prompt_id], found, group.labels, group.weight)
         except KeyError as error:
-            raise KeyError(f"pair {key}: no record has the id {error}; were prompts or candidates changed?") from error
-        yield TokenPair(key, prompt, chosen, rejected, pair.p_chosen, pair.weight)
+            raise KeyError(f"{group.key}: no record has the id {error}; were prompts or candidates changed?") from error
 
 
-def _usable(pairs: Iterable[TokenPair], max_length: int, dropped: Counter[str]) -> Iterator[TokenPair]:
-    for pair in pairs:
-        if not (len(pair.prompt) and len(pair.chosen) and len(pair.rejected)):
-            dropped["empty"] += 1
-        elif len(pair.prompt) + max(len(pair.chosen), len(pair.rejected)) > max_length:
-            dropped["too_long"] += 1
-        elif np.array_equal(pair.chosen, pair.rejected):
+# What cannot be trained on.
+
+
+def _usable(groups: Iterable[Group], job: TrainJob, dropped: Counter[str]) -> Iterator[Group]:
+    paired, fewest = job.train.algorithm == "dpo", 2 if job.train.algorithm in ("dpo", "ranking") else 1
+    for group in groups:
+        reasons = [_refused(group.prompt, answer, job.train.max_length) for answer in group.answers]
+        found = [reason for reason in reasons if reason]
+        if paired and found:
+            dropped[found[0]] += 1
+        elif paired and np.array_equal(*group.answers):
             dropped["same_tokens"] += 1
         else:
-            yield pair
+            dropped.update(found)
+            kept = [place for place, reason in enumerate(reasons) if not reason]
+            if len(kept) >= fewest:
+                yield _only(group, kept)
+            elif kept:
+                dropped["too_few_answers"] += 1
 
 
-def _no_pairs_message(folder: Path, total: int, dropped: Counter[str]) -> str:
+def _refused(prompt: Tokens, answer: Tokens, max_length: int) -> str | None:
+    if not (len(prompt) and len(answer)):
+        return "empty"
+    return "too_long" if len(prompt) + len(answer) > max_length else None
+
+
+def _only(group: Group, places: Sequence[int]) -> Group:
+    if len(places) == len(group.answers):
+        return group
+    answers, labels = (tuple(values[i] for i in places) for values in (group.answers, group.labels))
+    return replace(group, answers=answers, labels=labels)
+
+
+def _nothing_message(job: TrainJob, total: int, dropped: Counter[str]) -> str:
+    folder = ", ".join(job.examples_dirs)
     if not total:
-        return f"{folder}: there are no pairs to train on. Loosen the filters under `pairs`, or draw more prompts."
+        return f"{folder}: there is nothing to train on. Loosen the filters under `pairs`, or draw more prompts."
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-    return f"{folder}: all {total} pairs were left out ({reasons}). For too_long ones raise train.max_length."
+    return f"{folder}: all {total} were left out ({reasons}). For too_long ones raise train.max_length."

@@ -19,20 +19,30 @@ class Probe:
     token_ids: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class ModelShare:
+    """A model folder, and what its weights count in an average."""
+
+    path: str
+    weight: float = 1.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
-    """One training run: a policy, its pairs, and where the trained policy goes.
+    """One training run: a policy, what it is trained on, and where the trained policy goes.
 
-    `reference_path` None means the policy as it is before training. `output_dir` is the folder of a step.
+    `examples_dirs` hold what `train.algorithm` reads: Pair for dpo; Ranking for kto, bco, sppo and ranking; Candidate
+    for sft and raft. `reference` is a model, or several whose weights are averaged; empty, it is the policy as it
+    is before training. `output_dir` is the folder of a step.
     """
 
     policy_path: str
-    prompts_dir: str
-    candidates_dir: str
-    pairs_dir: str
+    prompts_dirs: tuple[str, ...]
+    candidates_dirs: tuple[str, ...]
+    examples_dirs: tuple[str, ...]
     output_dir: str
     train: Train
-    reference_path: str | None = None
+    reference: tuple[ModelShare, ...] = ()
     adapter: Adapter | None = None
     seed: int = 17
     round: int = 0
@@ -42,7 +52,7 @@ class TrainJob:
     def identity(self) -> str:
         """Hash of what decides the result, apart from the records read; neither folders nor processes do."""
         fields = msgspec.to_builtins(self)
-        for name in ("prompts_dir", "candidates_dir", "pairs_dir", "output_dir"):
+        for name in ("prompts_dirs", "candidates_dirs", "examples_dirs", "output_dir"):
             del fields[name]
         for name in ("num_processes", "accelerate_config", "checkpoint_every"):
             del fields["train"][name]

@@ -1,4 +1,4 @@
-"""Preference losses: pure functions of sequence log-probabilities. B pairs in, B losses out; no model, no state.
+"""Preference losses: pure functions of sequence log-probabilities; no model, no state. Most take B pairs to B losses.
 
 Notation: for a prompt x with chosen answer w and rejected answer l,
     a = log pi(w|x) - log pi_ref(w|x),   c = log pi(l|x) - log pi_ref(l|x),   d = a - c,   z = beta d,
@@ -23,6 +23,7 @@ from selfalign.config import Train
 from selfalign.objective import REFERENCE_FREE, FDivergence, LossName, loss_terms
 
 _MAX_EXPONENT = 80.0  # float32 overflows beyond
+_NOTHING = -1e9  # the reward of no answer: adds nothing to any sum of exponentials
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,12 @@ class PairLogps:
     reference_rejected: Tensor
     chosen_lengths: Tensor
     rejected_lengths: Tensor
+
+    @staticmethod
+    def of(logps_2B: Tensor, reference_2B: Tensor, lengths_2B: Tensor) -> PairLogps:
+        """From sequences pair by pair: chosen, rejected, chosen, rejected, ..."""
+        sides = [side for flat in (logps_2B, reference_2B, lengths_2B) for side in flat.view(-1, 2).unbind(1)]
+        return PairLogps(*sides)
 
     @property
     def chosen_log_ratio(self) -> Tensor:
@@ -198,20 +205,10 @@ def apo_down_loss(pairs: PairLogps, beta: float) -> Tensor:
 def kto_loss(
     pairs: PairLogps, beta: float, divergence: Tensor | float, desirable: float = 1.0, undesirable: float = 1.0
 ) -> Tensor:
-    """Half of lambda_D (1 - sigmoid(beta (a - z0))) + lambda_U (1 - sigmoid(beta (z0 - c))), z0 without gradient.
-
-    KTO, Ethayarajh et al. 2024 (arXiv:2402.01306), eq. 8, with the chosen answer as a desirable example and the
-    rejected one as an undesirable; half of both is the mean over examples. `divergence` is z0, see `kto_divergence`.
-    """
-    wanted = desirable * torch.sigmoid(beta * (divergence - pairs.chosen_log_ratio))
-    unwanted = undesirable * torch.sigmoid(beta * (pairs.rejected_log_ratio - divergence))
+    """The mean of `kto_answer_loss` over both answers: the chosen one is desirable, the rejected one undesirable."""
+    wanted = kto_answer_loss(pairs.chosen_log_ratio, True, beta, divergence, desirable, undesirable)
+    unwanted = kto_answer_loss(pairs.rejected_log_ratio, False, beta, divergence, desirable, undesirable)
     return 0.5 * (wanted + unwanted)
-
-
-def kto_divergence(mismatched: PairLogps) -> Tensor:
-    """z0 = max(0, mean log-ratio of answers under prompts that they do not belong to): KTO's estimate of the KL. []"""
-    ratios = torch.cat([mismatched.chosen_log_ratio, mismatched.rejected_log_ratio])
-    return ratios.mean().clamp(min=0.0).detach()
 
 
 def simpo_loss(pairs: PairLogps, beta: float, gamma: float) -> Tensor:
@@ -249,6 +246,67 @@ def _log_odds(log_p: Tensor) -> Tensor:
     near_zero = torch.log(-torch.expm1(log_p.clamp(min=-0.6931)))
     far = torch.log1p(-torch.exp(log_p.clamp(max=-0.6931)))
     return log_p - torch.where(log_p > -0.6931, near_zero, far)
+
+
+# Losses of answers by themselves: S answers in, S losses out; u is an answer's log-ratio.
+
+
+def kto_answer_loss(
+    log_ratio_S: Tensor,
+    desirable_S: Tensor | bool,
+    beta: float,
+    divergence: Tensor | float,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """lambda_D (1 - sigmoid(beta (u - z0))) if desirable, else lambda_U (1 - sigmoid(beta (z0 - u))).
+
+    KTO, Ethayarajh et al. 2024 (arXiv:2402.01306), eq. 8. `divergence` is z0, see `kto_divergence`; no gradient flows
+    through it.
+    """
+    lead = beta * (log_ratio_S - divergence)
+    wanted, unwanted = desirable_weight * torch.sigmoid(-lead), undesirable_weight * torch.sigmoid(lead)
+    return torch.where(torch.as_tensor(desirable_S, device=lead.device), wanted, unwanted)
+
+
+def kto_divergence(mismatched_log_ratio_S: Tensor) -> Tensor:
+    """z0 = max(0, mean log-ratio of answers under prompts that they do not belong to): KTO's estimate of the KL. []"""
+    return mismatched_log_ratio_S.mean().clamp(min=0.0).detach()
+
+
+def bco_answer_loss(log_ratio_S: Tensor, desirable_S: Tensor, beta: float, shift: Tensor | float) -> Tensor:
+    """L(beta u - delta) if desirable, else L(delta - beta u). BCO, Jung et al. 2024 (arXiv:2404.04656).
+
+    `shift` is delta, the running mean of the rewards beta u.
+    """
+    lead = beta * log_ratio_S - shift
+    return sigmoid_loss(torch.where(desirable_S, lead, -lead))
+
+
+def sppo_loss(log_ratio_S: Tensor, win_rate_S: Tensor, beta: float) -> Tensor:
+    """(u - eta (P - 1/2))^2 with eta = 1 / beta and P the answer's win rate among the answers to its prompt.
+
+    SPPO, Wu et al. 2024 (arXiv:2405.00675): at its least the policy is proportional to pi_ref exp(eta P).
+    """
+    return (log_ratio_S - (win_rate_S - 0.5) / beta) ** 2
+
+
+# Losses of whole rankings: B rankings in, B losses out.
+
+
+def plackett_luce_loss(log_ratio_S: Tensor, sizes_B: Tensor, beta: float) -> Tensor:
+    """-sum_k [r_k - log sum_(j >= k) exp r_j], r = beta u of the answers, best first: DPO over k answers. [B]
+
+    Rafailov et al. 2023 (arXiv:2305.18290), appendix A.3. Of two answers this is `sigmoid_loss`; where all r are the
+    same it is log k!. `log_ratio` holds the rankings one after the other, `sizes` answers each.
+    """
+    groups = torch.repeat_interleave(torch.arange(len(sizes_B), device=sizes_B.device), sizes_B)
+    places = torch.arange(len(groups), device=groups.device) - (sizes_B.cumsum(0) - sizes_B)[groups]
+    rewards = log_ratio_S.new_full((len(sizes_B), int(sizes_B.max())), _NOTHING)
+    rewards = rewards.index_put((groups, places), beta * log_ratio_S)
+    left = torch.logcumsumexp(rewards.flip(1), 1).flip(1)  # log of the sum over what is not yet placed
+    there = places.new_zeros(rewards.shape, dtype=torch.bool).index_put((groups, places), places == places)
+    return torch.where(there, left - rewards, 0.0).sum(1)
 
 
 # Labels, and the settings of a campaign.
@@ -355,10 +413,10 @@ def length_desensitised(token_logps_N: Tensor, lengths_2B: Tensor, alpha: float)
     """Log-probabilities whose tail past the shorter answer's length counts alpha. [N]
 
     LD-DPO, Liu et al. 2024 (arXiv:2409.06411): log p(first l tokens) + alpha log p(rest), where l is the length
-    of the shorter answer of the pair. `lengths`: B chosen, then B rejected; tokens in the same order.
+    of the shorter answer of the pair. `lengths`: pair by pair; tokens in the same order.
     """
-    shared_B = torch.minimum(*lengths_2B.chunk(2))
-    shared_N = torch.repeat_interleave(shared_B.repeat(2), lengths_2B)
+    shared_B = lengths_2B.view(-1, 2).amin(1)
+    shared_N = torch.repeat_interleave(shared_B.repeat_interleave(2), lengths_2B)
     starts_N = torch.repeat_interleave(lengths_2B.cumsum(0) - lengths_2B, lengths_2B)
     position_N = torch.arange(len(token_logps_N), device=token_logps_N.device) - starts_N
     return torch.where(position_N < shared_N, token_logps_N, alpha * token_logps_N)
@@ -372,5 +430,4 @@ def on_policy_weights(token_logps_N: Tensor, log_collision_N: Tensor, lengths_2B
     from the policy itself has weight 1 on average. No gradient flows through it.
     """
     ratios = torch.segment_reduce(token_logps_N - log_collision_N, "mean", lengths=lengths_2B)
-    chosen, rejected = ratios.chunk(2)
-    return torch.exp(chosen + rejected)
+    return torch.exp(ratios.view(-1, 2).sum(1))

@@ -1,4 +1,4 @@
-"""Models for training: loading, adapters, the pair scorer around a causal language model, and saving."""
+"""Models for training: loading, adapters, the scorer around a causal language model, and saving."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreT
 
 from selfalign.config import Adapter
 from selfalign.training.batches import AttentionKinds, Batch, Layout, collate
-from selfalign.training.dataset import PairDataset, TokenPair
-from selfalign.training.losses import length_desensitised
+from selfalign.training.dataset import Group, GroupDataset
 from selfalign.training.scoring import Head, token_logprobs, token_logprobs_and_collision
 
 if TYPE_CHECKING:
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 FAST_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 DROPOUT_ATTRIBUTES = ("dropout", "attention_dropout", "resid_dropout", "hidden_dropout", "activation_dropout")
 PROBE_PROMPT, PROBE_ANSWER = 12, 6
-ONE_PAIR = [np.zeros(1, dtype=np.int64)]
+ONE_GROUP = [np.zeros(1, dtype=np.int64)]
 
 
 class ModelError(ValueError):
@@ -109,7 +108,7 @@ def attention_kinds(config: Any) -> AttentionKinds | None:
     return AttentionKinds(tuple(sorted(kinds)), window)
 
 
-class PairScorer(nn.Module):
+class Scorer(nn.Module):
     """A causal language model that answers with the log-probability of every scored token of a batch."""
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
@@ -154,28 +153,24 @@ def is_peft(model: nn.Module) -> bool:
     return hasattr(model, "peft_config")
 
 
-def sequence_logps(token_logps_N: Tensor, batch: Batch, ld_alpha: float | None = None) -> tuple[Tensor, Tensor]:
-    """Sums over the tokens of each answer: (chosen [B], rejected [B]); length-desensitised where an alpha is given."""
-    if ld_alpha is not None:
-        token_logps_N = length_desensitised(token_logps_N, batch.lengths, ld_alpha)
-    sums = torch.segment_reduce(token_logps_N, "sum", lengths=batch.lengths)
-    chosen, rejected = sums.chunk(2)
-    return chosen, rejected
+def sequence_logps(token_logps_N: Tensor, batch: Batch) -> Tensor:
+    """Sums over the tokens of each answer. [S]"""
+    return torch.segment_reduce(token_logps_N, "sum", lengths=batch.lengths)
 
 
-def choose_layout(scorer: PairScorer, pairs: PairDataset) -> Layout:
-    """The shared layout, if this model can do it: layouts are compared with the model's own logits on a short pair.
+def choose_layout(scorer: Scorer, groups: GroupDataset) -> Layout:
+    """The shared layout, if this model can do it: layouts are compared with the model's own logits on a short group.
 
     Raises ModelError where even plain rows differ: then the scorer does not know what the model does to its logits.
     """
-    probe = _short_pair(pairs)
+    probe = _short_group(groups)
     expected = _own_logprobs(scorer.causal, probe)
     tolerance = 1e-3 if next(scorer.parameters()).dtype == torch.float32 else 0.15
     if scorer.attention is not None and _layout_agrees(scorer, probe, "shared", expected, tolerance):
         return "shared"
     if _layout_agrees(scorer, probe, "plain", expected, tolerance):
         warnings.warn(
-            f"{type(scorer.causal).__name__} cannot share a prompt between chosen and rejected: "
+            f"{type(scorer.causal).__name__} cannot share a prompt between its answers: "
             "prompts are computed twice, training is slower",
             stacklevel=2,
         )
@@ -186,16 +181,17 @@ def choose_layout(scorer: PairScorer, pairs: PairDataset) -> Layout:
     )
 
 
-def _short_pair(pairs: PairDataset) -> PairDataset:
-    """The last tokens of the first pair's prompt and the first of its answers."""
-    prompt, chosen, rejected = pairs.parts(0)
-    return PairDataset([TokenPair("probe", prompt[-PROBE_PROMPT:], chosen[:PROBE_ANSWER], rejected[:PROBE_ANSWER])])
+def _short_group(groups: GroupDataset) -> GroupDataset:
+    """The last tokens of the first group's prompt and the first of its answers; a single answer stands twice."""
+    prompt, answers = groups.parts(0)
+    first, last = (answer[:PROBE_ANSWER] for answer in (answers[0], answers[-1]))
+    return GroupDataset([Group.pair("probe", prompt[-PROBE_PROMPT:], first, last)])
 
 
 @torch.no_grad()
-def _own_logprobs(model: PreTrainedModel, pair: PairDataset) -> Tensor:
-    """Log-probabilities of both answers by the model's full forward pass, one row at a time. [N]"""
-    prompt, *answers = pair.parts(0)
+def _own_logprobs(model: PreTrainedModel, group: GroupDataset) -> Tensor:
+    """Log-probabilities of all answers by the model's full forward pass, one row at a time. [N]"""
+    prompt, answers = group.parts(0)
     results = []
     for answer in answers:
         tokens = torch.from_numpy(np.concatenate([prompt, answer]).astype(np.int64)).to(model.device)
@@ -205,8 +201,8 @@ def _own_logprobs(model: PreTrainedModel, pair: PairDataset) -> Tensor:
 
 
 @torch.no_grad()
-def _layout_agrees(scorer: PairScorer, pair: PairDataset, layout: Layout, expected: Tensor, tolerance: float) -> bool:
-    batch = collate(pair, ONE_PAIR, layout, scorer.attention or AttentionKinds())
+def _layout_agrees(scorer: Scorer, group: GroupDataset, layout: Layout, expected: Tensor, tolerance: float) -> bool:
+    batch = collate(group, ONE_GROUP, layout, scorer.attention or AttentionKinds())
     try:
         found = scorer(batch.to(expected.device))
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
@@ -275,7 +271,7 @@ def completion_logprobs(
     """Log-probabilities of each answer's tokens after its prompt, in nats, on plain rows."""
     results = []
     for prompt, answer in zip(prompts, answers, strict=True):
-        pair = PairDataset([TokenPair("", prompt, answer, answer[:1])])
-        batch = collate(pair, ONE_PAIR, "plain", AttentionKinds())
-        results.append(scorer(batch.to(device))[: len(answer)].tolist())
+        group = GroupDataset([Group("", prompt, (answer,), (1.0,))])
+        batch = collate(group, ONE_GROUP, "plain", AttentionKinds())
+        results.append(scorer(batch.to(device)).tolist())
     return results

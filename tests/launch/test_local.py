@@ -113,9 +113,9 @@ def test_no_listening_socket(worker: local.RemoteWorker) -> None:
 def job(**train: object) -> TrainJob:
     return TrainJob(
         policy_path="/no/such/model",
-        prompts_dir="",
-        candidates_dir="",
-        pairs_dir="",
+        prompts_dirs=(),
+        candidates_dirs=(),
+        examples_dirs=(),
         output_dir="",
         train=Train(**train),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,7 +29,7 @@ from transformers import (
 )
 
 from selfalign.config import Train
-from selfalign.records import Candidate, Message, Pair, Prompt
+from selfalign.records import Candidate, Message, Pair, Prompt, Ranking
 from selfalign.store import Run
 from selfalign.training.job import Probe, TrainJob
 
@@ -82,42 +83,64 @@ def random_words(generator: np.random.Generator, low: int, high: int) -> list[in
     return generator.integers(5, VOCABULARY, size=int(generator.integers(low, high))).tolist()
 
 
-def write_round(run_path: Path, num_pairs: int, seed: int = 0) -> dict[str, str]:
-    """Write prompts, candidates and pairs of a round; return their folders."""
+def write_round(
+    run_path: Path, num_prompts: int, seed: int = 0, *, algorithm: str = "dpo", samples: int = 2
+) -> dict[str, tuple[str, ...]]:
+    """Write prompts, candidates and what an algorithm trains on; return their folders."""
     generator = np.random.default_rng(seed)
-    prompts, candidates, pairs = [], [], []
-    for number in range(num_pairs):
+    prompts, candidates, examples = [], [], []
+    for number in range(num_prompts):
         text = " ".join(f"w{token}" for token in generator.integers(0, 50, size=int(generator.integers(2, 12))))
         prompt = Prompt.make((Message("user", f"w{number % 59} {text}"),))
-        ids = []
-        for sample in range(2):
+        answers = []
+        for sample in range(samples):
             tokens = (*random_words(generator, 1, 14), END)
             identity = Candidate.make_id(prompt.id, "policy", sample, seed)
-            candidates.append(Candidate(identity, prompt.id, "policy", sample, seed, "text", tokens, "stop"))
-            ids.append(identity)
+            answers.append(Candidate(identity, prompt.id, "policy", sample, seed, "text", tokens, "stop"))
         prompts.append(prompt)
-        pairs.append(Pair(prompt.id, *ids, p_chosen=float(generator.uniform(0.6, 1.0)), margin=0.5))
+        candidates += answers
+        examples.append(example_of(algorithm, prompt, answers, float(generator.uniform(0.6, 1.0))))
+    name = {"dpo": "pairs", "sft": "demonstrations", "raft": "demonstrations"}.get(algorithm, "rankings")
     run = Run.create(run_path, "name: test\n")
     folders = {}
     with run.lock():
-        for name, rows in (("prompts", prompts), ("candidates", candidates), ("pairs", pairs)):
-            step = run.step(f"rounds/000/{name}", inputs={})
+        for step_name, rows in (("prompts", prompts), ("candidates", candidates), (name, examples)):
+            step = run.step(f"rounds/000/{step_name}", inputs={})
             step.write(0, rows)
             step.finish({})
-            folders[f"{name}_dir"] = str(step.path)
+            folders[f"{'examples' if rows is examples else step_name}_dirs"] = (str(step.path),)
     return folders
 
 
-def make_job(tmp_path: Path, *, num_pairs: int = 12, model: Path | None = None, **changes: object) -> TrainJob:
+def example_of(algorithm: str, prompt: Prompt, answers: list[Candidate], p: float) -> Pair | Ranking | Candidate:
+    """The earlier an answer was sampled, the better it is."""
+    ids = tuple(answer.id for answer in answers)
+    if algorithm == "dpo":
+        return Pair(prompt.id, *ids, p_chosen=p, margin=0.5)
+    if algorithm in ("sft", "raft"):
+        return answers[0]
+    rates = tuple(np.linspace(0.8, 0.2, len(ids)).tolist())
+    desirable = tuple(rate > 0.5 for rate in rates) if algorithm in ("kto", "bco") else ()
+    return Ranking(prompt.id, ids, scores=rates, win_rates=rates, desirable=desirable)
+
+
+def make_job(
+    tmp_path: Path, *, num_pairs: int = 12, samples: int = 2, model: Path | None = None, **changes: object
+) -> TrainJob:
     """A small job on fresh records; `train_` arguments go to its training settings."""
     settings = {"learning_rate": 1e-2, "batch_size": 4, "max_tokens_per_batch": 96, "dtype": "float32"}
     settings |= {name.removeprefix("train_"): value for name, value in changes.items() if name.startswith("train_")}
     others = {name: value for name, value in changes.items() if not name.startswith("train_")}
-    folders = write_round(tmp_path / "run", num_pairs)
+    algorithm = settings.get("algorithm", "dpo")
+    folders = write_round(tmp_path / "run", num_pairs, algorithm=algorithm, samples=samples)
     policy = model or save_tiny(tmp_path / "policy")
     probes = (Probe((Message("user", "w1 w2 w3"),), (7, 8, END)),)
     output = {"output_dir": str(tmp_path / "out"), "policy_path": str(policy)}
     return TrainJob(train=Train(**settings), probes=probes, **{**folders, **output, **others})
+
+
+def metrics_of(job: TrainJob) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (Path(job.output_dir) / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(autouse=True)

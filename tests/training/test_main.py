@@ -14,8 +14,9 @@ import torch
 from safetensors.torch import load_file
 
 from selfalign.training import __main__ as trainer
-from selfalign.training.dpo import LaunchError, train_dpo
 from selfalign.training.job import TrainJob, write_job
+from selfalign.training.setup import LaunchError
+from selfalign.training.trainer import train
 from tests.training.conftest import make_job
 
 ROOT = Path(__file__).parents[2]
@@ -69,7 +70,7 @@ def test_a_job_that_is_refused_says_why_without_a_traceback(
 
 def test_fewer_processes_than_asked_for_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LaunchError, match=r"train\.num_processes is 2, but 1 was started"):
-        train_dpo(make_job(tmp_path, train_num_processes=2))
+        train(make_job(tmp_path, train_num_processes=2))
 
 
 def test_without_a_job_it_says_how_it_is_used(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +81,7 @@ def test_without_a_job_it_says_how_it_is_used(capsys: pytest.CaptureFixture[str]
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     one = make_job(tmp_path, num_pairs=13, train_epochs=2, train_learning_rate=3e-3)
-    train_dpo(one)
+    train(one)
     two = replace(one, output_dir=str(tmp_path / "two"), train=replace(one.train, num_processes=2))
     write_job(two, tmp_path / "two.json")
     result = run(*LAUNCH, "-m", "selfalign.training", str(tmp_path / "two.json"))

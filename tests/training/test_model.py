@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from selfalign.config import Adapter
 from selfalign.training.batches import AttentionKinds, collate
-from selfalign.training.dataset import PairDataset, TokenPair
+from selfalign.training.dataset import Group, GroupDataset
 from selfalign.training.model import (
     ModelError,
-    PairScorer,
+    Scorer,
     add_adapter,
     attention_kinds,
     choose_layout,
@@ -31,23 +31,23 @@ from tests.training.conftest import END, random_words, save_tiny, tiny_model, ti
 ARCHITECTURES = ["llama", "qwen3", "gemma3", "gpt2", "mistral"]
 
 
-def random_pairs(count: int = 5, seed: int = 0) -> PairDataset:
+def random_pairs(count: int = 5, seed: int = 0) -> GroupDataset:
     generator = np.random.default_rng(seed)
     words = [[random_words(generator, 1, 12) for _ in range(3)] for _ in range(count)]
-    return PairDataset([TokenPair(str(i), p, [*c, END], [*r, END]) for i, (p, c, r) in enumerate(words)])
+    return GroupDataset([Group.pair(str(i), p, [*c, END], [*r, END]) for i, (p, c, r) in enumerate(words)])
 
 
-def rows_of(pairs: PairDataset, layout: str) -> list[np.ndarray]:
+def rows_of(pairs: GroupDataset, layout: str) -> list[np.ndarray]:
     """All pairs in one batch, in the shared layout two and more of them on a row."""
     indexes = np.arange(len(pairs))
     return [indexes[:3], indexes[3:]] if layout == "shared" else list(indexes[:, None])
 
 
-def naive_logps(model: torch.nn.Module, pairs: PairDataset) -> torch.Tensor:
+def naive_logps(model: torch.nn.Module, pairs: GroupDataset) -> torch.Tensor:
     """Sequence log-probabilities, one sequence at a time, by the model's own logits. [N, 2]"""
     rows = []
     for index in range(len(pairs)):
-        prompt, *answers = pairs.parts(index)
+        prompt, answers = pairs.parts(index)
         row = []
         for answer in answers:
             tokens = torch.tensor([[*prompt.tolist(), *answer.tolist()]])
@@ -60,11 +60,11 @@ def naive_logps(model: torch.nn.Module, pairs: PairDataset) -> torch.Tensor:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_both_layouts_give_the_log_probabilities_of_separate_sequences(name: str) -> None:
     model, pairs = tiny_model(name), random_pairs()
-    scorer = PairScorer(model)
+    scorer = Scorer(model)
     expected = naive_logps(model, pairs)
     for layout in ("shared", "plain"):
         batch = collate(pairs, rows_of(pairs, layout), layout, scorer.attention)
-        found = torch.stack(sequence_logps(scorer(batch), batch), dim=1)
+        found = sequence_logps(scorer(batch), batch).view(-1, 2)
         torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-5)
 
 
@@ -72,9 +72,9 @@ def test_both_layouts_give_the_log_probabilities_of_separate_sequences(name: str
 def test_both_layouts_give_the_same_gradients(name: str) -> None:
     pairs, gradients = random_pairs(), {}
     for layout in ("shared", "plain"):
-        scorer = PairScorer(tiny_model(name))
+        scorer = Scorer(tiny_model(name))
         batch = collate(pairs, rows_of(pairs, layout), layout, scorer.attention)
-        chosen, rejected = sequence_logps(scorer(batch), batch)
+        chosen, rejected = sequence_logps(scorer(batch), batch).view(-1, 2).unbind(1)
         torch.nn.functional.softplus(rejected - chosen).sum().backward()
         gradients[layout] = {key: p.grad for key, p in scorer.named_parameters() if p.grad is not None}
     assert gradients["shared"].keys() == gradients["plain"].keys()
@@ -86,24 +86,24 @@ def test_both_layouts_give_the_same_gradients(name: str) -> None:
 def test_the_shared_layout_is_chosen(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert choose_layout(PairScorer(tiny_model(name)), random_pairs()) == "shared"
+        assert choose_layout(Scorer(tiny_model(name)), random_pairs()) == "shared"
 
 
 def test_a_recurrent_model_falls_back_to_plain_rows() -> None:
     torch.manual_seed(0)
     sizes = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "initializer_range": 0.5}
     model, pairs = MambaForCausalLM(MambaConfig(**sizes)).eval(), random_pairs()
-    scorer = PairScorer(model)
+    scorer = Scorer(model)
     with pytest.warns(UserWarning, match="prompts are computed twice"):
         layout = choose_layout(scorer, pairs)
     assert layout == "plain"
     batch = collate(pairs, rows_of(pairs, layout), layout, AttentionKinds())
-    found = torch.stack(sequence_logps(scorer(batch), batch), dim=1)
+    found = sequence_logps(scorer(batch), batch).view(-1, 2)
     torch.testing.assert_close(found, naive_logps(model, pairs), atol=2e-4, rtol=1e-5)
 
 
 def test_a_head_that_is_not_understood_is_refused() -> None:
-    scorer = PairScorer(tiny_model("gemma3"))
+    scorer = Scorer(tiny_model("gemma3"))
     scorer.head = type(scorer.head)()  # as if the configuration had not told of its capping
     with pytest.raises(ModelError, match="differ from its own logits"):
         choose_layout(scorer, random_pairs())
@@ -129,7 +129,7 @@ def test_a_merged_adapter_computes_what_it_computed_beside_the_base(name: str, t
     expected = naive_logps(adapted, pairs)
     assert (expected - before).abs().max() > 0.1
     state = merge_lora(adapted.state_dict(), adapted, torch.float32)
-    save_model(tmp_path, PairScorer(adapted).causal, state, tiny_tokenizer(), torch.float32)
+    save_model(tmp_path, Scorer(adapted).causal, state, tiny_tokenizer(), torch.float32)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(naive_logps(merged, pairs), expected, atol=1e-3, rtol=1e-5)
 
@@ -137,7 +137,7 @@ def test_a_merged_adapter_computes_what_it_computed_beside_the_base(name: str, t
 def test_a_fresh_adapter_changes_nothing_and_can_be_turned_off() -> None:
     pairs, model = random_pairs(), tiny_model("llama")
     expected = naive_logps(model, pairs)
-    scorer = PairScorer(add_adapter(model, Adapter(rank=2)))
+    scorer = Scorer(add_adapter(model, Adapter(rank=2)))
     torch.testing.assert_close(naive_logps(scorer.model, pairs), expected)
     for key, parameter in scorer.named_parameters():
         if "lora_B" in key:
@@ -168,7 +168,9 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
 
 def test_probe_log_probabilities_are_those_of_the_model() -> None:
     model, pairs = tiny_model("llama"), random_pairs()
-    prompts, answers = zip(*[(pairs.parts(i)[0].tolist(), pairs.parts(i)[1].tolist()) for i in range(3)], strict=True)
-    found = completion_logprobs(PairScorer(model), prompts, answers, torch.device("cpu"))
+    prompts, answers = zip(
+        *[(pairs.parts(i)[0].tolist(), pairs.parts(i)[1][0].tolist()) for i in range(3)], strict=True
+    )
+    found = completion_logprobs(Scorer(model), prompts, answers, torch.device("cpu"))
     assert [len(row) for row in found] == [len(answer) for answer in answers]
     torch.testing.assert_close(torch.tensor([sum(row) for row in found]), naive_logps(model, pairs)[:3, 0])

@@ -1,0 +1,123 @@
+"""What every training job needs at hand: its data as tokens, its policy, and how groups are laid out on rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+
+from selfalign.chat import encode_answer, encode_chat
+from selfalign.records import derived_seed
+from selfalign.training.batches import AttentionKinds, Extents, Layout, collate, plan_step
+from selfalign.training.dataset import GroupDataset, load_groups
+from selfalign.training.job import TrainJob
+from selfalign.training.loop import MicroBatch, emit
+from selfalign.training.model import ModelError, Scorer, add_adapter, choose_layout, compute_dtype, load_model
+
+CPU_MAX_TOKENS = 2048  # a CPU is busy with fewer positions than this; more only leave its caches and cost memory
+
+
+class LaunchError(RuntimeError):
+    """The trainer was started in a way that it cannot work in."""
+
+
+@dataclass
+class Setup:
+    """What every part of a job needs: the data, the policy, and how its groups are laid out."""
+
+    job: TrainJob
+    accelerator: Accelerator
+    tokenizer: PreTrainedTokenizerBase
+    groups: GroupDataset
+    dropped: dict[str, int]  # left out, by reason
+    scorer: Scorer
+    dtype: torch.dtype
+    layout: Layout
+
+    @property
+    def attention(self) -> AttentionKinds:
+        return self.scorer.attention or AttentionKinds()
+
+    @property
+    def output(self) -> Path:
+        return Path(self.job.output_dir)
+
+    def micro_batches(self, indexes: np.ndarray) -> Iterator[MicroBatch]:
+        """This process's share of some groups, packed, collated, and on the device."""
+        accelerator = self.accelerator
+        max_tokens = self.job.train.max_tokens_per_batch
+        if accelerator.device.type == "cpu":
+            max_tokens = min(max_tokens, CPU_MAX_TOKENS)
+        extents = Extents.of(self.groups, self.layout)
+        plan = plan_step(extents, indexes, max_tokens, accelerator.process_index, accelerator.num_processes)
+        for rows, counts in plan:
+            batch = collate(self.groups, rows, self.layout, self.attention)
+            yield MicroBatch(batch.to(accelerator.device), counts)
+
+
+def prepare(job: TrainJob) -> Setup:
+    """Read the data, load the policy, wrap it with its adapter, and choose the layout of rows."""
+    dtype = compute_dtype(job.train.dtype)
+    precision = "bf16" if dtype == torch.bfloat16 else "no"
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
+    _check_processes(job, accelerator)
+    tokenizer = AutoTokenizer.from_pretrained(job.policy_path, trust_remote_code=job.trust_remote_code)
+    ends = end_tokens(job.policy_path, tokenizer)
+    groups, dropped = load_groups(
+        job,
+        lambda messages: encode_chat(tokenizer, messages),
+        lambda messages, text: encode_answer(tokenizer, messages, text, ends),
+    )
+    if dropped and accelerator.is_main_process:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+        emit("warning", message=f"round {job.round}: left out of training: {reasons}; {len(groups)} remain")
+    model = load_model(job.policy_path, weight_dtype(job, dtype), trust_remote_code=job.trust_remote_code)
+    check_vocabulary(groups, model, job.policy_path)
+    if job.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    torch.manual_seed(derived_seed("adapter", job.seed, job.round))
+    scorer = Scorer(add_adapter(model, job.adapter) if job.adapter else model)
+    scorer.train().to(accelerator.device)
+    return Setup(job, accelerator, tokenizer, groups, dict(dropped), scorer, dtype, choose_layout(scorer, groups))
+
+
+def _check_processes(job: TrainJob, accelerator: Accelerator) -> None:
+    """Launchers start a single process in silence where they find no more devices; steps would be right, but slow."""
+    asked, started = job.train.num_processes, accelerator.num_processes
+    if job.train.accelerate_config is None and asked != started:
+        raise LaunchError(
+            f"train.num_processes is {asked}, but {started} was started; "
+            "on CPUs start the trainer through torchrun (python -m torch.distributed.run)"
+        )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise LaunchError(f"{job.train.accelerate_config}: DeepSpeed cannot be used for training yet; use FSDP")
+
+
+def end_tokens(path: str, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end an answer: those of the model's generation settings, and the tokenizer's own."""
+    try:
+        named = GenerationConfig.from_pretrained(path).eos_token_id
+    except OSError:
+        named = None
+    found = named if isinstance(named, list) else [named]
+    return {token for token in (*found, tokenizer.eos_token_id) if token is not None}
+
+
+def weight_dtype(job: TrainJob, dtype: torch.dtype) -> torch.dtype:
+    """Trained weights are kept in float32, whatever the products run in; frozen ones in the products' dtype."""
+    return dtype if job.adapter else torch.float32
+
+
+def check_vocabulary(groups: GroupDataset, model: nn.Module, path: str) -> None:
+    """Raise ModelError where the data holds tokens that the model does not know."""
+    size = model.get_input_embeddings().num_embeddings
+    highest = groups.highest_token()
+    if highest >= size:
+        raise ModelError(f"{path}: the data holds token {highest}, the model knows only {size}: another tokenizer's?")

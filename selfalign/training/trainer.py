@@ -1,0 +1,179 @@
+"""A training job from its first line to its last.
+
+examples -> reference log-probabilities (once, kept) -> optimizer steps -> the trained policy and its word on probes
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from selfalign.chat import ChatError, encode_chat
+from selfalign.objective import loss_terms, needs_reference
+from selfalign.records import digest
+from selfalign.store import StoreError, atomic_write, fsync_file, fsync_folder
+from selfalign.training.answers import AnswerTask, check_balance
+from selfalign.training.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    NonFiniteWeights,
+    Progress,
+    check_finite,
+    full_state,
+)
+from selfalign.training.dataset import NothingToTrainOn
+from selfalign.training.dpo import DpoTask
+from selfalign.training.job import TrainJob
+from selfalign.training.loop import Loop, MetricsLog, NonFiniteStep, emit, make_optimizer
+from selfalign.training.model import (
+    ModelError,
+    Scorer,
+    completion_logprobs,
+    is_peft,
+    load_model,
+    merge_lora,
+    save_adapter,
+    save_model,
+    stored_dtype,
+)
+from selfalign.training.ranking import RankingTask
+from selfalign.training.reference import WrongStart, mismatch, reference_logps
+from selfalign.training.setup import LaunchError, Setup, prepare
+from selfalign.training.sft import SftTask
+from selfalign.training.task import GroupTask
+
+PROBES_FILE = "probes.json"
+DONE_FILE = "training.json"
+CHECKPOINT_FOLDER = "checkpoint"
+ADAPTER_FOLDER = "adapter"
+REFUSALS = (
+    ChatError,
+    CheckpointError,
+    LaunchError,
+    ModelError,
+    NothingToTrainOn,
+    NonFiniteStep,
+    NonFiniteWeights,
+    StoreError,
+    WrongStart,
+)
+
+
+def train(job: TrainJob, should_stop: Callable[[], bool] = lambda: False) -> None:
+    """Train a policy and leave it in the job's output folder; a job that was cut off goes on from its last checkpoint.
+
+    Raises ModelError, NothingToTrainOn, NonFiniteStep, WrongStart, CheckpointError, and Stopped when asked to stop.
+    """
+    output = Path(job.output_dir)
+    output.mkdir(parents=True, exist_ok=True)
+    if _is_done(job):
+        return
+    setup = prepare(job)
+    setup.accelerator.wait_for_everyone()
+    before = probe_logprobs(setup, setup.scorer)
+    model = setup.accelerator.prepare(setup.scorer)
+    task = make_task(setup, model)
+    optimizer = setup.accelerator.prepare(make_optimizer(model, job.train))
+    checkpoints = Checkpoints(output / CHECKPOINT_FOLDER, digest(job.identity(), setup.groups.digest()))
+    log = MetricsLog(output, job.round)
+    loop = Loop(setup.accelerator, model, optimizer, task, job.train, job.seed, checkpoints, log, should_stop)
+    progress = loop.run()
+    warn(setup, task.drift())
+    del optimizer, loop
+    finish(setup, model, before, progress)
+
+
+def make_task(setup: Setup, model: nn.Module) -> GroupTask:
+    """The algorithm's task, with the reference log-probabilities that it needs."""
+    settings = setup.job.train
+    if settings.algorithm in ("kto", "bco"):
+        warn(setup, check_balance(setup.groups, settings))
+    reference = reference_logps(setup, model) if needs_reference(settings) else None
+    if settings.algorithm == "dpo":
+        return DpoTask(setup, reference, mismatch(setup, model) if "kto" in loss_terms(settings) else None)
+    if settings.algorithm == "ranking":
+        return RankingTask(setup, reference)
+    if settings.algorithm in ("sft", "raft"):
+        return SftTask(setup, reference)
+    return AnswerTask(setup, reference, mismatch(setup, model) if settings.algorithm == "kto" else None)
+
+
+def warn(setup: Setup, message: str | None) -> None:
+    if message is not None and setup.accelerator.is_main_process:
+        emit("warning", message=message)
+
+
+def _is_done(job: TrainJob) -> bool:
+    """Whether this very job was finished before."""
+    try:
+        return msgspec.json.decode((Path(job.output_dir) / DONE_FILE).read_bytes())["job"] == job.identity()
+    except FileNotFoundError:
+        return False
+
+
+def probe_logprobs(setup: Setup, model: nn.Module) -> list[list[float]]:
+    """The model's own log-probabilities of the job's probe texts."""
+    prompts = [encode_chat(setup.tokenizer, probe.messages) for probe in setup.job.probes]
+    answers = [probe.token_ids for probe in setup.job.probes]
+    with setup.accelerator.autocast():
+        return completion_logprobs(model, prompts, answers, setup.accelerator.device)
+
+
+# The end.
+
+
+def finish(setup: Setup, model: nn.Module, before: list[list[float]], progress: Progress) -> None:
+    """Save the policy, compare-texts and a note that the job is done; then drop what was only needed on the way.
+
+    A policy trained in all its weights is saved in float32, the dtype it was trained in: most updates are smaller than
+    bfloat16 can tell apart, and the next round would start without them. A merged adapter is saved in the dtype in
+    which the base is stored, and the adapter itself beside it.
+    """
+    accelerator, job = setup.accelerator, setup.job
+    state = full_state(accelerator, model)
+    if accelerator.is_main_process:
+        check_finite(state)
+        save_policy(setup, {name.removeprefix("model."): weight for name, weight in state.items()})
+    accelerator.wait_for_everyone()
+    del state
+    after = probe_logprobs(setup, _saved_scorer(setup) if job.adapter else model)
+    if accelerator.is_main_process:
+        atomic_write(setup.output / PROBES_FILE, msgspec.json.encode({"before": before, "after": after}))
+        done = {"job": job.identity(), "steps": progress.step, "num_tokens": progress.num_tokens}
+        done |= {"groups": len(setup.groups), "dropped": setup.dropped, "layout": setup.layout}
+        atomic_write(setup.output / DONE_FILE, msgspec.json.encode(done))
+        shutil.rmtree(setup.output / CHECKPOINT_FOLDER, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def save_policy(setup: Setup, state: dict[str, Tensor]) -> None:
+    """Write the model folder aside, then move its files in place, so that none is ever half there."""
+    aside = setup.output / ".saving"
+    shutil.rmtree(aside, ignore_errors=True)
+    scorer, job = setup.scorer, setup.job
+    if is_peft(scorer.model):
+        dtype = stored_dtype(job.policy_path, trust_remote_code=job.trust_remote_code)
+        save_model(aside, scorer.causal, merge_lora(state, scorer.model, dtype), setup.tokenizer, dtype)
+        save_adapter(aside / ADAPTER_FOLDER, scorer.model, state)
+    else:
+        save_model(aside, scorer.causal, state, setup.tokenizer, torch.float32)
+    for path in sorted(path for path in aside.rglob("*") if path.is_file()):
+        target = setup.output / path.relative_to(aside)
+        target.parent.mkdir(exist_ok=True)
+        path.chmod(0o644)
+        fsync_file(path)
+        os.replace(path, target)
+    fsync_folder(setup.output)
+    shutil.rmtree(aside)
+
+
+def _saved_scorer(setup: Setup) -> Scorer:
+    """The policy as saved, read back: merging and rounding are part of what an engine must agree with."""
+    model = load_model(str(setup.output), setup.dtype, trust_remote_code=setup.job.trust_remote_code)
+    return Scorer(model).to(setup.accelerator.device)
