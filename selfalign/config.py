@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from msgspec import Meta
 
 from selfalign import objective, resources, source
 from selfalign.objective import FDivergence, LossName
-from selfalign.settings import Builder, Layer, flag_layer, leaves, merge, origin_layer, problem_at
+from selfalign.settings import Builder, Layer, Setting, flag_layer, leaves, merge, origin_layer, problem_at
 from selfalign.source import InputError, Problem
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -131,6 +132,23 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Examples of earlier rounds that are trained on again: off-policy, but more of them."""
+
+    rounds: Literal["all", "last"] | Count = "all"  # last: the round before; a number: so many rounds before
+    ratio: NonNegative = 0.0  # of earlier rounds' examples to this round's
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of rounds with settings of its own; what is left out is the campaign's."""
+
+    rounds: Count
+    train: dict[str, Any] = field(default_factory=dict)
+    pairs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Revise:
     """Critique and revision before the first round (SL-CAI, Bai et al. 2022); read with `bootstrap: critique-revision`.
 
@@ -204,16 +222,50 @@ class Campaign:
     rounds: Count = 3
     constitution: str = ""
     policy: Policy = field(default_factory=Policy)
-    reference: str | int = "previous"  # previous | base | a round's number | none, for a loss without one
+    bootstrap: Literal["none", "critique-revision"] = "none"  # what round 0 is; the others then count from 1
+    revise: Revise = field(default_factory=Revise)
+    schedule: tuple[Phase, ...] = ()  # phases of rounds, in order, with their own `train` and `pairs`
+    reference: str | int = "previous"  # previous | base | ema | a round's number | none, for a loss without one
+    reference_decay: Annotated[float, Meta(gt=0, lt=1)] = 0.5  # ema: what the average so far counts
     prompts: Prompts = field(default_factory=Prompts)
     generate: Generate = field(default_factory=Generate)
     judge: Judge = field(default_factory=Judge)
     pairs: Pairs = field(default_factory=Pairs)
+    replay: Replay = field(default_factory=Replay)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     accept: Accept = field(default_factory=Accept)
     engine: EngineSettings = field(default_factory=EngineSettings)
     launch: Launch = field(default_factory=Launch)
+
+    @property
+    def first_round(self) -> int:
+        """The number of the first round of preferences: 1 where round 0 is the bootstrap."""
+        return 0 if self.bootstrap == "none" else 1
+
+    @property
+    def num_rounds(self) -> int:
+        return self.first_round + self.rounds
+
+
+def in_round(campaign: Campaign, number: int) -> Campaign:
+    """The settings of one round: the campaign's, but for what its phase of the schedule sets, or the bootstrap does.
+
+    Raises msgspec.ValidationError for overrides that `load` would refuse.
+    """
+    if number < campaign.first_round:
+        return dataclasses.replace(campaign, train=campaign.revise.train)
+    ends = itertools.accumulate((phase.rounds for phase in campaign.schedule), initial=campaign.first_round)
+    phases = zip(itertools.islice(ends, 1, None), campaign.schedule, strict=True)
+    phase = next((phase for end, phase in phases if number < end), None)
+    if phase is None:
+        return campaign
+    train, pairs = (_overridden(getattr(campaign, name), getattr(phase, name)) for name in ("train", "pairs"))
+    return dataclasses.replace(campaign, train=train, pairs=pairs)
+
+
+def _overridden(section: Any, values: Mapping[str, Any]) -> Any:
+    return msgspec.convert(merge(msgspec.to_builtins(section), values), type(section)) if values else section
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -238,13 +290,13 @@ class Loaded:
 
         Returns "file:line", "--set", a variable's name, "recipe NAME" or "default".
         """
-        setting = tuple(path.split("."))
+        setting = _setting(path)
         layer = origin_layer(self.layers, setting)
         return layer.origin(setting) if layer else "default"
 
     def problem(self, path: str, message: str, fix: str = "") -> Problem:
         """Something wrong with what a setting names, placed where the setting was given."""
-        return problem_at(self.layers, tuple(path.split(".")), message, fix)
+        return problem_at(self.layers, _setting(path), message, fix)
 
     def settings(self) -> Iterator[tuple[str, Any, str]]:
         """Every setting as (dotted name, value, origin)."""
@@ -288,11 +340,21 @@ def _build(values: Mapping[str, Any], layers: Sequence[Layer]) -> Campaign:
     builder = Builder(Campaign, layers)
     campaign = builder.build(values)
     if not builder.problems:
+        for number, phase in enumerate(campaign.schedule):
+            for name in ("train", "pairs"):
+                whole = merge(msgspec.to_builtins(getattr(campaign, name)), getattr(phase, name))
+                builder.check(type(getattr(campaign, name)), whole, ("schedule", number, name))
+    if not builder.problems:
         for path, message, fix in contradictions(campaign):
-            builder.refuse(tuple(path.split(".")), message, fix)
+            builder.refuse(_setting(path), message, fix)
     if builder.problems:
         raise ConfigError(builder.problems)
     return campaign
+
+
+def _setting(dotted: str) -> Setting:
+    """From "schedule.1.train.beta" to ("schedule", 1, "train", "beta")."""
+    return tuple(int(key) if key.isdecimal() else key for key in dotted.split("."))
 
 
 def to_yaml(campaign: Campaign) -> str:
@@ -311,6 +373,8 @@ def schema_text() -> str:
         definition["additionalProperties"] = False
         definition.pop("required", None)
     schema["$defs"]["Campaign"]["properties"]["recipe"] = {"enum": resources.recipes()}
+    for name in ("train", "pairs"):
+        schema["$defs"]["Phase"]["properties"][name] = {"$ref": f"#/$defs/{name.capitalize()}"}
     schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "selfalign campaign"} | schema
     return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
 
@@ -385,6 +449,9 @@ def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
         policy=replace(campaign.policy, model=path(campaign.policy.model)),
         prompts=replace(
             campaign.prompts, train=patterns(campaign.prompts.train), heldout=patterns(campaign.prompts.heldout)
+        ),
+        revise=replace(
+            campaign.revise, prompts=patterns(campaign.revise.prompts), helpful=patterns(campaign.revise.helpful)
         ),
         judge=replace(campaign.judge, model=path(campaign.judge.model)),
         evaluate=replace(campaign.evaluate, judge=replace(judge, model=path(judge.model))),
@@ -469,15 +536,10 @@ def _judging(judge: Judge, pairs: Pairs) -> Iterator[tuple[str, str, str]]:
 
 
 def _training(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
-    reference, last = campaign.reference, campaign.rounds - 1
-    if isinstance(reference, str) and reference not in ("previous", "base", "none"):
-        fix = source.did_you_mean(reference, ("previous", "base")) or "Write previous, base, or a round's number."
-        yield "reference", f"reference is {reference[:60]!r}, not previous, base or a round's number", fix
-    if isinstance(reference, int) and not 0 <= reference < last:
-        why = f"reference is round {reference}; in {campaign.rounds} rounds, 0 to {last}, a later round must follow it"
-        yield "reference", why, f"Write a number from 0 to {last - 1}." if last else "Write previous or base."
+    yield from _named_reference(campaign)
+    yield from _schedule(campaign)
     train = campaign.train
-    yield from objective.contradictions(train, campaign.pairs, reference)
+    yield from objective.contradictions(train, campaign.pairs, campaign.reference)
     if train.max_length > train.max_tokens_per_batch:
         why = (
             f"a pair of {train.max_length} tokens does not fit train.max_tokens_per_batch, {train.max_tokens_per_batch}"
@@ -489,6 +551,38 @@ def _training(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     if campaign.accept.win_rate_lower_bound is not None and "previous" not in against:
         why = "the gate needs the win rate against the previous policy, which evaluate.against leaves out"
         yield "accept.win_rate_lower_bound", why, "Add previous to evaluate.against, or set this to null."
+
+
+def _named_reference(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    reference, last = campaign.reference, campaign.num_rounds - 1
+    known = ("previous", "base", "ema", "none")
+    if isinstance(reference, str) and reference not in known:
+        fix = source.did_you_mean(reference, known) or "Write previous, base, ema, or a round's number."
+        yield "reference", f"reference is {reference[:60]!r}, not previous, base, ema or a round's number", fix
+    if isinstance(reference, int) and not 0 <= reference < last:
+        why = f"reference is round {reference}; in {last + 1} rounds, 0 to {last}, a later round must follow it"
+        yield "reference", why, f"Write a number from 0 to {last - 1}." if last else "Write previous or base."
+    if campaign.reference_decay != Campaign.reference_decay and reference != "ema":
+        yield "reference_decay", f"the reference is {reference}, no average", "Remove it, or write `reference: ema`."
+
+
+def _schedule(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    planned = sum(phase.rounds for phase in campaign.schedule)
+    if campaign.schedule and planned != campaign.rounds:
+        why = f"its phases are {planned} rounds, and the campaign has {campaign.rounds}"
+        yield "schedule", why, f"Set `rounds: {planned}`, or change a phase."
+    for number, phase in enumerate(campaign.schedule):
+        before = sum(earlier.rounds for earlier in campaign.schedule[:number])
+        settings = in_round(campaign, campaign.first_round + before)
+        for path, why, fix in objective.contradictions(settings.train, settings.pairs, campaign.reference):
+            section, _, name = path.partition(".")
+            there = section in ("train", "pairs") and name in getattr(phase, section)
+            yield f"schedule.{number}.{path}" if there else f"schedule.{number}", why, fix
+    if campaign.bootstrap == "none" and campaign.revise != Revise():
+        why = "it is read by the bootstrap alone"
+        yield "revise", why, "Remove it, or add `bootstrap: critique-revision`."
+    if campaign.bootstrap != "none" and campaign.revise.train.algorithm != "sft":
+        yield "revise.train.algorithm", "revisions are answers to learn, not to compare", "Remove it: it is sft."
 
 
 def _engine(engine: EngineSettings) -> Iterator[tuple[str, str, str]]:

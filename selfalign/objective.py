@@ -41,6 +41,10 @@ OWN_SETTINGS: dict[str, str] = {  # settings that one loss alone reads
     "simpo_gamma": "simpo",
     "discopop_temperature": "discopop",
 }
+OF_PAIRS = (
+    "loss", "label_smoothing", "length_average", "simpo_gamma", "discopop_temperature", "desirable_weight",
+    "undesirable_weight", "f_divergence", "f_alpha", "ld_alpha", "wpo",
+)  # fmt: skip
 
 
 def loss_terms(train: Train) -> Mapping[LossName, float]:
@@ -60,11 +64,28 @@ def contradictions(train: Train, pairs: Pairs, reference: Any) -> Iterator[Probl
     if not terms or any(weight <= 0 for weight in terms.values()):
         yield "train.loss", "every term of the loss needs a weight above 0", "Such as {sigmoid: 1, nll: 0.2}."
         return
-    if terms.keys() == {"nll"}:
+    if train.algorithm != "dpo":
+        yield from _without_pairs(train, pairs)
+    elif terms.keys() == {"nll"}:
         yield "train.loss", "nll alone prefers nothing: it never looks at the rejected answer", SOME_PREFERENCE
-    yield from _labels(terms, train, pairs)
     yield from _reference(terms, train, reference)
-    yield from _unused(terms, train)
+    if train.algorithm == "dpo":
+        yield from _labels(terms, train, pairs)
+        yield from _unused(terms, train)
+
+
+def _without_pairs(train: Train, pairs: Pairs) -> Iterator[Problem]:
+    """What only losses of pairs read."""
+    defaults, others = type(train)(), type(pairs)()
+    for setting in OF_PAIRS:
+        weights = setting.endswith("desirable_weight") and train.algorithm == "kto"
+        if getattr(train, setting) != getattr(defaults, setting) and not weights:
+            why = f"{train.algorithm} has a loss of its own, which does not read it"
+            yield f"train.{setting}", why, "Remove it, or set `train: {algorithm: dpo}`."
+    for setting in ("strategy", "max_per_prompt", "length_balance", "labels"):
+        if getattr(pairs, setting) != getattr(others, setting):
+            why = f"{train.algorithm} makes no pairs"
+            yield f"pairs.{setting}", why, "Remove it, or set `train: {algorithm: dpo}`."
 
 
 def _labels(terms: Mapping[str, float], train: Train, pairs: Pairs) -> Iterator[Problem]:
@@ -82,11 +103,12 @@ def _labels(terms: Mapping[str, float], train: Train, pairs: Pairs) -> Iterator[
 
 
 def _reference(terms: Mapping[str, float], train: Train, reference: Any) -> Iterator[Problem]:
+    named = ", ".join(terms) if train.algorithm == "dpo" else train.algorithm
     if not needs_reference(train) and reference not in ("previous", "none"):
-        why = f"{', '.join(terms)} is reference-free: no reference ({reference}) is ever asked"
+        why = f"{named} is reference-free: no reference ({reference}) is ever asked"
         yield "reference", why, "Remove it, or write `reference: none`."
     if needs_reference(train) and reference == "none":
-        named = ", ".join(name for name in terms if name not in REFERENCE_FREE)
+        named = ", ".join(name for name in terms if name not in REFERENCE_FREE) if train.algorithm == "dpo" else named
         yield "reference", f"{named} is regularised toward a reference", "Write previous, base, or a round's number."
 
 

@@ -19,7 +19,7 @@ from msgspec import Meta
 from selfalign import source
 from selfalign.source import HIDDEN, Document, InputError, Problem
 
-Setting = tuple[str, ...]  # the path of a setting: ("train", "beta")
+Setting = tuple[str | int, ...]  # the path of a setting: ("train", "beta"), ("schedule", 0, "rounds")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,9 @@ def problem_at(layers: Sequence[Layer], path: Setting, message: str, fix: str = 
 
 def _sets(values: Any, path: Setting) -> bool:
     for key in path:
+        if isinstance(values, list) and isinstance(key, int) and key < len(values):
+            values = values[key]
+            continue
         if not isinstance(values, dict):
             return True
         if key not in values:
@@ -108,6 +111,10 @@ class Builder:
     def build(self, values: Mapping[str, Any]) -> Any:
         return self._section(self.root, values, ())
 
+    def check(self, cls: type, values: Mapping[str, Any], path: Setting) -> None:
+        """Collect the problems of a section that is kept as plain values."""
+        self._section(cls, values, path)
+
     def refuse(self, path: Setting, message: str, fix: str = "") -> None:
         self.problems.append(problem_at(self.layers, path, message, fix))
 
@@ -116,11 +123,17 @@ class Builder:
             self.refuse(
                 path, f"{dotted(path)} has no settings under it", "Indent settings under it, or remove the line."
             )
-            return cls()
+            return None
         hints = get_type_hints(cls, include_extras=True)
         for key in values:
             if key not in hints:
                 self.refuse((*path, key), f'unknown setting "{dotted((*path, key))}"', self._nearest(key, path, hints))
+        missing = [field.name for field in dataclasses.fields(cls) if _required(field) and field.name not in values]
+        if missing:
+            self.refuse(
+                path, f"{dotted(path)} needs {missing[0]}", f"Add `{missing[0]}:` with {describe(hints[missing[0]])}."
+            )
+            return None
         return cls(
             **{key: self._value(hint, values[key], (*path, key)) for key, hint in hints.items() if key in values}
         )
@@ -129,6 +142,9 @@ class Builder:
         section = _section_type(hint)
         if section is not None and not (value is None and _is_optional(hint)):
             return self._section(section, value, path)
+        item = _item_section(hint)
+        if item is not None and isinstance(value, list):
+            return tuple(self._section(item, part, (*path, number)) for number, part in enumerate(value))
         try:
             converted = msgspec.convert(value, hint)
         except msgspec.ValidationError:
@@ -145,7 +161,7 @@ class Builder:
         if near := difflib.get_close_matches(key, hints, n=1, cutoff=0.6):
             return f'Did you mean "{dotted((*path, near[0]))}"?'
         if elsewhere:
-            return f'Did you mean "{elsewhere[0]}"?'
+            return f'Did you mean "{min(elsewhere, key=lambda name: name.count("."))}"?'
         return f"{dotted(path) or 'A campaign'} has {', '.join(hints)}."
 
 
@@ -191,6 +207,15 @@ def _section_type(hint: Any) -> type | None:
     return next((option for option in options if dataclasses.is_dataclass(option)), None)
 
 
+def _item_section(hint: Any) -> type | None:
+    """The dataclass of which a setting takes a list, if it takes one."""
+    return _section_type(get_args(hint)[0]) if get_origin(hint) is tuple else None
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
 # Words for types and values.
 
 _PLAIN = {str: "a text", bool: "true or false", int: "a whole number", float: "a number", types.NoneType: "null"}
@@ -211,7 +236,7 @@ def describe(hint: Any) -> str:
         return f"a list of items, each {describe(item)}"
     if get_origin(hint) is dict:
         return "several of them with a number each"
-    return _PLAIN[hint]
+    return "a section" if dataclasses.is_dataclass(hint) else _PLAIN[hint]
 
 
 def _limits(meta: Meta) -> Iterator[str]:

@@ -234,7 +234,7 @@ def test_an_unknown_recipe_is_refused_where_it_is_named(tmp_path: Path) -> None:
         ("reference=3", "reference", "reference is round 3"),
         ("reference=2", "reference", "a later round must follow it"),
         ("reference=-1", "reference", "reference is round -1"),
-        ("reference=prevoius", "reference", "not previous, base or a round's number"),
+        ("reference=prevoius", "reference", "not previous, base, ema or a round's number"),
         ("generate.temperature=0", "generate.temperature", "all samples of a prompt are the same"),
         ("generate.max_tokens=2048", "generate.max_tokens", "leave no room for a prompt"),
         ("engine.max_model_len=512", "generate.max_tokens", "leave no room for a prompt in engine.max_model_len"),
