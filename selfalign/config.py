@@ -97,6 +97,7 @@ class Pairs:
     length_balance: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0  # rho: among the near-best the shortest is chosen
     labels: Literal["soft", "hard"] = "soft"
     rating_scale: Positive = 1.0  # pointwise: p_chosen = sigmoid(rating_scale * rating difference)
+    desirable_above: float | None = None  # kto, bco: the rating between bad and good; default: the prompt's mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -403,7 +404,7 @@ def contradictions(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     """Settings that are each allowed but make no sense together, as (setting, what and why, fix)."""
     yield from _missing(campaign)
     yield from _sampling(campaign)
-    yield from _judging(campaign.judge, campaign.pairs)
+    yield from _judging(campaign)
     yield from _training(campaign)
     yield from _engine(campaign.engine)
 
@@ -439,7 +440,8 @@ def _sampling(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         yield "generate.max_tokens", why, f"Set it below {length}, or raise engine.max_model_len."
 
 
-def _judging(judge: Judge, pairs: Pairs) -> Iterator[tuple[str, str, str]]:
+def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    judge, pairs = campaign.judge, campaign.pairs
     pointwise = judge.method == "pointwise-logprob"
     for name in ("labels_pairwise", "labels_pointwise"):
         labels = getattr(judge, name)
@@ -455,6 +457,12 @@ def _judging(judge: Judge, pairs: Pairs) -> Iterator[tuple[str, str, str]]:
         yield "judge.comparisons", "a pointwise judge compares no candidates", "Remove it, or use pairwise-logprob."
     if not pointwise and pairs.rating_scale != Pairs.rating_scale:
         yield "pairs.rating_scale", "a pairwise judge gives no ratings to scale", "Remove it, or use pointwise-logprob."
+    if pairs.desirable_above is not None and not pointwise:
+        why = "a pairwise judge gives no ratings, only who is better than whom"
+        yield "pairs.desirable_above", why, "Remove it, or use pointwise-logprob."
+    elif pairs.desirable_above is not None and campaign.train.algorithm not in ("kto", "bco"):
+        why = f"{campaign.train.algorithm} calls no single answer good or bad"
+        yield "pairs.desirable_above", why, "Remove it, or use train.algorithm kto or bco."
     one_a_prompt = pairs.strategy in ("best-worst", "best-random")
     if one_a_prompt and (pairs.max_per_prompt or 1) > 1:
         why = f"{pairs.strategy} makes one pair a prompt"
