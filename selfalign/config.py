@@ -91,9 +91,11 @@ class Judge:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    strategy: Literal["best-worst", "best-random", "all", "random"] = "best-worst"
+    strategy: Literal["best-worst", "best-random", "all", "random", "rso", "margin-buckets", "spin"] = "best-worst"
     min_margin: NonNegative = 0.1
     max_per_prompt: Count | None = None
+    rso_beta: Positive = 0.5  # rso: candidates are kept as if from pi exp(log-odds / beta)
+    buckets: Annotated[int, Meta(ge=2)] = 3  # margin-buckets: ranges of margin, one pair drawn from each
     length_balance: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0  # rho: among the near-best the shortest is chosen
     labels: Literal["soft", "hard"] = "soft"
     rating_scale: Positive = 1.0  # pointwise: p_chosen = sigmoid(rating_scale * rating difference)
@@ -463,11 +465,21 @@ def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     elif pairs.desirable_above is not None and campaign.train.algorithm not in ("kto", "bco"):
         why = f"{campaign.train.algorithm} calls no single answer good or bad"
         yield "pairs.desirable_above", why, "Remove it, or use train.algorithm kto or bco."
-    one_a_prompt = pairs.strategy in ("best-worst", "best-random")
+    picks_best = pairs.strategy in ("best-worst", "best-random", "rso")
+    one_a_prompt = picks_best or pairs.strategy == "spin"
     if one_a_prompt and (pairs.max_per_prompt or 1) > 1:
         why = f"{pairs.strategy} makes one pair a prompt"
         yield "pairs.max_per_prompt", why, "Remove it, or use strategy all or random."
-    if pairs.length_balance and not one_a_prompt:
+    for name, strategy in (("rso_beta", "rso"), ("buckets", "margin-buckets")):
+        if pairs.strategy != strategy and getattr(pairs, name) != getattr(Pairs, name):
+            why = f"only strategy {strategy} reads it, and the strategy is {pairs.strategy}"
+            yield f"pairs.{name}", why, f"Remove it, or use strategy {strategy}."
+    if pairs.strategy == "spin":
+        for name in ("min_margin", "rating_scale"):
+            if getattr(pairs, name) != getattr(Pairs, name):
+                why = "strategy spin prefers the gold answer whatever the judge says"
+                yield f"pairs.{name}", why, "Remove it, or use strategy best-worst."
+    if pairs.length_balance and not picks_best:
         why = f"strategy {pairs.strategy} picks no best candidate whose length could be balanced"
         yield "pairs.length_balance", why, "Remove it, or use strategy best-worst."
     if judge.base_url and not judge.model.startswith("openai:"):

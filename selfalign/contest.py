@@ -27,6 +27,8 @@ DISCARDS = {
     "truncated": "the preferred candidate is cut off at generate.max_tokens",
     "empty": "the preferred candidate is empty",
     "max_per_prompt": "the prompt had pairs with larger margins, up to pairs.max_per_prompt",
+    "same_margin": "another pair of the prompt with about this margin was drawn (pairs.buckets)",
+    "no_gold": "the prompt has no gold answer",
     "neutral": "the candidate is too near to the middle to be called good or bad (pairs.min_margin)",
 }
 

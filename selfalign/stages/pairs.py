@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from selfalign.config import Pairs
 from selfalign.constitution import Constitution
-from selfalign.contest import DISCARDS, Contest, contests, discards, logit_of_share
-from selfalign.records import Candidate, Judgment, Pair, derived_seed
+from selfalign.contest import DISCARDS, Contest, contests, discards, logit_of_share, sampled_by_prompt
+from selfalign.records import Candidate, Judgment, Pair, Prompt, derived_seed
 from selfalign.stages import StageError, check_principles
 
 
 def build_pairs(
-    candidates: list[Candidate], judgments: list[Judgment], constitution: Constitution, settings: Pairs, *, seed: int
+    candidates: list[Candidate],
+    judgments: list[Judgment],
+    constitution: Constitution,
+    settings: Pairs,
+    *,
+    seed: int,
+    prompts: Sequence[Prompt] = (),
 ) -> tuple[list[Pair], Counter[str]]:
     """Build the preference pairs of one shard; count, by reason, those that were considered and discarded.
 
@@ -28,6 +35,13 @@ def build_pairs(
     - "best-random" considers the best against another one drawn with `seed`, as RLHFlow's "max_random" does.
     - "all" considers every compared pair, "random" `max_per_prompt` (default 1) of them, drawn with `seed`.
 
+    - "rso" draws candidates as if from the optimal policy pi* ~ pi exp(r / rso_beta) by `rejection_sample`, r being
+      their log-odds, and considers the best and the worst of these. What may not be chosen is not drawn.
+    - "margin-buckets" sorts all pairs into `buckets` ranges of margin, from `min_margin` to the largest there can be
+      and equally wide in |2p - 1|, and draws one from each with `seed`: hard pairs and easy ones.
+    - "spin" prefers the gold answers of `prompts` to an answer drawn with `seed` (Chen et al. 2024, arXiv:2401.01335),
+      with certainty and whatever the judge says.
+
     With `length_balance` rho, of the candidates within rho of the range of scores from the best the shortest is chosen,
     and of those as near to the worst the longest is rejected (Meta-Rewarding, Wu et al. 2024, arXiv:2407.19594).
 
@@ -36,15 +50,28 @@ def build_pairs(
     that yield nothing to consider count once, so that pairs and discards add up to what was considered.
     """
     check_principles(judgments, constitution)
-    pairs: list[Pair] = []
-    discarded: Counter[str] = Counter()
-    for prompt_id, contest in contests(candidates, judgments, constitution, settings):
-        for outcome in [contest] if isinstance(contest, str) else _consider(contest, prompt_id, settings, seed):
-            if isinstance(outcome, Pair):
-                pairs.append(outcome)
-            else:
-                discarded[outcome] += 1
-    return pairs, discarded
+    if settings.strategy == "spin":
+        considered = _against_gold(candidates, prompts, seed)
+    else:
+        considered = _by_judgment(candidates, judgments, constitution, settings, seed)
+    outcomes = list(considered)
+    return [o for o in outcomes if isinstance(o, Pair)], Counter(o for o in outcomes if isinstance(o, str))
+
+
+def rejection_sample(rewards: Sequence[float], beta: float, draw: random.Random, *, at_least: int = 1) -> list[int]:
+    """Accept samples with probability exp((r - r_max) / beta): what is accepted follows pi exp(r / beta) / Z.
+
+    Statistical rejection sampling (Liu et al. 2023, arXiv:2309.06657, Algorithm 1): r_max is the largest reward among
+    those not accepted yet, and passes over these go on until `at_least` are accepted, or all. Returns their indexes.
+    """
+    waiting, accepted = dict(enumerate(rewards)), list[int]()
+    while waiting and len(accepted) < at_least:
+        largest = max(waiting.values())
+        taken = [i for i, reward in waiting.items() if draw.random() < math.exp((reward - largest) / beta)]
+        accepted += taken
+        for i in taken:
+            del waiting[i]
+    return accepted
 
 
 def check_some(counts: Mapping[str, int], records: str = "pairs") -> None:
@@ -60,15 +87,49 @@ def check_some(counts: Mapping[str, int], records: str = "pairs") -> None:
     )
 
 
+def _by_judgment(
+    candidates: Sequence[Candidate],
+    judgments: Sequence[Judgment],
+    constitution: Constitution,
+    settings: Pairs,
+    seed: int,
+) -> Iterator[Pair | str]:
+    for prompt_id, contest in contests(candidates, judgments, constitution, settings):
+        if isinstance(contest, str):
+            yield contest
+        else:
+            yield from _consider(contest, prompt_id, settings, seed)
+
+
+def _against_gold(candidates: Sequence[Candidate], prompts: Sequence[Prompt], seed: int) -> Iterator[Pair | str]:
+    golds = {prompt.id: prompt.gold() for prompt in prompts}
+    for prompt_id, sampled in sampled_by_prompt(candidates).items():
+        usable = [candidate for candidate in sampled if candidate.finish_reason != "error"]
+        gold = golds.get(prompt_id)
+        if gold is None or not usable:
+            yield "too_few_candidates" if gold else "no_gold"
+            continue
+        rejected = random.Random(derived_seed(seed, "pairs", prompt_id)).choice(usable)
+        if not gold.text.strip() or rejected.text == gold.text:
+            yield "identical_text" if gold.text.strip() else "empty"
+        else:
+            yield Pair(prompt_id, gold.id, rejected.id, p_chosen=1.0, margin=1.0)
+
+
 def _consider(contest: Contest, prompt_id: str, settings: Pairs, seed: int) -> list[Pair | str]:
     """The pairs of one prompt, and the reason for each that was considered and is none."""
     draw = random.Random(derived_seed(seed, "pairs", prompt_id))
     if settings.strategy in ("best-worst", "best-random"):
         return [_best_against(contest, draw if settings.strategy == "best-random" else None)]
+    if settings.strategy == "rso":
+        return [_best_of_accepted(contest, draw)]
     compared = contest.compared
     if settings.strategy == "random":
         compared = draw.sample(compared, min(settings.max_per_prompt or 1, len(compared)))
-    return _strongest([_judged(contest, a, b) for a, b in compared], settings.max_per_prompt)
+    outcomes = [_judged(contest, a, b) for a, b in compared]
+    if settings.strategy == "margin-buckets":
+        outcomes = _one_a_bucket(contest, outcomes, draw)
+    return _strongest(outcomes, settings.max_per_prompt)
 
 
 def _strongest(outcomes: Sequence[Pair | str], limit: int | None) -> list[Pair | str]:
@@ -78,6 +139,34 @@ def _strongest(outcomes: Sequence[Pair | str], limit: int | None) -> list[Pair |
     return [*kept, *(o for o in outcomes if isinstance(o, str)), *["max_per_prompt"] * (len(pairs) - len(kept))]
 
 
+def _one_a_bucket(contest: Contest, outcomes: Sequence[Pair | str], draw: random.Random) -> list[Pair | str]:
+    """One pair of each range of margins, drawn; the others of the range are discarded."""
+
+    def certainty(margin: float) -> float:
+        return 2.0 * contest.readings.probability(margin) - 1.0
+
+    least, buckets = certainty(contest.settings.min_margin), contest.settings.buckets
+    sorted_in: dict[int, list[Pair]] = defaultdict(list)
+    for outcome in outcomes:
+        if isinstance(outcome, Pair):
+            height = (certainty(outcome.margin) - least) / (1.0 - least) if least < 1.0 else 0.0
+            sorted_in[min(int(height * buckets), buckets - 1)].append(outcome)
+    drawn = [draw.choice(sorted_in[bucket]) for bucket in sorted(sorted_in)]
+    others = sum(map(len, sorted_in.values())) - len(drawn)
+    return [*drawn, *(o for o in outcomes if isinstance(o, str)), *["same_margin"] * others]
+
+
+def _best_of_accepted(contest: Contest, draw: random.Random) -> Pair | str:
+    strengths = contest.strengths()
+    judged = [candidate for candidate in contest.candidates if candidate.id in strengths]
+    free = [candidate for candidate in judged if contest.barred(candidate) is None]
+    if len(free) < 2:
+        return next(filter(None, map(contest.barred, judged)), "invalid")
+    rewards = [strengths[candidate.id] for candidate in free]
+    accepted = rejection_sample(rewards, contest.settings.rso_beta, draw, at_least=2)
+    return _best_against(contest, None, among={free[i].id for i in accepted})
+
+
 def _judged(contest: Contest, a: Candidate, b: Candidate) -> Pair | str:
     lead = contest.lead(a, b)
     if lead is None:
@@ -85,10 +174,11 @@ def _judged(contest: Contest, a: Candidate, b: Candidate) -> Pair | str:
     return _pair(contest, a, b, lead) if lead >= 0 else _pair(contest, b, a, -lead)
 
 
-def _best_against(contest: Contest, draw: random.Random | None) -> Pair | str:
-    """The best candidate against the worst, or against one that is drawn."""
+def _best_against(contest: Contest, draw: random.Random | None, among: Set[str] | None = None) -> Pair | str:
+    """The best candidate (of those `among`) against the worst, or against one that is drawn."""
     scores = contest.shares()
-    ranked = sorted((c for c in contest.candidates if c.id in scores), key=lambda c: -scores[c.id])
+    entered = scores.keys() if among is None else among
+    ranked = sorted((c for c in contest.candidates if c.id in entered), key=lambda c: -scores[c.id])
     if not ranked:
         return "invalid"
     choosable = [candidate for candidate in ranked if contest.barred(candidate) is None]
