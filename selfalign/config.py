@@ -79,7 +79,8 @@ class Judge:
     method: Literal["pairwise-logprob", "pointwise-logprob"] = "pairwise-logprob"
     both_orders: bool = True
     principles: Literal["sample", "all"] = "sample"
-    comparisons: Literal["all", "ring"] = "all"  # of k candidates: all k(k-1)/2 pairs, or a random cycle
+    comparisons: Literal["all", "ring", "random", "active"] = "all"  # all k(k-1)/2 pairs, a random cycle, or budget
+    budget: Count | None = None  # active, random: comparisons a prompt; active spends them where they tell most
     labels_pairwise: tuple[str, str] = ("A", "B")
     labels_pointwise: tuple[str, ...] = ("1", "2", "3", "4", "5")
     tie_margin: Fraction = 0.0  # |p_first - 0.5| at or under this is a tie
@@ -455,8 +456,10 @@ def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     if pairs.min_margin >= most:
         why = f"no pair can reach a margin of {pairs.min_margin:g}: scores of {judge.method} differ by at most {most}"
         yield "pairs.min_margin", why, f"Set it below {most}."
-    if pointwise and judge.comparisons == "ring":
+    if pointwise and judge.comparisons != "all":
         yield "judge.comparisons", "a pointwise judge compares no candidates", "Remove it, or use pairwise-logprob."
+    else:
+        yield from _budget(judge, campaign.generate.samples)
     if not pointwise and pairs.rating_scale != Pairs.rating_scale:
         yield "pairs.rating_scale", "a pairwise judge gives no ratings to scale", "Remove it, or use pointwise-logprob."
     if pairs.desirable_above is not None and not pointwise:
@@ -486,6 +489,19 @@ def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         yield "judge.base_url", f"the judge {judge.model!r} is not reached over an API", "Use `model: openai:NAME`."
     if judge.revision and judge.model in ("self", "base"):
         yield "judge.revision", f"the judge is the policy ({judge.model}), which has its own", "Set policy.revision."
+
+
+def _budget(judge: Judge, samples: int) -> Iterator[tuple[str, str, str]]:
+    limited, most = judge.comparisons in ("active", "random"), samples * (samples - 1) // 2
+    if limited and judge.budget is None:
+        why = f"judge.comparisons is {judge.comparisons}, and nothing says how many"
+        yield "judge.budget", why, f"Add `budget: {samples}` under judge: comparisons a prompt."
+    elif not limited and judge.budget is not None:
+        why = f"judge.comparisons is {judge.comparisons}, which has no budget"
+        yield "judge.budget", why, "Remove it, or use `comparisons: active`."
+    elif judge.budget is not None and judge.budget >= most:
+        why = f"{samples} candidates make {most} comparisons, so a budget of {judge.budget} leaves nothing to choose"
+        yield "judge.budget", why, "Set it lower, raise generate.samples, or use `comparisons: all`."
 
 
 def _training(campaign: Campaign) -> Iterator[tuple[str, str, str]]:

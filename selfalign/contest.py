@@ -32,8 +32,6 @@ DISCARDS = {
     "neutral": "the candidate is too near to the middle to be called good or bad (pairs.min_margin)",
 }
 
-_MIN_SHARE = 1e-3  # keeps the logit of a candidate that won or lost every comparison finite
-
 
 class Contest:
     """The distinct candidates of one prompt and what the judge said of them.
@@ -62,11 +60,20 @@ class Contest:
         return None if candidate.text.strip() else "empty"
 
     def shares(self) -> dict[str, float]:
-        """The mean probability of each candidate to beat another, over its valid comparisons, by id."""
-        wins: dict[str, list[float]] = {}
-        for a, b, p in self._decided():
-            wins.setdefault(a.id, []).append(p)
-            wins.setdefault(b.id, []).append(1.0 - p)
+        """The mean probability of each candidate to beat another of those with a valid comparison, by id.
+
+        Where not all of them have been compared, a mean over those that have would praise whoever met weak ones; the
+        probabilities are then those of the strengths. These put complete comparisons into the same order.
+        """
+        decided = list(self._decided())
+        wins: dict[str, list[float]] = {candidate.id: [] for a, b, _ in decided for candidate in (a, b)}
+        outcomes = ((a.id, b.id, p) for a, b, p in decided)
+        if len(decided) < math.comb(len(wins), 2):
+            strengths = self.strengths()
+            outcomes = ((a, b, sigmoid(strengths[a] - strengths[b])) for a, b in combinations(wins, 2))
+        for a, b, p in outcomes:
+            wins[a].append(p)
+            wins[b].append(1.0 - p)
         return {candidate_id: fmean(probabilities) for candidate_id, probabilities in wins.items()}
 
     def ratings(self) -> dict[str, float]:
@@ -126,12 +133,6 @@ def sampled_by_prompt(candidates: Sequence[Candidate]) -> dict[str, list[Candida
     for candidate in candidates:
         grouped.setdefault(candidate.prompt_id, []).append(candidate)
     return grouped
-
-
-def logit_of_share(share: float) -> float:
-    """The log-odds of a mean win probability, kept finite."""
-    share = min(max(share, _MIN_SHARE), 1.0 - _MIN_SHARE)
-    return math.log(share / (1.0 - share))
 
 
 def discards(counts: Mapping[str, int]) -> dict[str, int]:

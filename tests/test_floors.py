@@ -23,8 +23,8 @@ FLOORS = {
     "cli": 5, "pocket": 5,
 }  # fmt: skip
 SAME_ROOM = {
-    "settings": "config", "objective": "config", "contest": "preferences", "steps": "campaign", "rounds": "campaign",
-    "__main__": "cli",
+    "settings": "config", "objective": "config", "contest": "preferences", "selection": "preferences",
+    "steps": "campaign", "rounds": "campaign", "__main__": "cli",
 }  # fmt: skip
 STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 
 from selfalign.config import Pairs
 from selfalign.constitution import Constitution
-from selfalign.contest import DISCARDS, Contest, contests, discards, logit_of_share, sampled_by_prompt
+from selfalign.contest import DISCARDS, Contest, contests, discards, sampled_by_prompt
 from selfalign.records import Candidate, Judgment, Pair, Prompt, derived_seed
 from selfalign.stages import StageError, check_principles
 
@@ -30,8 +30,8 @@ def build_pairs(
     margin is |2p - 1| for comparisons and the difference of the expected ratings for ratings.
 
     - "best-worst" considers one pair a prompt: the highest and the lowest mean win probability against the others.
-      Where the judge did not compare these two directly (`judge.comparisons: ring`), their probability is estimated
-      as sigmoid(logit s_best - logit s_worst), which is exact if the others were one Bradley-Terry opponent.
+      Where the judge has not compared all of them (`judge.comparisons`), both are those of a Bradley-Terry model with
+      the judge's probabilities as fractional wins; so is the probability of a best and a worst it has not compared.
     - "best-random" considers the best against another one drawn with `seed`, as RLHFlow's "max_random" does.
     - "all" considers every compared pair, "random" `max_per_prompt` (default 1) of them, drawn with `seed`.
 
@@ -190,7 +190,8 @@ def _best_against(contest: Contest, draw: random.Random | None, among: Set[str] 
     worst = draw.choice(others) if draw else _balanced(others[::-1], scores, reach, longest=True)
     lead = contest.lead(best, worst)
     if lead is None:
-        lead = contest.lead_of(logit_of_share(scores[best.id]) - logit_of_share(scores[worst.id]))
+        strengths = contest.strengths()
+        lead = contest.lead_of(strengths[best.id] - strengths[worst.id])
     if lead < 0:
         return contest.barred(ranked[0]) or "intransitive"
     return _pair(contest, best, worst, lead)

@@ -207,14 +207,20 @@ def test_hard_labels_are_certain_and_keep_the_margin():
     assert pair.margin == pytest.approx(0.8)
 
 
-def test_an_unjudged_best_and_worst_are_estimated_on_the_logit_scale():
-    """A ring a-b-c-d compares neither a with c nor b with d: a wins (.9 + .7) / 2 = .8, c wins (.4 + .2) / 2 = .3."""
-    ring = {"ab": 0.7, "bc": 0.6, "cd": 0.2, "ad": 0.9}
+def test_an_unjudged_best_and_worst_are_estimated_by_bradley_terry():
+    """A ring a-b-c-d compares neither a with c nor b with d; strengths .8, .2, -.7 and -.3 are found again."""
+    truth = {"a": 0.8, "b": 0.2, "c": -0.7, "d": -0.3}
+    ring = {pair: sigmoid(truth[pair[0]] - truth[pair[1]]) for pair in ("ab", "bc", "cd", "ad")}
     (pair,), _ = build([A, B, C, D], table(ring))
     assert (pair.chosen_id, pair.rejected_id) == (A.id, C.id)
-    odds = (0.8 / 0.2) / (0.3 / 0.7)
-    assert pair.p_chosen == pytest.approx(odds / (1 + odds))
+    assert pair.p_chosen == pytest.approx(sigmoid(1.5), abs=0.01)
     assert len(pair.judgment_ids) == 8
+
+
+def test_the_best_is_not_whoever_met_the_weakest():
+    """c beats d, the worst, by .9; a beats b by .6, and b beats c by .9: a mean of wins would call c a match for a."""
+    (pair,), _ = build([A, B, C, D], table({"ab": 0.6, "bc": 0.9, "cd": 0.95}))
+    assert (pair.chosen_id, pair.rejected_id) == (A.id, D.id)
 
 
 def test_sure_wins_give_a_finite_estimate():
