@@ -80,7 +80,8 @@ class Judge:
     method: Literal["pairwise-logprob", "pointwise-logprob"] = "pairwise-logprob"
     both_orders: bool = True
     principles: Literal["sample", "all"] = "sample"
-    comparisons: Literal["all", "ring"] = "all"  # of k candidates: all k(k-1)/2 pairs, or a random cycle
+    comparisons: Literal["all", "ring", "random", "active"] = "all"  # all k(k-1)/2 pairs, a random cycle, or budget
+    budget: Count | None = None  # active, random: comparisons a prompt; active spends them where they tell most
     labels_pairwise: tuple[str, str] = ("A", "B")
     labels_pointwise: tuple[str, ...] = ("1", "2", "3", "4", "5")
     tie_margin: Fraction = 0.0  # |p_first - 0.5| at or under this is a tie
@@ -92,12 +93,15 @@ class Judge:
 
 @dataclass(frozen=True, kw_only=True)
 class Pairs:
-    strategy: Literal["best-worst", "best-random", "all", "random"] = "best-worst"
+    strategy: Literal["best-worst", "best-random", "all", "random", "rso", "margin-buckets", "spin"] = "best-worst"
     min_margin: NonNegative = 0.1
     max_per_prompt: Count | None = None
+    rso_beta: Positive = 0.5  # rso: candidates are kept as if from pi exp(log-odds / beta)
+    buckets: Annotated[int, Meta(ge=2)] = 3  # margin-buckets: ranges of margin, one pair drawn from each
     length_balance: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0  # rho: among the near-best the shortest is chosen
     labels: Literal["soft", "hard"] = "soft"
     rating_scale: Positive = 1.0  # pointwise: p_chosen = sigmoid(rating_scale * rating difference)
+    desirable_above: float | None = None  # kto, bco: the rating between bad and good; default: the prompt's mean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -470,7 +474,7 @@ def contradictions(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     """Settings that are each allowed but make no sense together, as (setting, what and why, fix)."""
     yield from _missing(campaign)
     yield from _sampling(campaign)
-    yield from _judging(campaign.judge, campaign.pairs)
+    yield from _judging(campaign)
     yield from _training(campaign)
     yield from _engine(campaign.engine)
 
@@ -506,7 +510,8 @@ def _sampling(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         yield "generate.max_tokens", why, f"Set it below {length}, or raise engine.max_model_len."
 
 
-def _judging(judge: Judge, pairs: Pairs) -> Iterator[tuple[str, str, str]]:
+def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    judge, pairs = campaign.judge, campaign.pairs
     pointwise = judge.method == "pointwise-logprob"
     for name in ("labels_pairwise", "labels_pointwise"):
         labels = getattr(judge, name)
@@ -518,21 +523,52 @@ def _judging(judge: Judge, pairs: Pairs) -> Iterator[tuple[str, str, str]]:
     if pairs.min_margin >= most:
         why = f"no pair can reach a margin of {pairs.min_margin:g}: scores of {judge.method} differ by at most {most}"
         yield "pairs.min_margin", why, f"Set it below {most}."
-    if pointwise and judge.comparisons == "ring":
+    if pointwise and judge.comparisons != "all":
         yield "judge.comparisons", "a pointwise judge compares no candidates", "Remove it, or use pairwise-logprob."
+    else:
+        yield from _budget(judge, campaign.generate.samples)
     if not pointwise and pairs.rating_scale != Pairs.rating_scale:
         yield "pairs.rating_scale", "a pairwise judge gives no ratings to scale", "Remove it, or use pointwise-logprob."
-    one_a_prompt = pairs.strategy in ("best-worst", "best-random")
+    if pairs.desirable_above is not None and not pointwise:
+        why = "a pairwise judge gives no ratings, only who is better than whom"
+        yield "pairs.desirable_above", why, "Remove it, or use pointwise-logprob."
+    elif pairs.desirable_above is not None and campaign.train.algorithm not in ("kto", "bco"):
+        why = f"{campaign.train.algorithm} calls no single answer good or bad"
+        yield "pairs.desirable_above", why, "Remove it, or use train.algorithm kto or bco."
+    picks_best = pairs.strategy in ("best-worst", "best-random", "rso")
+    one_a_prompt = picks_best or pairs.strategy == "spin"
     if one_a_prompt and (pairs.max_per_prompt or 1) > 1:
         why = f"{pairs.strategy} makes one pair a prompt"
         yield "pairs.max_per_prompt", why, "Remove it, or use strategy all or random."
-    if pairs.length_balance and not one_a_prompt:
+    for name, strategy in (("rso_beta", "rso"), ("buckets", "margin-buckets")):
+        if pairs.strategy != strategy and getattr(pairs, name) != getattr(Pairs, name):
+            why = f"only strategy {strategy} reads it, and the strategy is {pairs.strategy}"
+            yield f"pairs.{name}", why, f"Remove it, or use strategy {strategy}."
+    if pairs.strategy == "spin":
+        for name in ("min_margin", "rating_scale"):
+            if getattr(pairs, name) != getattr(Pairs, name):
+                why = "strategy spin prefers the gold answer whatever the judge says"
+                yield f"pairs.{name}", why, "Remove it, or use strategy best-worst."
+    if pairs.length_balance and not picks_best:
         why = f"strategy {pairs.strategy} picks no best candidate whose length could be balanced"
         yield "pairs.length_balance", why, "Remove it, or use strategy best-worst."
     if judge.base_url and not judge.model.startswith("openai:"):
         yield "judge.base_url", f"the judge {judge.model!r} is not reached over an API", "Use `model: openai:NAME`."
     if judge.revision and judge.model in ("self", "base"):
         yield "judge.revision", f"the judge is the policy ({judge.model}), which has its own", "Set policy.revision."
+
+
+def _budget(judge: Judge, samples: int) -> Iterator[tuple[str, str, str]]:
+    limited, most = judge.comparisons in ("active", "random"), samples * (samples - 1) // 2
+    if limited and judge.budget is None:
+        why = f"judge.comparisons is {judge.comparisons}, and nothing says how many"
+        yield "judge.budget", why, f"Add `budget: {samples}` under judge: comparisons a prompt."
+    elif not limited and judge.budget is not None:
+        why = f"judge.comparisons is {judge.comparisons}, which has no budget"
+        yield "judge.budget", why, "Remove it, or use `comparisons: active`."
+    elif judge.budget is not None and judge.budget >= most:
+        why = f"{samples} candidates make {most} comparisons, so a budget of {judge.budget} leaves nothing to choose"
+        yield "judge.budget", why, "Set it lower, raise generate.samples, or use `comparisons: all`."
 
 
 def _training(campaign: Campaign) -> Iterator[tuple[str, str, str]]:

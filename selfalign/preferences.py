@@ -22,11 +22,12 @@ class Reading:
     """What the judge says of candidates (a, b) under one principle.
 
     `lead` is signed, positive where a is better: 2p - 1 for comparisons, p being the mean of both orders shown, and the
-    difference of the expected ratings for ratings.
+    difference of the expected ratings for ratings. `level` is the mean of the two ratings, 0 for comparisons.
     """
 
     principle: Principle
     lead: float
+    level: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,15 @@ class Readings:
             return None
         lead = decide(readings, min_margin)
         return lead if a < b else -lead
+
+    def ratings(self, a: str, b: str, min_margin: float) -> tuple[float, float] | None:
+        """The expected ratings of a and b by the tier that decides between them; their difference is the decision."""
+        readings = self.pairs.get(pair_key(a, b))
+        if not readings:
+            return None
+        decisive = deciding(readings, min_margin)
+        level, lead = _mean_level(decisive), _mean_lead(decisive) * (1 if a < b else -1)
+        return level + lead / 2, level - lead / 2
 
     def vetoed(self) -> frozenset[str]:
         """The candidates that clearly lose to another under a hard constraint."""
@@ -97,7 +107,12 @@ def p_of(judgment: Judgment, candidate_id: str) -> float:
 
 
 def decide(readings: Sequence[Reading], min_margin: float) -> float:
-    """The lead of the first candidate: that of the highest tier in which it is at least `min_margin`.
+    """The lead of the first candidate, by the readings that are `deciding`."""
+    return _mean_lead(deciding(readings, min_margin))
+
+
+def deciding(readings: Sequence[Reading], min_margin: float) -> list[Reading]:
+    """The readings of the highest tier in which the lead is at least `min_margin`.
 
     Hard constraints come before every tier. Within a tier, principles count by weight. Where no tier decides, the
     largest lead stands, as a decision too close to be one.
@@ -105,9 +120,9 @@ def decide(readings: Sequence[Reading], min_margin: float) -> float:
     tiers: dict[tuple[bool, int], list[Reading]] = defaultdict(list)
     for reading in readings:
         tiers[(not is_constraint(reading.principle), reading.principle.tier)].append(reading)
-    leads = [_mean_lead(tiers[rank]) for rank in sorted(tiers)]
-    decided = (lead for lead in leads if lead != 0 and abs(lead) >= min_margin)
-    return next(decided, max(leads, key=abs))
+    ranked = [(_mean_lead(tiers[rank]), tiers[rank]) for rank in sorted(tiers)]
+    decided = (tier for lead, tier in ranked if lead != 0 and abs(lead) >= min_margin)
+    return next(decided, max(ranked, key=lambda item: abs(item[0]))[1])
 
 
 def is_constraint(principle: Principle) -> bool:
@@ -121,6 +136,10 @@ def sigmoid(x: float) -> float:
 def _mean_lead(readings: Sequence[Reading]) -> float:
     weights = [_weight(reading.principle) for reading in readings]
     return fmean((reading.lead for reading in readings), weights)
+
+
+def _mean_level(readings: Sequence[Reading]) -> float:
+    return fmean((reading.level for reading in readings), [_weight(reading.principle) for reading in readings])
 
 
 def _weight(principle: Principle) -> float:
@@ -154,7 +173,9 @@ def _rated_pairs(
     shown = sorted({judgment.first_id for judgment in judgments})
     used = [(principles[name], rated) for name, rated in ratings.items() if _weight(principles[name]) > 0]
     return {
-        (a, b): tuple(Reading(p, rated[a] - rated[b]) for p, rated in used if a in rated and b in rated)
+        (a, b): tuple(
+            Reading(p, rated[a] - rated[b], (rated[a] + rated[b]) / 2) for p, rated in used if a in rated and b in rated
+        )
         for i, a in enumerate(shown)
         for b in shown[i + 1 :]
     }

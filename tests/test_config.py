@@ -243,6 +243,11 @@ def test_an_unknown_recipe_is_refused_where_it_is_named(tmp_path: Path) -> None:
         ("pairs.min_margin=1", "pairs.min_margin", "no pair can reach"),
         ("pairs.rating_scale=2", "pairs.rating_scale", "no ratings to scale"),
         ("pairs.max_per_prompt=2", "pairs.max_per_prompt", "best-worst makes one pair"),
+        ("pairs.rso_beta=1", "pairs.rso_beta", "only strategy rso reads it"),
+        ("pairs.buckets=4", "pairs.buckets", "only strategy margin-buckets reads it"),
+        ("pairs.desirable_above=3", "pairs.desirable_above", "gives no ratings"),
+        ("judge.comparisons=active", "judge.budget", "nothing says how many"),
+        ("judge.budget=3", "judge.budget", "which has no budget"),
         ("judge.base_url=http://localhost", "judge.base_url", "not reached over an API"),
         ("judge.revision=main", "judge.revision", "has its own"),
         ("train.max_length=9000", "train.max_length", "does not fit"),
@@ -318,6 +323,28 @@ def test_pointwise_contradictions(tmp_path: Path) -> None:
     assert config.load(path, overrides=["pairs.min_margin=2", "pairs.rating_scale=2"]).campaign.pairs.min_margin == 2
     assert "no pair can reach" in refused(path, "pairs.min_margin=4").message
     assert "compares no candidates" in refused(path, "judge.comparisons=ring").message
+    assert "compares no candidates" in refused(path, "judge.comparisons=active", "judge.budget=2").message
+    assert "dpo calls no single answer good or bad" in refused(path, "pairs.desirable_above=3").message
+
+
+def test_a_budget_leaves_something_to_choose(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "judge: {comparisons: active, budget: 5}\n")
+    assert config.load(path).campaign.judge.budget == 5
+    assert "4 candidates make 6 comparisons" in refused(path, "judge.budget=6").message
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("min_margin=0.2", "whatever the judge says"),
+        ("max_per_prompt=2", "spin makes one pair a prompt"),
+        ("length_balance=0.1", "picks no best candidate"),
+    ],
+)
+def test_settings_that_spin_does_not_read_are_refused(setting: str, words: str, tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "pairs: {strategy: spin, labels: soft}\n")
+    assert config.load(path).campaign.pairs.strategy == "spin"
+    assert words in refused(path, f"pairs.{setting}").message
 
 
 @pytest.mark.parametrize("key", ["name", "constitution", "policy.model", "prompts.train", "prompts.heldout"])

@@ -22,7 +22,10 @@ FLOORS = {
     "campaign": 4, "launch": 4,
     "cli": 5, "pocket": 5,
 }  # fmt: skip
-SAME_ROOM = {"settings": "config", "objective": "config", "steps": "campaign", "rounds": "campaign", "__main__": "cli"}
+SAME_ROOM = {
+    "settings": "config", "objective": "config", "contest": "preferences", "selection": "preferences",
+    "steps": "campaign", "rounds": "campaign", "__main__": "cli",
+}  # fmt: skip
 STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}

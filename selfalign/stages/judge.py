@@ -6,19 +6,24 @@ import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
+from itertools import combinations, zip_longest
 
 from jinja2 import Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from selfalign import resources
-from selfalign.config import Judge
+from selfalign.config import Judge, Pairs
 from selfalign.constitution import Constitution, Principle
 from selfalign.engines.base import Choice, ChoiceRequest, Engine
 from selfalign.engines.streaming import answer_shards
+from selfalign.preferences import p_of, read_prompt
 from selfalign.records import Candidate, Judgment, Message, Prompt, Verdict, derived_seed, digest
+from selfalign.selection import Answer, Asked, Comparison, covering, most_telling
 from selfalign.stages import StageError
+
+_WAVES = 4  # after the first; more of them ask a little better, and drain the engine's batch as often
 
 
 @cache
@@ -85,10 +90,17 @@ def judge(
     A text that several candidates of a prompt share is judged once, as its first candidate; errors are not judged,
     truncated answers are. Judgments are ordered by prompt, then comparison, order shown and principle; questions that
     differ in their principle alone follow one another, so that an engine computes what they share once. A prompt to
-    which no principle applies gets no judgment. Raises EngineError unless each label is a single token of the judge.
+    which no principle applies gets no judgment. With `comparisons: active` a shard is judged in waves, each of which
+    asks for what the answers so far make most worth knowing, so that the engine's batch drains between waves; a shard
+    judged again gets the same questions if it gets the same answers. Raises EngineError unless each label is a single
+    token of the judge.
     """
     sheet = _Sheet(constitution, settings, judge_id, seed)
     engine.check_labels(sheet.labels)
+    if settings.comparisons == "active" and settings.method == "pairwise-logprob":
+        for index, prompts, candidates in shards:
+            yield index, _judged_in_waves(sheet, engine, prompts, candidates)
+        return
     asked = (sheet.ask(index, prompts, candidates) for index, prompts, candidates in shards)
     for index, questions, choices in answer_shards(asked, engine.choose):
         yield index, [sheet.judgment(question, choices[question.id]) for question in questions]
@@ -160,30 +172,41 @@ class _Sheet:
         return index, questions, map(self.request, questions)
 
     def questions(self, prompts: Sequence[Prompt], candidates: Sequence[Candidate]) -> list[_Question]:
+        grouped = self.grouped(prompts, candidates)
+        ask = self._rate if self.settings.method == "pointwise-logprob" else self._compare
+        return [question for prompt in prompts for question in ask(prompt, grouped[prompt.id])]
+
+    def grouped(self, prompts: Sequence[Prompt], candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+        """The candidates to judge, by prompt."""
         by_prompt: dict[str, list[Candidate]] = {prompt.id: [] for prompt in prompts}
         for candidate in candidates:
             by_prompt[candidate.prompt_id].append(candidate)
-        ask = self._rate if self.settings.method == "pointwise-logprob" else self._compare
-        return [question for prompt in prompts for question in ask(prompt, distinct(by_prompt[prompt.id]))]
+        return {prompt_id: distinct(sampled) for prompt_id, sampled in by_prompt.items()}
 
     def _rate(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Iterator[_Question]:
         # Ratings under different principles cannot be compared: one draw holds for all candidates of the prompt.
-        panel = self._panel(prompt)
+        panel = self.panel(prompt)
         for candidate in candidates if len(candidates) > 1 else ():
             for principle in panel:
                 yield self._question(prompt, candidate, None, principle)
 
     def _compare(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Iterator[_Question]:
         for a, b in self._comparisons(prompt, candidates):
-            panel = self._panel(prompt, a.id, b.id)
-            for first, second in self._orders(a, b):
-                for principle in panel:
-                    yield self._question(prompt, first, second, principle)
+            yield from self.compare(prompt, a, b)
+
+    def compare(self, prompt: Prompt, a: Candidate, b: Candidate) -> Iterator[_Question]:
+        panel = self.panel(prompt, a.id, b.id)
+        for first, second in self._orders(a, b):
+            for principle in panel:
+                yield self._question(prompt, first, second, principle)
 
     def _comparisons(self, prompt: Prompt, candidates: Sequence[Candidate]) -> list[tuple[Candidate, Candidate]]:
-        k = len(candidates)
+        k, every = len(candidates), list(combinations(candidates, 2))
+        if self.settings.comparisons == "random":
+            draw = random.Random(derived_seed(self.seed, "comparisons", prompt.id))
+            return draw.sample(every, min(self.settings.budget or k, len(every)))
         if self.settings.comparisons == "all" or k <= 3:  # a cycle of three is all three comparisons
-            return [(candidates[i], candidates[j]) for i in range(k) for j in range(i + 1, k)]
+            return every
         cycle = list(candidates)
         random.Random(derived_seed(self.seed, "cycle", prompt.id)).shuffle(cycle)
         return [(cycle[i], cycle[(i + 1) % k]) for i in range(k)]
@@ -193,7 +216,7 @@ class _Sheet:
             return [(a, b), (b, a)]
         return [(b, a) if derived_seed(self.seed, "order", a.id, b.id) % 2 else (a, b)]
 
-    def _panel(self, prompt: Prompt, *compared: str) -> list[Principle]:
+    def panel(self, prompt: Prompt, *compared: str) -> list[Principle]:
         """The principles that judge a comparison: all that apply, or one of them, drawn by weight (Bai et al. 2022).
 
         Hard constraints are never left to the draw: a veto that is rarely asked for is none.
@@ -254,6 +277,80 @@ class _Sheet:
         if abs(p_first - 0.5) <= self.settings.tie_margin:
             return "tie", p_first, None
         return "first" if p_first > 0.5 else "second", p_first, None
+
+
+# Judging in waves.
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """The candidates of one prompt, and what was said of each comparison that was asked for."""
+
+    prompt: Prompt
+    candidates: Sequence[Candidate]
+    judgments: dict[Comparison, list[Judgment]] = field(default_factory=dict)
+
+    def asked(self, constitution: Constitution) -> Asked:
+        said = [judgment for judgments in self.judgments.values() for judgment in judgments]
+        readings = read_prompt(said, constitution)
+        answers: dict[Comparison, Answer | None] = {}
+        for (i, j), judgments in self.judgments.items():
+            a, b = self.candidates[i].id, self.candidates[j].id
+            # Which tier decides hangs on pairs.min_margin, which the judge does not know: its default is near enough.
+            lead = readings.decision(a, b, Pairs.min_margin)
+            p = [p_of(judgment, a) for judgment in judgments if judgment.verdict != "invalid"]
+            answers[i, j] = None if lead is None else Answer(readings.probability(lead), max(p) - min(p))
+        return Asked(len(self.candidates), answers)
+
+
+def _judged_in_waves(
+    sheet: _Sheet, engine: Engine, prompts: Sequence[Prompt], candidates: Sequence[Candidate]
+) -> list[Judgment]:
+    """The judgments of one shard, by prompt and then in the order asked, `budget` comparisons a prompt on average.
+
+    First every candidate takes part in one comparison; what is left of the budget goes, in `_WAVES` parts, to the
+    prompts and pairs where it tells most.
+    """
+    fields = _fields(sheet, prompts, candidates)
+    most = sum(math.comb(len(entry.candidates), 2) for entry in fields)
+    left = min((sheet.settings.budget or 1) * len(prompts), most)
+    chosen = _covering(fields, sheet.seed)[:left]
+    for waves in range(_WAVES, -1, -1):
+        _ask(sheet, engine, [(fields[place], comparison) for place, comparison in chosen])
+        left -= len(chosen)
+        if waves == 0 or left == 0:
+            break
+        asked = [entry.asked(sheet.constitution) for entry in fields]
+        chosen = most_telling(asked, math.ceil(left / waves))
+    return [judgment for entry in fields for judgments in entry.judgments.values() for judgment in judgments]
+
+
+def _fields(sheet: _Sheet, prompts: Sequence[Prompt], candidates: Sequence[Candidate]) -> list[_Field]:
+    """The prompts with something to compare and a principle that applies."""
+    grouped = sheet.grouped(prompts, candidates)
+    return [_Field(p, grouped[p.id]) for p in prompts if len(grouped[p.id]) > 1 and sheet.panel(p)]
+
+
+def _covering(fields: Sequence[_Field], seed: int) -> list[tuple[int, Comparison]]:
+    """Each candidate once, by (place of its prompt, comparison); the first of every prompt come first."""
+    covers = []
+    for place, entry in enumerate(fields):
+        draw = random.Random(derived_seed(seed, "cover", entry.prompt.id))
+        covers.append([(place, comparison) for comparison in covering(len(entry.candidates), draw)])
+    return [chosen for turn in zip_longest(*covers) for chosen in turn if chosen]
+
+
+def _ask(sheet: _Sheet, engine: Engine, chosen: Sequence[tuple[_Field, Comparison]]) -> None:
+    """Put comparisons before the judge, all in one call, and note its verdicts in their fields."""
+    asked: list[tuple[list[Judgment], _Question]] = []
+    for entry, (i, j) in chosen:
+        said = entry.judgments.setdefault((i, j), [])
+        for question in sheet.compare(entry.prompt, entry.candidates[i], entry.candidates[j]):
+            asked.append((said, question))
+    requests = (sheet.request(question) for _, question in asked)
+    for _, _, choices in answer_shards([(0, None, requests)], engine.choose):
+        for said, question in asked:
+            said.append(sheet.judgment(question, choices[question.id]))
 
 
 def _labels(settings: Judge) -> tuple[str, ...]:

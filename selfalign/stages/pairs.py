@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import math
 import random
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
-from statistics import fmean
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from selfalign.config import Pairs
 from selfalign.constitution import Constitution
-from selfalign.preferences import Readings, by_prompt, pair_key, read_prompt, sigmoid
-from selfalign.records import Candidate, Judgment, Pair, derived_seed
-from selfalign.stages import StageError
-
-DISCARDS = {
-    "too_few_candidates": "fewer than two candidates without an error",
-    "identical_text": "all candidates have the same text",
-    "no_judgments": "no principle applied, or nothing was judged",
-    "invalid": "the judge gave no valid verdict",
-    "tie": "the judge sees no difference",
-    "below_margin": "the difference is smaller than pairs.min_margin",
-    "intransitive": "the best candidate by its mean lost the direct comparison with the worst",
-    "vetoed": "the preferred candidate breaks a hard constraint",
-    "truncated": "the preferred candidate is cut off at generate.max_tokens",
-    "empty": "the preferred candidate is empty",
-    "max_per_prompt": "the prompt had pairs with larger margins, up to pairs.max_per_prompt",
-}
-
-_MIN_SCORE = 1e-3  # keeps the logit of a candidate that won or lost every comparison finite
+from selfalign.contest import DISCARDS, Contest, contests, discards, sampled_by_prompt
+from selfalign.records import Candidate, Judgment, Pair, Prompt, derived_seed
+from selfalign.stages import StageError, check_principles
 
 
 def build_pairs(
-    candidates: list[Candidate], judgments: list[Judgment], constitution: Constitution, settings: Pairs, *, seed: int
+    candidates: list[Candidate],
+    judgments: list[Judgment],
+    constitution: Constitution,
+    settings: Pairs,
+    *,
+    seed: int,
+    prompts: Sequence[Prompt] = (),
 ) -> tuple[list[Pair], Counter[str]]:
     """Build the preference pairs of one shard; count, by reason, those that were considered and discarded.
 
@@ -42,10 +30,17 @@ def build_pairs(
     margin is |2p - 1| for comparisons and the difference of the expected ratings for ratings.
 
     - "best-worst" considers one pair a prompt: the highest and the lowest mean win probability against the others.
-      Where the judge did not compare these two directly (`judge.comparisons: ring`), their probability is estimated
-      as sigmoid(logit s_best - logit s_worst), which is exact if the others were one Bradley-Terry opponent.
+      Where the judge has not compared all of them (`judge.comparisons`), both are those of a Bradley-Terry model with
+      the judge's probabilities as fractional wins; so is the probability of a best and a worst it has not compared.
     - "best-random" considers the best against another one drawn with `seed`, as RLHFlow's "max_random" does.
     - "all" considers every compared pair, "random" `max_per_prompt` (default 1) of them, drawn with `seed`.
+
+    - "rso" draws candidates as if from the optimal policy pi* ~ pi exp(r / rso_beta) by `rejection_sample`, r being
+      their log-odds, and considers the best and the worst of these. What may not be chosen is not drawn.
+    - "margin-buckets" sorts all pairs into `buckets` ranges of margin, from `min_margin` to the largest there can be
+      and equally wide in |2p - 1|, and draws one from each with `seed`: hard pairs and easy ones.
+    - "spin" prefers the gold answers of `prompts` to an answer drawn with `seed` (Chen et al. 2024, arXiv:2401.01335),
+      with certainty and whatever the judge says.
 
     With `length_balance` rho, of the candidates within rho of the range of scores from the best the shortest is chosen,
     and of those as near to the worst the longest is rejected (Meta-Rewarding, Wu et al. 2024, arXiv:2407.19594).
@@ -54,75 +49,87 @@ def build_pairs(
     `p_chosen` is the judge's probability (ratings: sigmoid(rating_scale * difference)), or 1 with hard labels. Prompts
     that yield nothing to consider count once, so that pairs and discards add up to what was considered.
     """
-    _check_principles(judgments, constitution)
-    grouped = by_prompt(judgments)
-    pairs: list[Pair] = []
-    discards: Counter[str] = Counter()
-    by_prompt_id: dict[str, list[Candidate]] = {}
-    for candidate in candidates:
-        by_prompt_id.setdefault(candidate.prompt_id, []).append(candidate)
-    for prompt_id, sampled in by_prompt_id.items():
-        said = grouped.get(prompt_id, [])
-        for outcome in _consider(sampled, said, constitution, settings, seed):
-            if isinstance(outcome, Pair):
-                pairs.append(outcome)
-            else:
-                discards[outcome] += 1
-    return pairs, discards
+    check_principles(judgments, constitution)
+    if settings.strategy == "spin":
+        considered = _against_gold(candidates, prompts, seed)
+    else:
+        considered = _by_judgment(candidates, judgments, constitution, settings, seed)
+    outcomes = list(considered)
+    return [o for o in outcomes if isinstance(o, Pair)], Counter(o for o in outcomes if isinstance(o, str))
 
 
-def discards(counts: Mapping[str, int]) -> dict[str, int]:
-    """The discards among a step's counts, by reason, most frequent first."""
-    found = {reason: counts[reason] for reason in DISCARDS if counts.get(reason)}
-    return dict(sorted(found.items(), key=lambda item: -item[1]))
+def rejection_sample(rewards: Sequence[float], beta: float, draw: random.Random, *, at_least: int = 1) -> list[int]:
+    """Accept samples with probability exp((r - r_max) / beta): what is accepted follows pi exp(r / beta) / Z.
+
+    Statistical rejection sampling (Liu et al. 2023, arXiv:2309.06657, Algorithm 1): r_max is the largest reward among
+    those not accepted yet, and passes over these go on until `at_least` are accepted, or all. Returns their indexes.
+    """
+    waiting, accepted = dict(enumerate(rewards)), list[int]()
+    while waiting and len(accepted) < at_least:
+        largest = max(waiting.values())
+        taken = [i for i, reward in waiting.items() if draw.random() < math.exp((reward - largest) / beta)]
+        accepted += taken
+        for i in taken:
+            del waiting[i]
+    return accepted
 
 
-def check_some(counts: Mapping[str, int]) -> None:
-    """Raise StageError, with the reasons, if the counts of a step tell of no pair at all."""
-    if counts.get("pairs"):
+def check_some(counts: Mapping[str, int], records: str = "pairs") -> None:
+    """Raise StageError, with the reasons, if the counts of a step tell of no pair (or other `records`) at all."""
+    if counts.get(records):
         return
     reasons = [f"{count} {reason} ({DISCARDS[reason]})" for reason, count in discards(counts).items()]
+    what = {"pairs": "preference pair", "rankings": "ranking", "candidates": "candidate"}[records]
     raise StageError(
-        f"no preference pair is left to train on: {'; '.join(reasons) or 'nothing was judged'}\n"
+        f"no {what} is left to train on: {'; '.join(reasons) or 'nothing was judged'}\n"
         "look at the judge's verdicts (selfalign pairs ls RUN), lower pairs.min_margin, or ask for more variety with "
         "generate.samples and generate.temperature"
     )
 
 
-def _check_principles(judgments: Sequence[Judgment], constitution: Constitution) -> None:
-    known = {principle.id for principle in constitution.principles}
-    for judgment in judgments:
-        if judgment.principle_id not in known:
-            raise StageError(
-                f"judgment {judgment.id} is by principle {judgment.principle_id!r}, which the constitution "
-                f"{constitution.name} does not have; the judgments belong to another constitution"
-            )
-
-
-def _consider(
+def _by_judgment(
     candidates: Sequence[Candidate],
     judgments: Sequence[Judgment],
     constitution: Constitution,
     settings: Pairs,
     seed: int,
-) -> list[Pair | str]:
+) -> Iterator[Pair | str]:
+    for prompt_id, contest in contests(candidates, judgments, constitution, settings):
+        if isinstance(contest, str):
+            yield contest
+        else:
+            yield from _consider(contest, prompt_id, settings, seed)
+
+
+def _against_gold(candidates: Sequence[Candidate], prompts: Sequence[Prompt], seed: int) -> Iterator[Pair | str]:
+    golds = {prompt.id: prompt.gold() for prompt in prompts}
+    for prompt_id, sampled in sampled_by_prompt(candidates).items():
+        usable = [candidate for candidate in sampled if candidate.finish_reason != "error"]
+        gold = golds.get(prompt_id)
+        if gold is None or not usable:
+            yield "too_few_candidates" if gold else "no_gold"
+            continue
+        rejected = random.Random(derived_seed(seed, "pairs", prompt_id)).choice(usable)
+        if not gold.text.strip() or rejected.text == gold.text:
+            yield "identical_text" if gold.text.strip() else "empty"
+        else:
+            yield Pair(prompt_id, gold.id, rejected.id, p_chosen=1.0, margin=1.0)
+
+
+def _consider(contest: Contest, prompt_id: str, settings: Pairs, seed: int) -> list[Pair | str]:
     """The pairs of one prompt, and the reason for each that was considered and is none."""
-    usable = [candidate for candidate in candidates if candidate.finish_reason != "error"]
-    distinct = list({candidate.text: candidate for candidate in reversed(usable)}.values())
-    if len(usable) < 2:
-        return ["too_few_candidates"]
-    if len(distinct) < 2:
-        return ["identical_text"]
-    table = _Table(distinct, judgments, read_prompt(judgments, constitution, settings.rating_scale), settings)
-    if not table.compared:
-        return ["no_judgments"]
-    draw = random.Random(derived_seed(seed, "pairs", candidates[0].prompt_id))
+    draw = random.Random(derived_seed(seed, "pairs", prompt_id))
     if settings.strategy in ("best-worst", "best-random"):
-        return [table.best_against(draw if settings.strategy == "best-random" else None)]
-    compared = table.compared
+        return [_best_against(contest, draw if settings.strategy == "best-random" else None)]
+    if settings.strategy == "rso":
+        return [_best_of_accepted(contest, draw)]
+    compared = contest.compared
     if settings.strategy == "random":
         compared = draw.sample(compared, min(settings.max_per_prompt or 1, len(compared)))
-    return _strongest([table.judged(a, b) for a, b in compared], settings.max_per_prompt)
+    outcomes = [_judged(contest, a, b) for a, b in compared]
+    if settings.strategy == "margin-buckets":
+        outcomes = _one_a_bucket(contest, outcomes, draw)
+    return _strongest(outcomes, settings.max_per_prompt)
 
 
 def _strongest(outcomes: Sequence[Pair | str], limit: int | None) -> list[Pair | str]:
@@ -132,95 +139,89 @@ def _strongest(outcomes: Sequence[Pair | str], limit: int | None) -> list[Pair |
     return [*kept, *(o for o in outcomes if isinstance(o, str)), *["max_per_prompt"] * (len(pairs) - len(kept))]
 
 
-class _Table:
-    """The candidates of one prompt and who beats whom."""
+def _one_a_bucket(contest: Contest, outcomes: Sequence[Pair | str], draw: random.Random) -> list[Pair | str]:
+    """One pair of each range of margins, drawn; the others of the range are discarded."""
 
-    def __init__(
-        self, candidates: Sequence[Candidate], judgments: Sequence[Judgment], readings: Readings, settings: Pairs
-    ) -> None:
-        self.candidates = sorted(candidates, key=lambda candidate: candidate.sample_index)
-        self.judgments, self.readings, self.settings = judgments, readings, settings
-        self.vetoed = readings.vetoed()
-        self.compared = [(a, b) for a, b in combinations(self.candidates, 2) if pair_key(a.id, b.id) in readings.pairs]
+    def certainty(margin: float) -> float:
+        return 2.0 * contest.readings.probability(margin) - 1.0
 
-    def judged(self, a: Candidate, b: Candidate) -> Pair | str:
-        lead = self._lead(a, b)
-        if lead is None:
-            return "invalid"
-        return self._pair(a, b, lead) if lead >= 0 else self._pair(b, a, -lead)
+    least, buckets = certainty(contest.settings.min_margin), contest.settings.buckets
+    sorted_in: dict[int, list[Pair]] = defaultdict(list)
+    for outcome in outcomes:
+        if isinstance(outcome, Pair):
+            height = (certainty(outcome.margin) - least) / (1.0 - least) if least < 1.0 else 0.0
+            sorted_in[min(int(height * buckets), buckets - 1)].append(outcome)
+    drawn = [draw.choice(sorted_in[bucket]) for bucket in sorted(sorted_in)]
+    others = sum(map(len, sorted_in.values())) - len(drawn)
+    return [*drawn, *(o for o in outcomes if isinstance(o, str)), *["same_margin"] * others]
 
-    def best_against(self, draw: random.Random | None) -> Pair | str:
-        """The best candidate against the worst, or against one that is drawn."""
-        scores = self._scores()
-        ranked = sorted((c for c in self.candidates if c.id in scores), key=lambda c: -scores[c.id])
-        if not ranked:
-            return "invalid"
-        choosable = [candidate for candidate in ranked if self._barred(candidate) is None]
-        if not choosable:
-            return self._barred(ranked[0]) or "invalid"
-        reach = self.settings.length_balance * (scores[ranked[0].id] - scores[ranked[-1].id])
-        best = _balanced(choosable, scores, reach, longest=False)
-        others = [candidate for candidate in ranked if candidate is not best]
-        worst = draw.choice(others) if draw else _balanced(others[::-1], scores, reach, longest=True)
-        lead = self._lead(best, worst)
-        if lead is None:
-            lead = self._estimated_lead(scores[best.id], scores[worst.id])
-        if lead < 0:
-            return self._barred(ranked[0]) or "intransitive"
-        return self._pair(best, worst, lead)
 
-    def _lead(self, a: Candidate, b: Candidate) -> float | None:
-        return self.readings.decision(a.id, b.id, self.settings.min_margin)
+def _best_of_accepted(contest: Contest, draw: random.Random) -> Pair | str:
+    strengths = contest.strengths()
+    judged = [candidate for candidate in contest.candidates if candidate.id in strengths]
+    free = [candidate for candidate in judged if contest.barred(candidate) is None]
+    if len(free) < 2:
+        return next(filter(None, map(contest.barred, judged)), "invalid")
+    rewards = [strengths[candidate.id] for candidate in free]
+    accepted = rejection_sample(rewards, contest.settings.rso_beta, draw, at_least=2)
+    return _best_against(contest, None, among={free[i].id for i in accepted})
 
-    def _scores(self) -> dict[str, float]:
-        """The mean probability of each candidate to beat another, over its valid comparisons."""
-        wins: dict[str, list[float]] = {}
-        for a, b in self.compared:
-            lead = self._lead(a, b)
-            if lead is not None:
-                p = self.readings.probability(lead)
-                wins.setdefault(a.id, []).append(p)
-                wins.setdefault(b.id, []).append(1.0 - p)
-        return {candidate_id: fmean(probabilities) for candidate_id, probabilities in wins.items()}
 
-    def _estimated_lead(self, best: float, worst: float) -> float:
-        difference = _logit(best) - _logit(worst)
-        if self.readings.rated:
-            return difference / self.settings.rating_scale
-        return 2.0 * sigmoid(difference) - 1.0
+def _judged(contest: Contest, a: Candidate, b: Candidate) -> Pair | str:
+    lead = contest.lead(a, b)
+    if lead is None:
+        return "invalid"
+    return _pair(contest, a, b, lead) if lead >= 0 else _pair(contest, b, a, -lead)
 
-    def _barred(self, candidate: Candidate) -> str | None:
-        """Why a candidate cannot be chosen."""
-        if candidate.id in self.vetoed:
-            return "vetoed"
-        if candidate.finish_reason == "length":
-            return "truncated"
-        return None if candidate.text.strip() else "empty"
 
-    def _pair(self, chosen: Candidate, rejected: Candidate, lead: float) -> Pair | str:
-        if lead == 0:
-            return "tie"
-        if lead < self.settings.min_margin:
-            return "below_margin"
-        if (reason := self._barred(chosen)) is not None:
-            return reason
-        return Pair(
-            prompt_id=chosen.prompt_id,
-            chosen_id=chosen.id,
-            rejected_id=rejected.id,
-            p_chosen=1.0 if self.settings.labels == "hard" else self.readings.probability(lead),
-            margin=lead,
-            judgment_ids=tuple(self._evidence(chosen.id, rejected.id)),
-        )
+def _best_against(contest: Contest, draw: random.Random | None, among: Set[str] | None = None) -> Pair | str:
+    """The best candidate (of those `among`) against the worst, or against one that is drawn."""
+    scores = contest.shares()
+    entered = scores.keys() if among is None else among
+    ranked = sorted((c for c in contest.candidates if c.id in entered), key=lambda c: -scores[c.id])
+    if not ranked:
+        return "invalid"
+    choosable = [candidate for candidate in ranked if contest.barred(candidate) is None]
+    if not choosable:
+        return contest.barred(ranked[0]) or "invalid"
+    reach = contest.settings.length_balance * (scores[ranked[0].id] - scores[ranked[-1].id])
+    best = _balanced(choosable, scores, reach, longest=False)
+    others = [candidate for candidate in ranked if candidate is not best]
+    worst = draw.choice(others) if draw else _balanced(others[::-1], scores, reach, longest=True)
+    lead = contest.lead(best, worst)
+    if lead is None:
+        strengths = contest.strengths()
+        lead = contest.lead_of(strengths[best.id] - strengths[worst.id])
+    if lead < 0:
+        return contest.barred(ranked[0]) or "intransitive"
+    return _pair(contest, best, worst, lead)
 
-    def _evidence(self, chosen_id: str, rejected_id: str) -> Iterator[str]:
-        """The valid judgments that a pair rests on: those of the two, or, where its lead is estimated, of either."""
-        pair = {chosen_id, rejected_id}
-        direct = self.readings.rated or self.readings.decision(chosen_id, rejected_id, 0.0) is not None
-        for judgment in self.judgments:
-            shown = {judgment.first_id, judgment.second_id} - {""}
-            if judgment.verdict != "invalid" and (shown <= pair if direct else shown & pair):
-                yield judgment.id
+
+def _pair(contest: Contest, chosen: Candidate, rejected: Candidate, lead: float) -> Pair | str:
+    if lead == 0:
+        return "tie"
+    if lead < contest.settings.min_margin:
+        return "below_margin"
+    if (reason := contest.barred(chosen)) is not None:
+        return reason
+    return Pair(
+        prompt_id=chosen.prompt_id,
+        chosen_id=chosen.id,
+        rejected_id=rejected.id,
+        p_chosen=1.0 if contest.settings.labels == "hard" else contest.readings.probability(lead),
+        margin=lead,
+        judgment_ids=tuple(_evidence(contest, chosen.id, rejected.id)),
+    )
+
+
+def _evidence(contest: Contest, chosen_id: str, rejected_id: str) -> Iterator[str]:
+    """The valid judgments that a pair rests on: those of the two, or, where its lead is estimated, of either."""
+    pair = {chosen_id, rejected_id}
+    direct = contest.readings.rated or contest.readings.decision(chosen_id, rejected_id, 0.0) is not None
+    for judgment in contest.judgments:
+        shown = {judgment.first_id, judgment.second_id} - {""}
+        if judgment.verdict != "invalid" and (shown <= pair if direct else shown & pair):
+            yield judgment.id
 
 
 def _balanced(ranked: Sequence[Candidate], scores: Mapping[str, float], reach: float, *, longest: bool) -> Candidate:
@@ -229,8 +230,3 @@ def _balanced(ranked: Sequence[Candidate], scores: Mapping[str, float], reach: f
         return ranked[0]
     near = [candidate for candidate in ranked if abs(scores[candidate.id] - scores[ranked[0].id]) <= reach]
     return (max if longest else min)(near, key=lambda candidate: len(candidate.token_ids))
-
-
-def _logit(p: float) -> float:
-    p = min(max(p, _MIN_SCORE), 1.0 - _MIN_SCORE)
-    return math.log(p / (1.0 - p))

@@ -21,6 +21,7 @@ from selfalign.stages.judge import (
     render_pointwise,
     template_hash,
 )
+from tests.scripted import RESPONSES
 from tests.stages.world import FakeEngine, candidate, prompt
 
 WARM = Principle(id="warm", compare="Choose the warmer response.", text="Be warm.")
@@ -244,3 +245,85 @@ def test_the_template_hash_covers_method_labels_and_preamble():
     }
     assert len(hashes) == 4
     assert template_hash(Judge(both_orders=False)) == template_hash(Judge())
+
+
+# A budget of comparisons. The judge prefers the longer of two texts, whose lengths are 1, 2, 4, 7, ...
+
+
+def shards_of_lengths(num_prompts=4, size=6):
+    prompts = [prompt(f"question {n}") for n in range(num_prompts)]
+    texts = ["x" * (1 + i * (i + 1) // 2) for i in range(size)]
+    return prompts, [candidate(ask, text, i) for ask in prompts for i, text in enumerate(texts)]
+
+
+def longer(request: ChoiceRequest) -> tuple[float, float]:
+    first, second = (len(text) for text in RESPONSES.search(request.messages[0].content).groups())
+    p = sigmoid(0.4 * (first - second))
+    return p, 1 - p
+
+
+def compared_by_prompt(judgments) -> dict[str, list[frozenset[str]]]:
+    found: dict[str, list[frozenset[str]]] = {}
+    for judgment in judgments:
+        found.setdefault(judgment.prompt_id, []).append(frozenset((judgment.first_id, judgment.second_id)))
+    return {name: list(dict.fromkeys(pairs)) for name, pairs in found.items()}
+
+
+def test_random_comparisons_keep_to_the_budget():
+    prompts, candidates = shards_of_lengths()
+    judgments = run(FakeEngine(choose=longer), candidates, prompts=prompts, comparisons="random", budget=5)
+    compared = compared_by_prompt(judgments)
+    assert [len(pairs) for pairs in compared.values()] == [5] * 4 and len(judgments) == 40
+    indexes = [{tuple(sorted(name[-1] for name in pair)) for pair in pairs} for pairs in compared.values()]
+    assert len({frozenset(drawn) for drawn in indexes}) == 4
+
+
+@pytest.mark.parametrize("budget", [1, 2, 3, 5, 9])
+def test_active_comparisons_keep_to_the_budget_and_cover_all_candidates(budget):
+    prompts, candidates = shards_of_lengths()
+    judgments = run(FakeEngine(choose=longer), candidates, prompts=prompts, comparisons="active", budget=budget)
+    compared = compared_by_prompt(judgments)
+    assert sum(map(len, compared.values())) == budget * 4 and len(judgments) == budget * 8
+    assert list(compared) == [ask.id for ask in prompts]
+    if budget >= 3:
+        assert all(len(frozenset().union(*pairs)) == 6 for pairs in compared.values())
+
+
+def test_active_comparisons_find_the_longest_and_the_shortest():
+    prompts, candidates = shards_of_lengths()
+    judgments = run(FakeEngine(choose=longer), candidates, prompts=prompts, comparisons="active", budget=7)
+    assert all(
+        any({name[-1] for name in pair} == {"4", "5"} for pair in p) for p in compared_by_prompt(judgments).values()
+    )
+
+
+def test_a_shard_judged_again_is_the_same_whatever_the_order_of_the_answers():
+    prompts, candidates = shards_of_lengths()
+    options = {"candidates": candidates, "prompts": prompts, "comparisons": "active", "budget": 6}
+    once = run(FakeEngine(choose=longer), **options)
+    assert once == run(FakeEngine(choose=longer, window=50), **options)
+    assert once != run(FakeEngine(choose=longer), seed=4, **options)
+
+
+def test_what_cannot_be_compared_leaves_its_budget_to_the_others():
+    (one, two, three), candidates = shards_of_lengths(3, 4)
+    few = [c for c in candidates if c.prompt_id != one.id or c.sample_index < 2]
+    judgments = run(FakeEngine(choose=longer), few, prompts=(one, two, three), comparisons="active", budget=4)
+    assert [len(pairs) for pairs in compared_by_prompt(judgments).values()] in ([1, 5, 6], [1, 6, 5])
+    only = [c for c in candidates if c.sample_index < 2]
+    assert len(run(FakeEngine(choose=longer), only, prompts=(one, two, three), comparisons="active", budget=4)) == 6
+    alone = [c for c in candidates if c.sample_index < 1]
+    assert run(FakeEngine(choose=longer), alone, prompts=(one, two, three), comparisons="active", budget=4) == []
+
+
+def test_a_sick_judge_is_not_asked_the_same_again():
+    prompts, candidates = shards_of_lengths(2, 4)
+    engine = FakeEngine(choose=lambda request: None)
+    judgments = run(engine, candidates, prompts=prompts, comparisons="active", budget=5)
+    assert len({judgment.id for judgment in judgments}) == len(judgments) == 20
+    assert {judgment.verdict for judgment in judgments} == {"invalid"}
+
+
+def test_active_comparisons_ask_nothing_where_no_principle_applies():
+    constitution = Constitution(name="house", version="1", principles=(CITY,))
+    assert run(constitution=constitution, comparisons="active", budget=3) == []

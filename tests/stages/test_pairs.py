@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from dataclasses import replace
 from itertools import combinations
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from selfalign.config import Pairs
 from selfalign.constitution import Constitution, Principle
+from selfalign.contest import DISCARDS
 from selfalign.preferences import sigmoid
 from selfalign.stages import StageError
-from selfalign.stages.pairs import DISCARDS, build_pairs
+from selfalign.stages.pairs import build_pairs, check_some, rejection_sample
 from tests.stages.world import both_orders, candidate, compared, prompt, rated
 
 ASK = prompt("Well?")
@@ -95,20 +98,129 @@ def test_random_draws_one_comparison_a_prompt_and_the_same_for_the_same_seed():
     assert len(build([A, B, C], table(CLEAR), strategy="random", max_per_prompt=2)[0]) == 2
 
 
+# Rejection sampling. With pi = (.2, .5, .3), r = (1, 0, -1) and beta = .5 the optimal policy is (.732, .248, .020).
+
+
+def test_what_rejection_sampling_accepts_follows_the_optimal_policy():
+    draw = random.Random(0)
+    drawn = draw.choices(range(3), weights=(0.2, 0.5, 0.3), k=60_000)
+    rewards = [(1.0, 0.0, -1.0)[action] for action in drawn]
+    accepted = rejection_sample(rewards, 0.5, draw)
+    assert len(accepted) / len(drawn) == pytest.approx(0.273162, abs=0.005)
+    frequencies = np.bincount([drawn[i] for i in accepted], minlength=3) / len(accepted)
+    assert frequencies == pytest.approx([0.732165, 0.247720, 0.020115], abs=0.01)
+
+
+def test_rejection_sampling_goes_on_with_the_largest_of_the_rest():
+    assert rejection_sample([0.0, 900.0, 5.0], 0.5, random.Random(1)) == [1]
+    assert rejection_sample([0.0, 900.0, 5.0], 1e-3, random.Random(1), at_least=2) == [1, 2]
+    assert sorted(rejection_sample([0.0, 1.0], 1e-3, random.Random(1), at_least=5)) == [0, 1]
+    assert rejection_sample([2.0, 2.0, 2.0], 0.5, random.Random(1)) == [0, 1, 2]
+    assert rejection_sample([], 0.5, random.Random(1)) == []
+
+
+def test_rso_takes_the_best_and_worst_of_what_it_accepts():
+    """Ratings 4, 3 and 1 are log-odds: a is always accepted, b with exp(-1 / .5) = .135, c with exp(-3 / .5) = .0025.
+
+    Where neither was, b is accepted in the second pass and c with exp(-2 / .5) = .018.
+    """
+    judgments = [rated(A, 4.0, KIND), rated(B, 3.0, KIND), rated(C, 1.0, KIND)]
+    drawn = Counter()
+    for seed in range(1000):
+        (pair,), discards = build([A, B, C], judgments, seed=seed, strategy="rso")
+        assert pair.chosen_id == A.id and not discards
+        drawn[pair.rejected_id] += 1
+    assert drawn[C.id] / 1000 == pytest.approx(0.0025 + 0.865 * 0.018, abs=0.012)
+    wide = [build([A, B, C], judgments, seed=seed, strategy="rso", rso_beta=50.0)[0][0] for seed in range(40)]
+    assert Counter(pair.rejected_id for pair in wide)[C.id] > 30
+
+
+def test_rso_draws_nothing_that_may_not_be_chosen():
+    cut, empty = candidate(ASK, "cut o", 4, finish_reason="length"), candidate(ASK, " ", 5)
+    said = [rated(cut, 5.0, KIND), rated(empty, 4.5, KIND), rated(A, 3.0, KIND), rated(B, 2.0, KIND)]
+    (pair,), _ = build([cut, empty, A, B], said, strategy="rso")
+    assert (pair.chosen_id, pair.rejected_id) == (A.id, B.id)
+    assert build([cut, A], [said[0], said[2]], strategy="rso") == ([], {"truncated": 1})
+
+
+def test_margin_buckets_draw_one_pair_of_each_range():
+    """From 0.1 to 1 in three: margins of .2 and .3 are in the first, .8 in the last, and .05 is below."""
+    said = table({"ab": 0.6, "ac": 0.65, "bc": 0.9, "cd": 0.525})
+    drawn = Counter()
+    for seed in range(40):
+        pairs, discards = build([A, B, C, D], said, seed=seed, strategy="margin-buckets")
+        assert discards == {"below_margin": 1, "same_margin": 1}
+        assert [pair.margin for pair in pairs] in ([pytest.approx(0.8), pytest.approx(m)] for m in (0.2, 0.3))
+        drawn[round(pairs[1].margin, 1)] += 1
+    assert min(drawn[0.2], drawn[0.3]) > 8
+    pairs, discards = build([A, B, C, D], said, strategy="margin-buckets", max_per_prompt=1)
+    assert len(pairs) == 1 and discards == {"below_margin": 1, "same_margin": 1, "max_per_prompt": 1}
+    assert len(build([A, B, C, D], said, strategy="margin-buckets", buckets=20)[0]) == 3
+
+
+def test_margin_buckets_of_ratings_are_ranges_of_probability():
+    """2 sigmoid(d) - 1 is .46 for 1, .76 for 2 and .91 for 3 points."""
+    said = [rated(A, 4.0, KIND), rated(B, 3.0, KIND), rated(C, 1.0, KIND)]
+    assert len(build([A, B, C], said, strategy="margin-buckets")[0]) == 2
+    assert len(build([A, B, C], said, strategy="margin-buckets", buckets=8)[0]) == 3
+
+
+def with_gold(response: str | None):
+    return replace(ASK, response=response)
+
+
+def test_spin_prefers_the_gold_answer_to_a_drawn_one():
+    ask, drawn = with_gold("gold"), Counter()
+    options = Pairs(strategy="spin", labels="soft")
+    for seed in range(60):
+        (pair,), discards = build_pairs([A, B], [], HOUSE, options, seed=seed, prompts=[ask])
+        assert pair.chosen_id == ask.gold().id and not discards
+        assert (pair.p_chosen, pair.margin, pair.judgment_ids) == (1.0, 1.0, ())
+        drawn[pair.rejected_id] += 1
+    assert drawn.keys() == {A.id, B.id} and min(drawn.values()) > 15
+
+
+@pytest.mark.parametrize(("gold", "reason"), [(None, "no_gold"), ("a", "identical_text"), (" \n", "empty")])
+def test_spin_without_a_use_for_the_gold_answer(gold, reason):
+    options = Pairs(strategy="spin")
+    assert build_pairs([A], [], HOUSE, options, seed=1, prompts=[with_gold(gold)]) == ([], {reason: 1})
+    failed = candidate(ASK, "", 4, finish_reason="error")
+    assert build_pairs([failed], [], HOUSE, options, seed=1, prompts=[with_gold("gold")]) == (
+        [],
+        {"too_few_candidates": 1},
+    )
+    assert build_pairs([A], [], HOUSE, options, seed=1) == ([], {"no_gold": 1})
+
+
+def test_a_step_without_anything_to_train_on_says_why():
+    check_some({"pairs": 1})
+    check_some({"rankings": 2, "neutral": 3}, "rankings")
+    with pytest.raises(StageError, match=r"no preference pair is left to train on: 4 tie \(the judge sees no"):
+        check_some({"pairs": 0, "tie": 4})
+    with pytest.raises(StageError, match="no ranking is left to train on: nothing was judged"):
+        check_some({"rankings": 0}, "rankings")
+
+
 def test_hard_labels_are_certain_and_keep_the_margin():
     (pair,), _ = build([A, B, C], table(CLEAR), labels="hard")
     assert pair.p_chosen == 1.0
     assert pair.margin == pytest.approx(0.8)
 
 
-def test_an_unjudged_best_and_worst_are_estimated_on_the_logit_scale():
-    """A ring a-b-c-d compares neither a with c nor b with d: a wins (.9 + .7) / 2 = .8, c wins (.4 + .2) / 2 = .3."""
-    ring = {"ab": 0.7, "bc": 0.6, "cd": 0.2, "ad": 0.9}
+def test_an_unjudged_best_and_worst_are_estimated_by_bradley_terry():
+    """A ring a-b-c-d compares neither a with c nor b with d; strengths .8, .2, -.7 and -.3 are found again."""
+    truth = {"a": 0.8, "b": 0.2, "c": -0.7, "d": -0.3}
+    ring = {pair: sigmoid(truth[pair[0]] - truth[pair[1]]) for pair in ("ab", "bc", "cd", "ad")}
     (pair,), _ = build([A, B, C, D], table(ring))
     assert (pair.chosen_id, pair.rejected_id) == (A.id, C.id)
-    odds = (0.8 / 0.2) / (0.3 / 0.7)
-    assert pair.p_chosen == pytest.approx(odds / (1 + odds))
+    assert pair.p_chosen == pytest.approx(sigmoid(1.5), abs=0.01)
     assert len(pair.judgment_ids) == 8
+
+
+def test_the_best_is_not_whoever_met_the_weakest():
+    """c beats d, the worst, by .9; a beats b by .6, and b beats c by .9: a mean of wins would call c a match for a."""
+    (pair,), _ = build([A, B, C, D], table({"ab": 0.6, "bc": 0.9, "cd": 0.95}))
+    assert (pair.chosen_id, pair.rejected_id) == (A.id, D.id)
 
 
 def test_sure_wins_give_a_finite_estimate():
@@ -226,7 +338,7 @@ def considered(candidates, judgments, options: Pairs) -> int:
     total = 0
     for prompt_id in {c.prompt_id for c in candidates}:
         compared = {frozenset((j.first_id, j.second_id)) for j in judgments if j.prompt_id == prompt_id}
-        if not compared or options.strategy.startswith("best"):
+        if not compared or options.strategy.startswith("best") or options.strategy == "rso":
             total += 1
         elif options.strategy == "random":
             total += min(options.max_per_prompt or 1, len(compared))
@@ -238,7 +350,7 @@ def considered(candidates, judgments, options: Pairs) -> int:
 @settings(max_examples=200, deadline=None)
 @given(
     judged_shards(),
-    st.sampled_from(["best-worst", "best-random", "all", "random"]),
+    st.sampled_from(["best-worst", "best-random", "all", "random", "rso", "margin-buckets"]),
     st.sampled_from([None, 1, 2]),
     st.sampled_from([0.0, 0.1, 0.5]),
     st.sampled_from(["soft", "hard"]),
@@ -258,5 +370,5 @@ def test_pairs_are_sound_and_everything_considered_is_counted(shard, strategy, l
     assert discards.keys() <= DISCARDS.keys()
     assert len(pairs) + discards.total() == considered(candidates, judgments, options)
     assert (pairs, discards) == build_pairs(candidates, judgments, HOUSE, options, seed=5)
-    if limit and not strategy.startswith("best"):
+    if limit and strategy in ("all", "random", "margin-buckets"):
         assert max(Counter(pair.prompt_id for pair in pairs).values(), default=0) <= limit
