@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from selfalign.records import Checkpoint, Report
 from selfalign.rounds import (
     Baseline,
-    build_pairs,
+    build_examples,
     draw_prompts,
     evaluate_policy,
     freeze_constitution,
@@ -22,6 +22,7 @@ from selfalign.rounds import (
     judge_candidates,
     sample_baseline,
     train_policy,
+    training_data,
 )
 from selfalign.stages import report
 from selfalign.steps import Work
@@ -38,13 +39,13 @@ class Outcome:
 
 def run_campaign(work: Work) -> Outcome:
     """Run every round, or go on with a campaign that was interrupted; a rejected round ends it."""
-    rounds = work.settings.rounds
+    rounds = work.settings.num_rounds
     work.run.emit("campaign_started", rounds=rounds)
     baseline = sample_baseline(work)
     policy = baseline.policy
     reports: list[Report] = []
     for number in range(rounds):
-        trained, outcome = run_round(work, number, policy, baseline)
+        trained, outcome = run_round(work.in_round(number), number, policy, baseline)
         reports.append(outcome)
         if not outcome.gate.accepted:
             work.run.emit("campaign_stopped", round=number, reason=outcome.gate.reason)
@@ -61,9 +62,10 @@ def run_round(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -
     drawn = draw_prompts(work, number)
     candidates = generate_candidates(work, number, drawn, policy, baseline)
     judgments = judge_candidates(work, number, drawn, candidates, constitution, policy, baseline)
-    preferences = build_pairs(work, number, candidates, judgments, constitution)
-    trained = train_policy(work, number, drawn, candidates, preferences, policy, baseline)
-    outcome = evaluate_policy(work, number, candidates, judgments, preferences, constitution, trained, policy, baseline)
+    examples = build_examples(work, number, drawn, candidates, judgments, constitution)
+    data = training_data(work, number, drawn, candidates, examples)
+    trained = train_policy(work, number, data, policy, baseline)
+    outcome = evaluate_policy(work, number, candidates, judgments, examples, constitution, trained, policy, baseline)
     report.write(work.run, outcome)
     work.run.emit("gate", round=number, accepted=outcome.gate.accepted, reason=outcome.gate.reason)
     work.run.emit("round_done", round=number)

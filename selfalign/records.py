@@ -325,7 +325,8 @@ class Report:
 
     Keys: `win_rates` "previous" and "base"; `by_principle` the same, then principle ids; `behaviour` "base",
     "previous" and "policy"; `judges` "labelling" and "evaluating"; `candidates` and `discarded` the counts of
-    `stages.generate` and `stages.pairs`; `seconds` stages. `length_ratio` is the policy's mean number of tokens over
+    what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs", "rankings" or
+    "demonstrations"; `seconds` stages. `length_ratio` is the policy's mean number of tokens over
     the base's.
     """
 
@@ -335,7 +336,8 @@ class Report:
     constitution: str
     constitution_hash: str
     candidates: dict[str, int]
-    num_pairs: int
+    examples: str
+    num_examples: int
     discarded: dict[str, int]
     win_rates: dict[str, WinRate]
     by_principle: dict[str, dict[str, WinRate]]

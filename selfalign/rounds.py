@@ -5,17 +5,18 @@ Shard i of a step is about the prompts of shard i, so that a stage reads, works 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from selfalign import config
 from selfalign import constitution as constitutions
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
-from selfalign.records import Candidate, Checkpoint, Judgment, Pair, Prompt, Report, Scored, derived_seed
+from selfalign.records import Candidate, Checkpoint, Judgment, Prompt, Report, Scored, derived_seed
 from selfalign.resources import find_constitution
-from selfalign.stages import evaluate, generate, judge, pairs, prompts, report, train
-from selfalign.steps import Shards, Work, only, perform, perform_training, records_of
+from selfalign.stages import evaluate, examples, generate, judge, pairs, prompts, rankings, report, train
+from selfalign.steps import Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
 
 
@@ -51,7 +52,7 @@ def draw_prompts(work: Work, number: int) -> Step:
     """The round's prompts: drawn without replacement until all of them have been used."""
     settings = work.settings
     available = prompts.load(settings.prompts.train, "train")
-    drawn = prompts.draw(available, settings.prompts.per_round, settings.seed, number)
+    drawn = prompts.draw(available, settings.prompts.per_round, settings.seed, number - settings.first_round)
     return write_prompts(work, f"rounds/{number:03d}/prompts", drawn, number)
 
 
@@ -65,16 +66,19 @@ def write_prompts(work: Work, name: str, drawn: list[Prompt], number: int | None
 
 
 def generate_candidates(work: Work, number: int, drawn: Step, policy: Checkpoint, baseline: Baseline) -> Step:
-    """Sample the policy on the round's prompts."""
+    """Sample the policy on the round's prompts; nothing in a round that learns given answers."""
     settings, seed = work.settings.generate, derived_seed(work.settings.seed, "generate", number)
 
     def process(missing: list[int]) -> Shards:
+        if work.settings.train.algorithm == "sft":
+            return nothing(missing)
         engine = policy_engine(work, policy, baseline)
         return generate.generate(only(missing, drawn, Prompt), engine, settings, policy_id=policy.id, seed=seed)
 
     return perform(
         work, "generate", f"rounds/{number:03d}/candidates", process,
-        after=[drawn], inputs={"policy": policy.digest}, config=[settings, seed],
+        after=[drawn], inputs={"policy": policy.digest},
+        config=[settings, seed, work.settings.train.algorithm == "sft"],
         count=lambda _, rows: generate.count_candidates(rows), round=number,
     )  # fmt: skip
 
@@ -88,63 +92,114 @@ def judge_candidates(
     policy: Checkpoint,
     baseline: Baseline,
 ) -> Step:
-    """Let the judge compare the candidates under the constitution's principles."""
+    """Let the judge compare the candidates under the constitution's principles, where that decides anything."""
+    spin = work.settings.train.algorithm == "dpo" and work.settings.pairs.strategy == "spin"
     seed = derived_seed(work.settings.seed, "judge", number)
     judge_id, open_judge = judge_model(work, work.settings.judge, policy, baseline)
 
     def process(missing: list[int]) -> Shards:
+        if spin or work.settings.train.algorithm == "sft":
+            return nothing(missing)
         shards = ((index, drawn.read(Prompt, index), candidates.read(Candidate, index)) for index in missing)
         return judge.judge(shards, open_judge(), constitution, work.settings.judge, judge_id=judge_id, seed=seed)
 
     judgments = perform(
         work, "judge", f"rounds/{number:03d}/judgments", process,
         after=[drawn, candidates], inputs={"constitution": constitution.hash, "judge": judge_id},
-        config=[work.settings.judge, seed], count=lambda _, rows: judge.count_verdicts(rows), round=number,
+        config=[work.settings.judge, seed, spin], count=lambda _, rows: judge.count_verdicts(rows), round=number,
     )  # fmt: skip
     judge.check_invalid_share(judgments.counts, work.settings.judge.max_invalid)
     return judgments
 
 
-def build_pairs(work: Work, number: int, candidates: Step, judgments: Step, constitution: Constitution) -> Step:
-    """Turn verdicts into preference pairs, with a soft label each; what is discarded is counted by reason.
+def build_examples(
+    work: Work, number: int, drawn: Step, candidates: Step, judgments: Step, constitution: Constitution
+) -> Step:
+    """Turn verdicts into what the algorithm trains on: pairs, rankings, or demonstrations.
 
-    Raises StageError where nothing is left to train on.
+    What is discarded is counted by reason. Raises StageError where nothing is left to train on.
     """
-    settings, seed = work.settings.pairs, derived_seed(work.settings.seed, "pairs", number)
+    settings, seed = work.settings, derived_seed(work.settings.seed, "pairs", number)
+    kind = examples.kind_of(settings.train.algorithm)
     discarded: dict[int, dict[str, int]] = {}
 
     def process(missing: list[int]) -> Shards:
         for index in missing:
             sampled, said = candidates.read(Candidate, index), judgments.read(Judgment, index)
-            rows, discards = pairs.build_pairs(sampled, said, constitution, settings, seed=seed)
-            discarded[index] = discards
+            rows, discarded[index] = made_from(drawn.read(Prompt, index), sampled, said, constitution, settings, seed)
             yield index, rows
 
-    def count(index: int, rows: list[Pair]) -> dict[str, int]:
-        return {"pairs": len(rows), **discarded.pop(index)}
+    def count(index: int, rows: list[Any]) -> dict[str, int]:
+        return {kind: len(rows), **discarded.pop(index)}
 
     built = perform(
-        work, "pairs", f"rounds/{number:03d}/pairs", process,
-        after=[candidates, judgments], inputs={"constitution": constitution.hash}, config=[settings, seed],
-        count=count, round=number,
+        work, "pairs", f"rounds/{number:03d}/{kind}", process,
+        after=[drawn, candidates, judgments], inputs={"constitution": constitution.hash},
+        config=[settings.pairs, settings.train.algorithm, seed], count=count, round=number,
     )  # fmt: skip
-    pairs.check_some(built.counts)
+    pairs.check_some(built.counts, kind)
     return built
 
 
-def train_policy(
-    work: Work, number: int, drawn: Step, candidates: Step, preferences: Step, policy: Checkpoint, baseline: Baseline
-) -> Checkpoint:
-    """Train the policy on the pairs. The trainer is a process of its own; it resumes where a crash left it."""
+def made_from(
+    asked: list[Prompt],
+    sampled: list[Candidate],
+    said: list[Judgment],
+    constitution: Constitution,
+    settings: config.Campaign,
+    seed: int,
+) -> tuple[list[Any], Mapping[str, int]]:
+    """The examples of one shard, and why the rest is none."""
+    algorithm = settings.train.algorithm
+    if algorithm == "sft":
+        return examples.gold_answers(asked)
+    if algorithm == "raft":
+        return rankings.best_of(sampled, said, constitution, settings.pairs)
+    if algorithm == "dpo":
+        return pairs.build_pairs(sampled, said, constitution, settings.pairs, seed=seed, prompts=asked)
+    return rankings.build_rankings(sampled, said, constitution, settings.pairs, algorithm)
+
+
+def training_data(work: Work, number: int, drawn: Step, candidates: Step, built: Step) -> train.Data:
+    """This round's examples, and those of earlier rounds that are replayed with them."""
+    kind = examples.kind_of(work.settings.train.algorithm)
+    window = {"all": number, "last": 1}.get(work.settings.replay.rounds, work.settings.replay.rounds)
+    rounds = [f"rounds/{earlier:03d}" for earlier in range(max(0, number - window), number)]
+    earlier = [step for name in rounds if (step := work.run.view(f"{name}/{kind}")) is not None]
+    if not work.settings.replay.ratio or not earlier:
+        return train.Data([drawn], [candidates], [built])
+    again = replay(work, number, kind, built, earlier)
+    before = {part: [work.run.view(f"{name}/{part}") for name in rounds] for part in ("prompts", "candidates")}
+    found = {part: [step for step in steps if step is not None] for part, steps in before.items()}
+    return train.Data([drawn, *found["prompts"]], [candidates, *found["candidates"]], [built, again])
+
+
+def replay(work: Work, number: int, kind: examples.Kind, built: Step, earlier: list[Step]) -> Step:
+    """Draw from earlier rounds' examples."""
+    settings, seed = work.settings.replay, derived_seed(work.settings.seed, "replay", number)
+    wanted, record = round(settings.ratio * built.counts[kind]), examples.RECORDS[kind]
+
+    def process(missing: list[int]) -> Shards:
+        rows = (row for step in earlier for _, shard in step.shards(record) for row in shard)
+        yield 0, examples.replayed(rows, wanted, seed)
+
+    return perform(
+        work, "pairs", f"rounds/{number:03d}/replay/{kind}", process,
+        num_shards=1, after=[built, *earlier], config=[settings, seed], round=number,
+    )  # fmt: skip
+
+
+def train_policy(work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline) -> Checkpoint:
+    """Train the policy on the examples. The trainer is a process of its own; it resumes where a crash left it."""
     settings = work.settings
     reference = reference_policy(work, number, policy, baseline)
+    shares = {f"reference {share:g}": checkpoint.digest for checkpoint, share in reference}
     step = perform_training(
         work, number, f"rounds/{number:03d}/policy",
-        after=[drawn, candidates, preferences], inputs={"policy": policy.digest, "reference": reference.digest},
+        after=data.steps, inputs={"policy": policy.digest, **shares},
         config=[settings.train, settings.policy.adapter, settings.seed],
         job=lambda folder: train.make_job(
-            settings, number, folder, drawn.path, candidates.path, preferences.path,
-            policy=policy, reference=reference, probes=probes(baseline),
+            settings, number, folder, data, policy=policy, reference=reference, probes=probes(baseline)
         ),
     )  # fmt: skip
     return train.trained_checkpoint(step.path, step.digest, policy, number)
@@ -155,7 +210,7 @@ def evaluate_policy(
     number: int,
     candidates: Step,
     judgments: Step,
-    preferences: Step,
+    built: Step,
     constitution: Constitution,
     trained: Checkpoint,
     policy: Checkpoint,
@@ -177,12 +232,13 @@ def evaluate_policy(
         judgments=records_of(verdicts, Judgment),
         base_logps={scored.candidate_id: scored.logp for scored in records_of(likelihoods, Scored)},
     )
+    kind = examples.kind_of(work.settings.train.algorithm)
     labelled = ((candidates.read(Candidate, index), said) for index, said in judgments.shards(Judgment))
     return evaluate.make_report(
         heldout, constitution, work.settings,
         round=number, policy=trained, labelling=evaluate.judge_health(labelled, constitution),
-        candidates=candidates.counts, num_pairs=preferences.counts["pairs"],
-        discarded=pairs.discards(preferences.counts), seconds=report.stage_seconds(work.run, number),
+        candidates=candidates.counts, examples=kind, num_examples=built.counts[kind],
+        discarded=pairs.discards(built.counts), seconds=report.stage_seconds(work.run, number),
     )  # fmt: skip
 
 
@@ -292,12 +348,19 @@ def judge_model(
     return other.id, lambda: work.workers.engine(other.path, trust_remote_code=settings.trust_remote_code)
 
 
-def reference_policy(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> Checkpoint:
-    """What DPO is regularised toward: the policy before this round, the base, or the policy of a given round."""
+def reference_policy(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> train.Shares:
+    """What training is regularised toward: one model, or several whose weights are averaged by these shares."""
     reference = work.settings.reference
     if reference == "base":
-        return baseline.policy
+        return [(baseline.policy, 1.0)]
+    if reference == "ema":
+        trained = [trained_in(work, earlier, baseline) for earlier in range(number)]
+        return train.averaged(baseline.policy, trained, work.settings.reference_decay)
     if reference in ("previous", "none") or int(reference) >= number:
-        return policy
-    step = work.run.view(f"rounds/{int(reference):03d}/policy")
-    return train.trained_checkpoint(step.path, step.digest, baseline.policy, int(reference))
+        return [(policy, 1.0)]
+    return [(trained_in(work, int(reference), baseline), 1.0)]
+
+
+def trained_in(work: Work, number: int, baseline: Baseline) -> Checkpoint:
+    step = work.run.view(f"rounds/{number:03d}/policy")
+    return train.trained_checkpoint(step.path, step.digest, baseline.policy, number)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from selfalign.config import Campaign, Judge
+from selfalign.config import Campaign, Judge, in_round
 from selfalign.engines.base import Engine
 from selfalign.store import Run, Step
 from selfalign.training.job import TrainJob
@@ -52,6 +52,10 @@ class Work:
     settings: Campaign
     workers: Workers
     stop: StopRequest = field(default_factory=StopRequest)
+
+    def in_round(self, number: int) -> Work:
+        """The same work under the settings of one round."""
+        return replace(self, settings=in_round(self.settings, number))
 
     def check_stop(self) -> None:
         if self.stop.requested:
@@ -133,6 +137,11 @@ def seal(work: Work, step: Step, where: Mapping[str, Any], seconds: float) -> St
     step.finish({"seconds": seconds})
     work.run.emit("stage_done", **where, seconds=seconds, counts=step.counts)
     return step
+
+
+def nothing(missing: list[int]) -> Shards:
+    """Empty shards: of a stage that a round has no use for."""
+    yield from ((index, []) for index in missing)
 
 
 def only(

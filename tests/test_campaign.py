@@ -67,8 +67,8 @@ def test_shards_cover_the_prompts_and_counts_add_up(tmp_path: Path) -> None:
     assert {c.prompt_id for _, shard in candidates.shards(Candidate) for c in shard} == words[0]
     pairs = [pair for _, shard in opened.view("rounds/000/pairs").shards(Pair) for pair in shard]
     report = outcome.reports[0]
-    assert report.num_pairs == len(pairs) > 0
-    assert report.num_pairs + sum(report.discarded.values()) == 20
+    assert report.num_examples == len(pairs) > 0
+    assert report.num_examples + sum(report.discarded.values()) == 20
     assert {p.p_chosen for p in pairs} == {0.9}
     assert opened.verify() == []
 

@@ -53,7 +53,7 @@ def test_a_campaign_killed_twice_ends_as_if_it_had_not_been(tmp_path: Path) -> N
     assert all(event["mean_abs_difference"] < 1e-3 for event in proofs)
     run = tmp_path / "runs" / "pocket"
     reports = [json.loads((run / f"rounds/00{number}/report.json").read_text()) for number in (0, 1)]
-    assert all(report["num_pairs"] > 0 and report["judges"] for report in reports)
+    assert all(report["num_examples"] > 0 and report["judges"] for report in reports)
     assert (run / "rounds/001/policy/model.safetensors").is_file()
     verified = subprocess.run(
         [sys.executable, "-m", "selfalign", "verify", "pocket", "--json"], cwd=tmp_path, text=True, capture_output=True

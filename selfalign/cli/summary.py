@@ -15,7 +15,7 @@ from selfalign.stages import report as reports
 from selfalign.stages.report.content import round_cells
 from selfalign.store import Run
 
-COLUMNS = ("round", "gate", "pairs", "swap", "win vs prev", "vs base", "KL", "length", "time", "policy")
+COLUMNS = ("round", "gate", "examples", "swap", "win vs prev", "vs base", "KL", "length", "time", "policy")
 RIGHT = COLUMNS[:1] + COLUMNS[2:-1]
 WIDE = 100  # columns of a terminal that takes the last column too
 
@@ -63,6 +63,6 @@ def series(found: Sequence[Report]) -> dict[str, list[float | None]]:
         "KL to base": [report.kl.mean if report.kl else None for report in found],
         "length ratio": [report.length_ratio for report in found],
         "swap consistency": [swap(report) for report in found],
-        "pairs": [float(report.num_pairs) for report in found],
+        "examples": [float(report.num_examples) for report in found],
         "seconds": [sum(report.seconds.values()) for report in found],
     }

@@ -79,7 +79,7 @@ def check_some(counts: Mapping[str, int], records: str = "pairs") -> None:
     if counts.get(records):
         return
     reasons = [f"{count} {reason} ({DISCARDS[reason]})" for reason, count in discards(counts).items()]
-    what = {"pairs": "preference pair", "rankings": "ranking", "candidates": "candidate"}[records]
+    what = {"pairs": "preference pair", "rankings": "ranking", "demonstrations": "demonstration"}[records]
     raise StageError(
         f"no {what} is left to train on: {'; '.join(reasons) or 'nothing was judged'}\n"
         "look at the judge's verdicts (selfalign pairs ls RUN), lower pairs.min_margin, or ask for more variety with "

@@ -11,7 +11,7 @@ from selfalign import resources
 from selfalign.config import Campaign, Judge
 from selfalign.engines.base import Engine, EngineError, ScoreRequest
 from selfalign.records import Candidate, Checkpoint, Prompt, digest
-from selfalign.store import sha256_file
+from selfalign.store import Step, sha256_file
 from selfalign.training.job import ModelShare, Probe, TrainJob
 
 NUM_PROBES = 8
@@ -45,27 +45,52 @@ def evaluating_judge(settings: Campaign) -> Judge:
     return replace(settings.judge, **given)
 
 
+@dataclass(frozen=True)
+class Data:
+    """The finished steps that a training job reads: what it trains on, and where prompts and answers are found."""
+
+    prompts: Sequence[Step]
+    candidates: Sequence[Step]
+    examples: Sequence[Step]
+
+    @property
+    def steps(self) -> list[Step]:
+        return [*self.prompts, *self.candidates, *self.examples]
+
+
+Shares = Sequence[tuple[Checkpoint, float]]
+
+
+def averaged(base: Checkpoint, policies: Sequence[Checkpoint], decay: float) -> Shares:
+    """What each policy so far counts in ref_n = decay ref_(n-1) + (1 - decay) policy_n, ref_0 being the base.
+
+    `policies` are those that rounds started from after the base, the oldest first. The shares sum to 1.
+    """
+    count = len(policies)
+    newer = [(policy, (1.0 - decay) * decay ** (count - 1 - i)) for i, policy in enumerate(policies)]
+    return [(base, decay**count), *newer]
+
+
 def make_job(
     settings: Campaign,
     number: int,
     output: Path,
-    prompts: Path,
-    candidates: Path,
-    pairs: Path,
+    data: Data,
     *,
     policy: Checkpoint,
-    reference: Checkpoint,
+    reference: Shares,
     probes: Sequence[ScoreRequest],
 ) -> TrainJob:
-    """What the trainer of a round is to do. The folders are those of finished steps; `output` is the policy step's."""
+    """What the trainer of a round is to do. `output` is the folder of the policy step."""
+    own = [checkpoint.id for checkpoint, _ in reference] == [policy.id]
     return TrainJob(
         policy_path=policy.path,
-        prompts_dirs=(str(prompts),),
-        candidates_dirs=(str(candidates),),
-        examples_dirs=(str(pairs),),
+        prompts_dirs=tuple(str(step.path) for step in data.prompts),
+        candidates_dirs=tuple(str(step.path) for step in data.candidates),
+        examples_dirs=tuple(str(step.path) for step in data.examples),
         output_dir=str(output),
         train=settings.train,
-        reference=() if reference.id == policy.id else (ModelShare(reference.path),),
+        reference=() if own else tuple(ModelShare(checkpoint.path, share) for checkpoint, share in reference),
         adapter=settings.policy.adapter,
         seed=settings.seed,
         round=number,

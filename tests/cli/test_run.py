@@ -179,7 +179,7 @@ def test_a_campaign_ends_with_a_table_and_running_again_reuses_it(campaign: Path
     assert done.returncode == 0, done.stderr
     title, header, first, second = done.stdout.splitlines()
     assert title.strip() == "runs/kindness"
-    assert header.split()[:3] == ["round", "gate", "pairs"]
+    assert header.split()[:3] == ["round", "gate", "examples"]
     assert first.split()[:2] == ["0", "accepted"]
     assert second.split()[-1] == "rounds/001/policy"
     assert "round 1  generate  " in done.stderr

@@ -278,7 +278,8 @@ def make(settings: Campaign, **heldout) -> Report:
         policy=Checkpoint("p2", "p1", "policy", "rounds/002/policy", 2, "d2"),
         labelling=health(),
         candidates={"candidates": 32},
-        num_pairs=7,
+        examples="pairs",
+        num_examples=7,
         discarded={"tie": 1},
         seconds={"generate": 1.5},
     )

@@ -22,6 +22,8 @@ STAGE_OF_STEP = {
     "candidates": "generate",
     "judgments": "judge",
     "pairs": "pairs",
+    "rankings": "pairs",
+    "demonstrations": "pairs",
     "policy": "train",
     "heldout/candidates": "evaluate",
     "heldout/scores": "evaluate",
@@ -82,9 +84,9 @@ def folder(number: int) -> str:
 
 
 def _counts_only(report: Report) -> Report:
-    """Leave out what a step counts beside candidates and reasons for a discard: its seconds, and the pairs it kept."""
+    """Leave out what a step counts beside candidates and reasons for a discard: its seconds, and what it kept."""
     candidates = {name: count for name, count in report.candidates.items() if name != "seconds"}
-    discarded = {name: count for name, count in report.discarded.items() if name not in ("seconds", "pairs")}
+    discarded = {name: count for name, count in report.discarded.items() if name not in ("seconds", report.examples)}
     return replace(report, candidates=candidates, discarded=discarded)
 
 

@@ -9,7 +9,7 @@ from selfalign.stages.report.document import Block, Dialogue, Figure, Fold, Head
 from selfalign.stages.report.plots import Point, Series, line_chart
 from selfalign.store import Run
 
-STEPS = ("prompts", "candidates", "judgments", "pairs", "policy")
+STEPS = ("prompts", "candidates", "judgments", "pairs", "rankings", "demonstrations", "policy")
 NONE = "–"
 
 
@@ -71,7 +71,7 @@ def rounds_table(reports: Iterable[Report]) -> Table:
     columns = (
         "round",
         "gate",
-        "pairs",
+        "examples",
         "swap consistency",
         "win rate vs previous",
         "vs base",
@@ -88,7 +88,7 @@ def round_cells(report: Report) -> list[str]:
     return [
         str(report.round),
         "accepted" if report.gate.accepted else "REJECTED",
-        f"{report.num_pairs:,}",
+        f"{report.num_examples:,}",
         share(health.swap_consistency if health else None),
         rate(report.win_rates.get("previous")),
         rate(report.win_rates.get("base")),
@@ -143,7 +143,7 @@ def _behaviour_table(report: Report) -> Table:
 
 def _data_table(report: Report) -> Table:
     rows = [(name.replace("_", " "), f"{count:,}") for name, count in report.candidates.items()]
-    rows += [("pairs", f"{report.num_pairs:,}")]
+    rows += [(report.examples, f"{report.num_examples:,}")]
     rows += [(f"discarded: {reason.replace('_', ' ')}", f"{count:,}") for reason, count in report.discarded.items()]
     return Table(("data", "count"), tuple(rows), "What the round was trained on, and what was left out")
 
