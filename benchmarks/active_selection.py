@@ -131,12 +131,17 @@ def interval(values: np.ndarray) -> str:
     return f"{values.mean():6.3f} [{low:6.3f}, {high:6.3f}]"
 
 
+def verdict(gain: np.ndarray) -> str:
+    low, high = bootstrap_interval(gain.tolist(), resamples=1000, seed=SEED)
+    return "win" if low > 0 else "lose" if high < 0 else "no difference shown"
+
+
 def compare(budget: int, active: dict[str, np.ndarray], random: dict[str, np.ndarray], ceiling: np.ndarray) -> None:
     for metric in ("best-worst", "margin"):
         gain = active[metric] - random[metric]
         ratio = active[metric].mean() / random[metric].mean()
         print(f"budget {budget:3}  {metric:10}  active / random {ratio:.3f}, ", end="")
-        print(f"difference {interval(gain)}: {'win' if ratio > 1 else 'lose'}")
+        print(f"difference {interval(gain)}: {verdict(gain)}")
     way = (active["margin"] - random["margin"]).sum() / (ceiling - random["margin"]).sum()
     print(f"budget {budget:3}  of the margin that all pairs would add to random ones, active adds {way:.0%}")
 
