@@ -562,7 +562,7 @@ def _budget(judge: Judge, samples: int) -> Iterator[tuple[str, str, str]]:
     limited, most = judge.comparisons in ("active", "random"), samples * (samples - 1) // 2
     if limited and judge.budget is None:
         why = f"judge.comparisons is {judge.comparisons}, and nothing says how many"
-        yield "judge.budget", why, f"Add `budget: {samples}` under judge: comparisons a prompt."
+        yield "judge.budget", why, f"Add `budget: {max(1, min(samples, most - 1))}` under judge: comparisons a prompt."
     elif not limited and judge.budget is not None:
         why = f"judge.comparisons is {judge.comparisons}, which has no budget"
         yield "judge.budget", why, "Remove it, or use `comparisons: active`."

@@ -13,7 +13,7 @@ from selfalign.statistics import fit_logistic
 
 Comparison = tuple[int, int]  # places of two candidates of a prompt, the lower first
 
-_EVIDENCE = 4.0  # games that one probability of the judge is worth; 1 and 16 did about as well (benchmarks)
+_EVIDENCE = 4.0  # games that one probability of the judge is worth; in simulations 1 and 16 did about as well
 _PRIOR_PRECISION = 0.25  # of log-strengths before anything is known: a standard deviation of 2
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(9)  # to average over a standard normal
 _DRAW = 1e-3  # what information alone counts, so that something is asked where no answer could change the pair
