@@ -1,4 +1,4 @@
-"""Revise: let the policy criticise its own answers and rewrite them, a principle at a time (SL-CAI, Bai et al. 2022)."""
+"""Revise: let the policy criticise and rewrite its own answers, a principle at a time (SL-CAI, Bai et al. 2022)."""
 
 from __future__ import annotations
 
@@ -60,25 +60,26 @@ def revise(
     """
     editor = _Editor(constitution, settings, policy_id, step, seed)
     sampling = Sampling(generate.temperature, generate.top_p, generate.max_tokens)
-    unread, criticised = iter(shards), deque[tuple[int, _Criticised]]()
+    unread, criticised = iter(shards), deque[tuple[int, _Pass]]()
 
-    def passes() -> Iterator[tuple[int, list[_Draft] | _Criticised, Iterator[GenerateRequest]]]:
+    def passes() -> Iterator[tuple[int, _Pass, Iterator[GenerateRequest]]]:
         while True:
             if criticised:
                 index, work = criticised.popleft()
-                yield index, work, work.requests()
+                yield index, work, editor.revision_requests(work)
             elif (shard := next(unread, None)) is not None:
-                drafts = editor.drafts(*shard[1:])
-                yield shard[0], drafts, map(_critique_request, _sharing_prefixes(drafts))
+                index, *records = shard
+                work = _Pass(editor.drafts(*records))
+                yield index, work, editor.critique_requests(work)
             else:
                 return
 
-    while True:  # the second time for the shards whose critiques came when the engine had been told of no more requests
+    while True:  # again for the shards whose critiques came in when the engine had heard that there is no more to ask
         for index, work, answers in answer_shards(passes(), lambda requests: engine.generate(requests, sampling)):
-            if isinstance(work, _Criticised):
-                yield index, editor.revisions(work, answers)
+            if work.critiques is None:
+                criticised.append((index, _Pass(work.drafts, answers)))
             else:
-                criticised.append((index, _Criticised(work, answers)))
+                yield index, editor.revisions(work, answers)
         if not criticised:
             return
 
@@ -210,8 +211,8 @@ def check_some(counts: Mapping[str, int]) -> None:
     reasons = [f"{count} {reason} ({DISCARDS[reason]})" for reason, count in discards(counts).items()]
     raise StageError(
         f"no revision is left to train on: {'; '.join(reasons) or 'nothing was revised'}\n"
-        "look at the critiques (selfalign revisions ls RUN), raise generate.max_tokens, or give the principles examples "
-        "with a worked critique"
+        "look at the critiques (selfalign revisions ls RUN), raise generate.max_tokens, or give the principles "
+        "examples with a worked critique"
     )
 
 
@@ -271,32 +272,29 @@ class _Draft:
     candidate_id: str
     answer: Candidate
     principle: Principle
-    examples: int
     seed: int
 
+    @property
+    def critique_id(self) -> str:
+        return f"{self.id}/critique"
 
-class _Criticised:
-    """The drafts of a shard with their critiques."""
 
-    def __init__(self, drafts: list[_Draft], critiques: Mapping[str, Generation]) -> None:
-        self.drafts, self.critiques = drafts, critiques
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A shard at the engine: first for its critiques, then, with these by `critique_id`, for its revisions."""
 
-    def requests(self) -> Iterator[GenerateRequest]:
-        """A request for each draft whose critique gives something to go on."""
-        for draft in _sharing_prefixes(self.drafts):
-            critique = _said(self.critiques[draft.id])
-            if critique.strip():
-                messages = revision_conversation(
-                    draft.prompt.messages, draft.answer.text, critique, draft.principle, examples=draft.examples
-                )
-                yield GenerateRequest(draft.id, messages, derived_seed(draft.seed, "revision"))
+    drafts: list[_Draft]
+    critiques: Mapping[str, Generation] | None = None
+
+    def critique(self, draft: _Draft) -> Generation:
+        return self.critiques[draft.critique_id]
 
 
 class _Editor:
-    """Which answer is held against which principle, and what comes of it."""
+    """Which answer is held against which principle, in which words, and what comes of it."""
 
     def __init__(self, constitution: Constitution, settings: Revise, policy_id: str, step: int, seed: int) -> None:
-        self.constitution, self.settings = constitution, settings
+        self.constitution, self.examples = constitution, settings.examples
         self.policy_id, self.step, self.seed = policy_id, step, seed
         self.template_hash = template_hash(settings)
         self._hashes = {principle.id: principle.revision_hash for principle in constitution.active}
@@ -314,8 +312,7 @@ class _Editor:
         if principle is None or not _can_be_criticised(answer):
             return None
         identity = Revision.make_id(answer.id, self.step, self._hashes[principle.id], self.template_hash, seed)
-        before = last_good(answer, chain)
-        return _Draft(identity, prompt, answer.id, before, principle, self.settings.examples, seed)
+        return _Draft(identity, prompt, answer.id, last_good(answer, chain), principle, seed)
 
     def _principle(self, prompt: Prompt, chain: Iterable[Revision], seed: int) -> Principle | None:
         uses = Counter(revision.principle_id for revision in chain)
@@ -324,10 +321,35 @@ class _Editor:
         fresh = tuple(principle for principle in drawable if uses[principle.id] == fewest)
         return replace(self.constitution, principles=fresh).sample(prompt, derived_seed(seed, "principle"))
 
-    def revisions(self, work: _Criticised, answers: Mapping[str, Generation]) -> list[Revision]:
-        return [self._revision(draft, work.critiques[draft.id], answers.get(draft.id)) for draft in work.drafts]
+    def critique_requests(self, work: _Pass) -> Iterator[GenerateRequest]:
+        for draft in self._sharing_prefixes(work.drafts):
+            messages = critique_conversation(
+                draft.prompt.messages, draft.answer.text, draft.principle, examples=self.examples
+            )
+            yield GenerateRequest(draft.critique_id, messages, derived_seed(draft.seed, "critique"))
+
+    def revision_requests(self, work: _Pass) -> Iterator[GenerateRequest]:
+        """A request for each draft whose critique gives something to go on."""
+        for draft in self._sharing_prefixes(work.drafts):
+            critique = _said(work.critique(draft))
+            if critique.strip():
+                messages = revision_conversation(
+                    draft.prompt.messages, draft.answer.text, critique, draft.principle, examples=self.examples
+                )
+                yield GenerateRequest(draft.id, messages, derived_seed(draft.seed, "revision"))
+
+    def _sharing_prefixes(self, drafts: Iterable[_Draft]) -> list[_Draft]:
+        """Drafts in the order in which neighbours begin alike: by principle where its examples come first.
+
+        Otherwise a conversation begins with its prompt, and the answers to a prompt stand together already.
+        """
+        return sorted(drafts, key=lambda draft: draft.principle.id if _shown(draft.principle, self.examples) else "")
+
+    def revisions(self, work: _Pass, answers: Mapping[str, Generation]) -> list[Revision]:
+        return [self._revision(draft, work.critique(draft), answers.get(draft.id)) for draft in work.drafts]
 
     def _revision(self, draft: _Draft, critique: Generation, revised: Generation | None) -> Revision:
+        """The record of a step; what was never asked for, as its critique failed, is recorded as an error."""
         failed = revised is None or revised.finish_reason == "error"
         return Revision(
             id=draft.id,
@@ -345,19 +367,6 @@ class _Editor:
             token_ids=() if failed else revised.token_ids,
             finish_reason="error" if failed else revised.finish_reason,
         )
-
-
-def _critique_request(draft: _Draft) -> GenerateRequest:
-    messages = critique_conversation(draft.prompt.messages, draft.answer.text, draft.principle, examples=draft.examples)
-    return GenerateRequest(draft.id, messages, derived_seed(draft.seed, "critique"))
-
-
-def _sharing_prefixes(drafts: Iterable[_Draft]) -> list[_Draft]:
-    """Drafts in the order in which neighbours begin alike: by principle where its examples come first.
-
-    Otherwise a conversation begins with its prompt, and the answers to a prompt stand together already.
-    """
-    return sorted(drafts, key=lambda draft: draft.principle.id if _shown(draft.principle, draft.examples) else "")
 
 
 def _shown(principle: Principle, examples: int) -> list[Example]:
