@@ -130,6 +130,16 @@ def failure(revision: Revision) -> str | None:
     return _flaw(revision.finish_reason, revision.text)
 
 
+def why_skipped(answer: Candidate) -> str:
+    """Why a first answer has no revision at all, as a key of DISCARDS."""
+    return "no_principle" if _can_be_criticised(answer) else "no_answer"
+
+
+def is_unchanged(revision: Revision, before_texts: Mapping[str, str]) -> bool:
+    """Whether a revision says what the answer before it said (`before_texts`: see `texts_by_id`)."""
+    return revision.text.strip() == before_texts[revision.before_id].strip()
+
+
 def last_good(answer: Candidate, chain: Iterable[Revision]) -> Candidate:
     """The latest good answer of a chain of revisions, or else the first answer."""
     good = [revision for revision in chain if failure(revision) is None]
@@ -162,7 +172,7 @@ def count_revisions(answers: Sequence[Candidate], revisions: Iterable[Revision])
             counts[failure(revision) or "revised"] += 1
             counts["critique_truncated"] += revision.critique_finish == "length"
         else:
-            counts["no_principle" if _can_be_criticised(answer) else "no_answer"] += 1
+            counts[why_skipped(answer)] += 1
     return counts
 
 
@@ -185,7 +195,7 @@ def demonstrations(
     counts = Counter(revisions=0, helpful=0)
     kept = []
     for revision in revisions:
-        reason = failure(revision) or ("unchanged" if _is_unchanged(revision, before_texts) else None)
+        reason = failure(revision) or ("unchanged" if is_unchanged(revision, before_texts) else None)
         counts[reason or "revisions"] += 1
         if reason is None:
             kept.append(revision.candidate())
@@ -256,7 +266,7 @@ def describe(revisions: Iterable[Revision], before_texts: Mapping[str, str]) -> 
 def _summary(step: int, good: Sequence[Revision], before_texts: Mapping[str, str]) -> StepSummary:
     if not good:
         return StepSummary(step, 0, None, None)
-    changed = fmean(not _is_unchanged(revision, before_texts) for revision in good)
+    changed = fmean(not is_unchanged(revision, before_texts) for revision in good)
     return StepSummary(step, len(good), changed, fmean(len(revision.token_ids) for revision in good))
 
 
@@ -411,10 +421,6 @@ def _flaw(finish_reason: str, text: str) -> str | None:
     if not text.strip():
         return "empty"
     return "truncated" if finish_reason == "length" else None
-
-
-def _is_unchanged(revision: Revision, before_texts: Mapping[str, str]) -> bool:
-    return revision.text.strip() == before_texts[revision.before_id].strip()
 
 
 def _usable_helpful(helpful: Iterable[Candidate], counts: Counter[str]) -> list[Candidate]:
