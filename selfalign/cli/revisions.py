@@ -69,7 +69,7 @@ def chains(run: Run) -> Iterator[Chain]:
     position = 0
     for index, candidates in answers.shards(Candidate):
         asked = {prompt.id: prompt for prompt in prompts.read(Prompt, index)}
-        begun = [step for step in steps if index not in step.pending(index + 1)]
+        begun = list(takewhile(lambda step, index=index: index not in step.pending(index + 1), steps))
         made = revise.by_answer(revision for step in begun for revision in step.read(Revision, index))
         for answer in candidates if begun else ():
             revisions = tuple(made.get(answer.id, ()))
