@@ -242,6 +242,12 @@ def test_another_seed_or_step_is_another_sample():
     assert [r.text for r in first] != [r.text for r in other]
 
 
+def test_no_two_requests_share_a_seed_or_an_id():
+    engine = FakeEngine(generate=editor)
+    chain(engine, 3)
+    assert len({request.seed for request in engine.asked}) == len({r.id for r in engine.asked}) == 6 * 2 * 3
+
+
 def test_the_settings_of_sampling_reach_the_engine():
     class Recorder(FakeEngine):
         def generate(self, requests: Iterable[GenerateRequest], sampling: Sampling) -> Iterator[Generation]:
@@ -288,6 +294,12 @@ def test_weights_tags_and_status_decide_what_is_drawn():
     assert drawn["tagged"] in range(95, 101)
     assert drawn["kind"] / (drawn["kind"] + drawn["true"]) == pytest.approx(0.8, abs=0.07)
     assert set(drawn) == {"tagged", "kind", "true"}
+
+
+def test_a_principle_without_weight_never_has_its_turn():
+    rules = replace(RULES, principles=(KIND, Principle(id="never", text="n", weight=0.0)))
+    for revisions in chain(FakeEngine(generate=editor), 3, rules=rules):
+        assert [r.principle_id for r in revisions] == ["kind"] * 6
 
 
 def test_samples_of_one_prompt_meet_different_principles():
