@@ -50,10 +50,10 @@ def revise(
     cut off. Its principle is drawn by weight among those that apply to the prompt and that this chain has used least
     often, so none comes again while there are unused ones. A critique that is cut off is used as far as it goes.
 
-    A shard is yielded once all of its revisions are in, in the order of its answers. An answer that is empty or an
-    error, or to whose prompt no principle applies, gets no revision; every other gets one, though it may be a failed
-    one (see `failure`). All that is drawn or sampled depends on `seed`, the first answer's id and `step` alone, so a
-    shard done again after a crash is the same shard.
+    A shard is yielded once all of its revisions are in, and holds them in the order of its answers; shards come in the
+    order in which they are completed. An answer that is empty or an error, or to whose prompt no principle applies,
+    gets no revision; every other gets one, though it may be a failed one (see `failure`). All that is drawn or sampled
+    depends on `seed`, the first answer's id and `step` alone, so a shard done again after a crash is the same shard.
 
     The revisions of a shard are asked for as soon as its critiques are in, ahead of further shards' critiques and in
     the same call of the engine, so the batch does not drain between the two.
