@@ -44,11 +44,15 @@ class Rubric:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A response that keeps a principle beside one that breaks it."""
+    """A response that keeps a principle beside one that breaks it, and, where given, what is to be said of the latter.
+
+    `critique` is the worked critique of `worse` that leads to `better`.
+    """
 
     prompt: str
     better: str
     worse: str
+    critique: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +88,25 @@ class Principle:
         """The hash of the words that a judge sees: an edit of a weight or a title re-judges nothing."""
         return digest("principle", self.comparison(), self.norm())
 
+    @property
+    def revision_hash(self) -> str:
+        """The hash of the words by which an answer is criticised and rewritten, worked examples included."""
+        examples = [(e.prompt, e.better, e.worse, e.critique) for e in self.examples]
+        return digest("revision", self.critique_request(), self.revision_request(), examples)
+
     def comparison(self) -> str:
         """The words for a pairwise judgment: `compare`, or derived from the norm."""
         return self.compare or f"Choose the response that follows this principle better: {self.norm()}"
+
+    def critique_request(self) -> str:
+        """The words that ask what is wrong with an answer: `critique`, or derived from the norm."""
+        return (
+            self.critique or f"Point out where your response falls short when judged by this principle: {self.norm()}"
+        )
+
+    def revision_request(self) -> str:
+        """The words that ask for a better answer: `revise`, or derived from the norm."""
+        return self.revise or f"Rewrite your response so that it does well when judged by this principle: {self.norm()}"
 
     def norm(self) -> str:
         """The words for a pointwise judgment: `text`, or else the nearest words there are."""
@@ -122,6 +142,12 @@ class Constitution:
         ]
         return digest("constitution", self.preamble, kept)
 
+    @property
+    def revision_hash(self) -> str:
+        """The hash of all that can change a revision: which principle is drawn, and its words and examples."""
+        kept = [(p.id, p.revision_hash, p.weight, p.applies_when.prompt_tags) for p in self.active]
+        return digest("constitution of revisions", kept)
+
     def applicable(self, prompt: Prompt) -> tuple[Principle, ...]:
         """The active principles that apply to a prompt."""
         return tuple(principle for principle in self.active if principle.applies_to(prompt))
@@ -150,15 +176,18 @@ def _arrival(principle: Principle, prompt: Prompt, seed: int) -> float:
     return -math.log(uniform) / principle.weight
 
 
-def _stated(value: Any) -> dict[str, Any]:
-    """The fields of a dataclass that differ from their defaults."""
-    default = {
-        f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
-        for f in dataclasses.fields(value)
-    }
-    return msgspec.to_builtins(
-        {name: getattr(value, name) for name in default if getattr(value, name) != default[name]}
-    )
+def _stated(value: Any) -> Any:
+    """A dataclass as its fields that differ from their defaults, all the way down."""
+    if isinstance(value, tuple):
+        return [_stated(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    stated = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    return {f.name: _stated(stated[f.name]) for f in dataclasses.fields(value) if stated[f.name] != _default(f)}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def load(path: Path | str) -> Constitution:

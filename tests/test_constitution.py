@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,7 +76,7 @@ principles:
     revise: "Remove it."
     rubric: {levels: [{score: 1, means: "flatters"}, {score: 5, means: "does not"}]}
     applies_when: {ask: "Is there an opinion?", prompt_tags: [claim]}
-    examples: [{prompt: "p", better: "b", worse: "w"}]
+    examples: [{prompt: "p", better: "b", worse: "w"}, {prompt: "q", better: "b", worse: "w", critique: "It flatters."}]
     rationale: "Trust."
     source: {name: "Own", license: "CC0-1.0"}
 """
@@ -84,7 +85,9 @@ principles:
     principle = rules.principles[0]
     assert (principle.kind, principle.tier, principle.weight) == ("hard_constraint", 2, 0.5)
     assert principle.rubric.levels[1] == constitution.Level(score=5, means="does not")
-    assert principle.examples == (constitution.Example(prompt="p", better="b", worse="w"),)
+    plain, worked = principle.examples
+    assert plain == constitution.Example(prompt="p", better="b", worse="w")
+    assert worked == constitution.Example(prompt="q", better="b", worse="w", critique="It flatters.")
     assert (principle.rationale, principle.source.license) == ("Trust.", "CC0-1.0")
     assert constitution.load(write(tmp_path, rules.to_yaml(), "again.yaml")) == rules
 
@@ -101,6 +104,51 @@ principles:
     first, second = constitution.load(write(tmp_path, text)).principles
     assert first.norm() == "1: bad\n2: good"
     assert second.norm() == "What is unclear?"
+
+
+def test_critique_and_revision_are_asked_for_in_given_or_derived_words() -> None:
+    given = constitution.Principle(id="a", text="The norm.", critique="What flatters?", revise="Remove it.")
+    assert (given.critique_request(), given.revision_request()) == ("What flatters?", "Remove it.")
+    derived = constitution.Principle(id="b", text="The norm.")
+    assert (
+        derived.critique_request()
+        == "Point out where your response falls short when judged by this principle: The norm."
+    )
+    assert (
+        derived.revision_request()
+        == "Rewrite your response so that it does well when judged by this principle: The norm."
+    )
+    asked = constitution.Principle(id="c", compare="Which is kinder?")
+    assert asked.critique_request().endswith("principle: Which is kinder?")
+
+
+def test_the_words_of_revisions_have_a_hash_of_their_own() -> None:
+    """`hash` names what judges see: verdicts stay valid when only the words of critique and revision change."""
+    plain = constitution.Principle(id="a", text="The norm.")
+    example = constitution.Example(prompt="p", better="b", worse="w", critique="c")
+    for change in ({"critique": "Why?"}, {"revise": "Mend it."}, {"examples": (example,)}):
+        changed = replace(plain, **change)
+        assert changed.hash == plain.hash
+        assert changed.revision_hash != plain.revision_hash
+        before, after = (
+            constitution.Constitution(name="n", version="1.0.0", principles=(p,)) for p in (plain, changed)
+        )
+        assert before.hash == after.hash
+        assert before.revision_hash != after.revision_hash
+    assert replace(plain, title="t", rationale="r").revision_hash == plain.revision_hash
+
+
+def test_what_is_left_out_is_not_written(tmp_path: Path) -> None:
+    """Built in code, a principle has every field; an empty text in the file would be refused when it is read."""
+    principle = constitution.Principle(
+        id="a",
+        text="t",
+        examples=(constitution.Example(prompt="p", better="b", worse="w"),),
+        applies_when=constitution.AppliesWhen(prompt_tags=("harm",)),
+        source=constitution.Source(name="Own"),
+    )
+    rules = constitution.Constitution(name="n", version="1.0.0", principles=(principle,))
+    assert constitution.load(write(tmp_path, rules.to_yaml())) == rules
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     "Read what it made": (
         Command("runs", "selfalign.cli.runs:app", "List and compare runs"),
         Command("pairs", "selfalign.cli.pairs:app", "List, show and export preference pairs"),
+        Command("revisions", "selfalign.cli.revisions:app", "List and show critiques and revisions"),
         Command("report", "selfalign.cli.report:report", "Write the report of a run, as Markdown and HTML"),
         Command("verify", "selfalign.cli.start:verify", "Check every file of a run against its digest"),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from selfalign import config
@@ -16,6 +17,7 @@ from selfalign.records import (
     Pair,
     Prompt,
     Report,
+    Revision,
     Sample,
     WinRate,
 )
@@ -87,6 +89,8 @@ def _round(run: Run, number: int, *, accepted: bool) -> None:
         step.write(0, rows)
         step.finish({"seconds": 2.5})
         digests = {**digests, step.name: step.digest}
+    if number == 0:
+        _revise(run, {name: digests[name] for name in (f"{folder}/prompts", f"{folder}/candidates")}, candidates)
     policy = run.step(f"{folder}/policy", inputs=digests, config={})
     (policy.path / "config.json").write_text("{}")
     policy.finish({"seconds": 9.0})
@@ -97,6 +101,28 @@ def _candidate(prompt: Prompt, index: int, number: int) -> Candidate:
     identity = Candidate.make_id(prompt.id, f"policy{number}", index, index)
     text = f"answer {index} {HOSTILE}\nsecond line" if index == 0 else ""
     return Candidate(identity, prompt.id, f"policy{number}", index, index, text, (1, 2, 3), "stop", -2.0)
+
+
+def _revise(run: Run, inputs: dict[str, str], answers: list[Candidate]) -> None:
+    """Two steps of critique and revision; in the second, one is cut off, one has no critique, one changes nothing."""
+    first = [_revision(answer, 1, answer.id, f"kinder {HOSTILE}\nsecond line") for answer in answers if answer.text]
+    second = [_revision(r, 2, r.id, f"kinder still {HOSTILE}\nthird line") for r in first]
+    second[1] = replace(second[1], text="half an ans", finish_reason="length")
+    second[2] = replace(second[2], critique="", critique_finish="error", text="", token_ids=(), finish_reason="error")
+    second[3] = replace(second[3], text=first[3].text)
+    for number, rows in ((1, first), (2, second)):
+        step = run.step(f"rounds/000/steps/{number}/revisions", inputs=inputs, config={})
+        step.write(0, rows)
+        step.finish({"seconds": 1.5})
+        inputs = {**inputs, step.name: step.digest}
+
+
+def _revision(before: Candidate | Revision, step: int, before_id: str, text: str) -> Revision:
+    answer = before.id if isinstance(before, Candidate) else before.candidate_id
+    principle = "kind" if step == 1 else f"brief{HOSTILE}"
+    identity = Revision.make_id(answer, step, "hash", "template", 1)
+    ids = (identity, before.prompt_id, answer, step, before_id, principle, "hash", "policy0", "template")
+    return Revision(*ids, f"It is unkind. {HOSTILE}", "stop", text, (1, 2, 3, 4), "stop")
 
 
 def _judgments(a: Candidate, b: Candidate) -> list[Judgment]:

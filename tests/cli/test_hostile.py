@@ -21,6 +21,10 @@ READERS = [
     ["status", "sample"],
     ["pairs", "ls", "sample"],
     ["pairs", "show", "sample", "0:0"],
+    ["revisions", "ls", "sample"],
+    ["revisions", "show", "sample", "0:0"],
+    ["revisions", "ls", "sample", "--json"],
+    ["revisions", "show", "sample", "0:0", "--json"],
     ["pairs", "ls", "sample", "--json"],
     ["pairs", "show", "sample", "0:0", "--json"],
     ["status", "sample", "--json"],
@@ -78,7 +82,7 @@ def test_the_live_screen_is_harmless(sample: Path) -> None:
     assert b"not markup" in received
 
 
-@pytest.mark.parametrize("arguments", READERS[:5], ids=" ".join)
+@pytest.mark.parametrize("arguments", READERS[:7], ids=" ".join)
 def test_a_pipe_gets_no_sequence_at_all(sample: Path, cli: Cli, arguments: list[str]) -> None:
     done = cli(*arguments, cwd=sample)
     assert "\x1b" not in done.stdout + done.stderr
