@@ -15,7 +15,7 @@ from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
 from selfalign.records import Candidate, Checkpoint, Judgment, Prompt, Report, Scored, derived_seed
 from selfalign.resources import find_constitution
-from selfalign.stages import evaluate, examples, generate, judge, pairs, prompts, rankings, report, train
+from selfalign.stages import evaluate, examples, generate, judge, pairs, prompts, rankings, report, revise, train
 from selfalign.steps import Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
 
@@ -209,7 +209,7 @@ def evaluate_policy(
     work: Work,
     number: int,
     candidates: Step,
-    judgments: Step,
+    judgments: Step | None,
     built: Step,
     constitution: Constitution,
     trained: Checkpoint,
@@ -233,12 +233,14 @@ def evaluate_policy(
         base_logps={scored.candidate_id: scored.logp for scored in records_of(likelihoods, Scored)},
     )
     kind = examples.kind_of(work.settings.train.algorithm)
-    labelled = ((candidates.read(Candidate, index), said) for index, said in judgments.shards(Judgment))
+    discards = pairs.discards if judgments else revise.discards
+    verdicts_read = judgments.shards(Judgment) if judgments else ()
+    labelled = ((candidates.read(Candidate, index), said) for index, said in verdicts_read)
     return evaluate.make_report(
         heldout, constitution, work.settings,
         round=number, policy=trained, labelling=evaluate.judge_health(labelled, constitution),
         candidates=candidates.counts, examples=kind, num_examples=built.counts[kind],
-        discarded=pairs.discards(built.counts), seconds=report.stage_seconds(work.run, number),
+        discarded=discards(built.counts), seconds=report.stage_seconds(work.run, number),
     )  # fmt: skip
 
 

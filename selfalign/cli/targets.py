@@ -106,16 +106,37 @@ def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, l
     check_files(loaded)
     folder = loaded.file.parent if loaded.file else None
     found = {}
-    for split in ("train", "heldout"):
-        patterns = getattr(loaded.campaign.prompts, split)
-        patterns = [patterns] if isinstance(patterns, str) else patterns
+    for name, patterns in _prompt_sets(loaded.campaign).items():
         local = [pattern for pattern in patterns if not (offline and pattern.startswith("datasets:"))]
         if local:
-            found[split] = prompts.load(local, split, folder)
-    prompts.check_disjoint(found.get("train", []), found.get("heldout", []))
-    if "train" in found and len(found) == 2:
+            found[name] = prompts.load(local, "heldout" if name == "heldout" else "train", folder)
+    for name in found.keys() - {"heldout"}:
+        prompts.check_disjoint(found[name], found.get("heldout", []))
+    if "train" in found and "heldout" in found:
         prompts.draw(found["train"], loaded.campaign.prompts.per_round, loaded.campaign.seed, 0)
+    if "train" in found and (reader := _reader_of_gold(loaded.campaign)) is not None:
+        prompts.check_gold(found["train"], "prompts.train", reader)
     return found
+
+
+def _prompt_sets(campaign: config.Campaign) -> dict[str, list[str]]:
+    """The patterns of every set of prompts that a campaign reads, those that are named."""
+    named = {"train": campaign.prompts.train, "heldout": campaign.prompts.heldout}
+    if campaign.first_round:
+        named |= {"revise": campaign.revise.prompts, "helpful": campaign.revise.helpful}
+    lists = {name: [patterns] if isinstance(patterns, str) else patterns for name, patterns in named.items()}
+    return {name: patterns for name, patterns in lists.items() if patterns != [""]}
+
+
+def _reader_of_gold(campaign: config.Campaign) -> str | None:
+    """The setting by which some round learns from gold answers."""
+    for number in range(campaign.first_round, campaign.num_rounds):
+        settings = config.in_round(campaign, number)
+        if settings.train.algorithm == "sft":
+            return "train.algorithm sft"
+        if settings.train.algorithm == "dpo" and settings.pairs.strategy == "spin":
+            return "pairs.strategy spin"
+    return None
 
 
 def _nothing_there(name: str, runs: Path) -> CommandError:
