@@ -1,7 +1,8 @@
 """Prompts: read the sets, keep training and held-out apart, and draw each round's share.
 
-A set is JSON lines (one object a line with `prompt` or `messages`, and optionally `response`, a gold answer, `id`,
-`source`, `tags`, `split`), Parquet with the same columns, or `datasets:NAME[:SPLIT][:COLUMN]` from the Hugging Face Hub.
+A set is JSON lines (one object a line with `prompt` or `messages`, and optionally `response`, which is a gold answer,
+`id`, `source`, `tags`, `split`), Parquet with the same columns, or `datasets:NAME[:SPLIT][:COLUMN]` from the Hugging
+Face Hub.
 """
 
 from __future__ import annotations
