@@ -8,14 +8,15 @@ Everything is float32. A loss is the same if it is within LOSS_TOLERANCE, and th
 GRADIENT_TOLERANCE of the largest.
 
 Where TRL means something else, the case says what, and computes TRL's meaning from our parts: the reading is then
-proven, not guessed. Exit status 1 if a loss differs for no known reason, if a reason no longer explains TRL's figures,
-or if a loss that is known to differ no longer does.
+proven, not guessed. Where TRL has no figure, because it raises or is not finite, ours must be finite. Exit status 1 if
+a loss differs for no known reason, if a reason no longer explains TRL's figures, or if a known difference is gone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -23,7 +24,8 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,20 +44,28 @@ VOCABULARY, NUM_PAIRS, SEED = 96, 12, 5
 SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 INITIAL_SPREAD, REFERENCE_NOISE = 0.2, 0.02  # so that answers have log-ratios of a few nats
+FAR = 20.0  # times the logits: log-ratios of hundreds of nats
 BETA = 0.5
 UNWANTED_EVERY = 3  # of the answers that have no partner
 
 
+Answer = tuple[list[int], list[int], bool]  # the prompt, the answer, and whether it is good
+
+
 @dataclass(frozen=True)
 class Case:
-    """One loss: the settings of both sides; where they are known to differ, why, and TRL's meaning in our terms."""
+    """One loss: the settings of both sides; where they are known to differ, why, and TRL's meaning in our terms.
+
+    `because` without `meaning`: TRL has no figure.
+    """
 
     name: str
     trainer: str
     theirs: dict[str, Any]
     ours: dict[str, Any]
     because: str = ""
-    meaning: Callable[[Ours], Tensor] | None = field(default=None, repr=False)
+    meaning: Callable[[Ours], Tensor] | None = None
+    policy: str = "policy"  # or "far": from its reference, as late in training on long answers
 
 
 def dpo(name: str, loss: str, own: str, theirs: dict[str, Any] | None = None, **ours: Any) -> Case:
@@ -64,15 +74,11 @@ def dpo(name: str, loss: str, own: str, theirs: dict[str, Any] | None = None, **
     return Case(name, "dpo", {"loss_type": [loss], **same, **(theirs or {})}, {"loss": own, **ours})
 
 
-def differs(case: Case, because: str, meaning: Callable[[Ours], Tensor] | None) -> Case:
-    return Case(case.name, case.trainer, case.theirs, case.ours, because, meaning)
-
-
 def divergence(theirs: str, own: str) -> Case:
     return dpo(f"sigmoid, {own}", "sigmoid", "sigmoid", {"f_divergence_type": theirs}, f_divergence=own)
 
 
-CASES = [
+CASES = (
     dpo("sigmoid", "sigmoid", "sigmoid"),
     dpo("hinge", "hinge", "hinge"),
     dpo("ipo, length_average", "ipo", "ipo", length_average=True),
@@ -112,27 +118,27 @@ CASES = [
         {"cpo_alpha": 0.0, "label_smoothing": 0.1},
         {"loss": "cpo", "label_smoothing": 0.1},
     ),
-    differs(
+    replace(
         dpo("sigmoid, smoothing 0.1", "sigmoid", "sigmoid", label_smoothing=0.1),
-        "TRL ignores it",
-        lambda own: own.mean(loss="sigmoid"),
+        because="TRL ignores smoothing but in robust, exo and aot",
+        meaning=lambda own: own.mean(loss="sigmoid"),
     ),
-    differs(
+    replace(
         dpo("ipo, sums", "ipo", "ipo"),
-        "TRL always averages over tokens",
-        lambda own: own.mean(loss="ipo", length_average=True),
+        because="TRL always averages over tokens",
+        meaning=lambda own: own.mean(loss="ipo", length_average=True),
     ),
-    differs(
+    replace(
         dpo("nll (sft)", "sft", "nll"),
-        "TRL's mean is over the tokens of the batch, so long answers count more",
-        lambda own: own.token_nll(),
+        because="TRL's mean is over the tokens of the micro-batch: long answers count more",
+        meaning=lambda own: own.token_nll(),
     ),
     Case(
-        "simpo, TRL's cpo_alpha 1",
+        "simpo, cpo_alpha left at 1",
         "cpo",
         {"loss_type": "simpo", "simpo_gamma": 0.3},
         {"loss": "simpo", "simpo_gamma": 0.3},
-        "TRL adds nll unless cpo_alpha is 0",
+        "TRL adds nll, over tokens",
         lambda own: own.mean(loss="simpo", simpo_gamma=0.3) + own.token_nll(),
     ),
     Case(
@@ -140,7 +146,7 @@ CASES = [
         "cpo",
         {},
         {"loss": {"cpo": 1.0, "nll": 1.0}},
-        "nll over the tokens of the batch",
+        "nll over tokens",
         lambda own: own.mean(loss="cpo") + own.token_nll(),
     ),
     Case(
@@ -148,18 +154,38 @@ CASES = [
         "orpo",
         {},
         {"loss": "orpo"},
-        "nll over the tokens of the batch, prompts included",
-        lambda own: BETA * own.mean(loss="orpo odds") + own.token_nll(with_prompts=True),
+        "nll over tokens, those of the prompts included",
+        lambda own: BETA * own.odds_ratio() + own.token_nll(with_prompts=True),
     ),
-]
+    Case(
+        "kto, pairs, batches of 4",
+        "kto",
+        {"per_device_train_batch_size": 4},
+        {"loss": "kto"},
+        "TRL's batch is of chosen answers alone: it puts 1,000 of them before their rejected ones",
+        lambda own: own.kto([(prompt, chosen, True) for prompt, chosen, _ in own.rows[:4]]),
+    ),
+    Case(
+        "wpo with sft",
+        "dpo",
+        {"loss_type": ["sigmoid", "sft"], "use_weighting": True},
+        {"loss": {"sigmoid": 1.0, "nll": 1.0}, "wpo": True},
+        "it raises, as it multiplies an expanded tensor in place",
+    ),
+    replace(divergence("forward_kl", "forward_kl"), name="forward_kl, far", because="it overflows", policy="far"),
+    replace(dpo("discopop", "discopop", "discopop"), name="discopop, far", because="it overflows", policy="far"),
+)
 
 
 @dataclass(frozen=True)
 class Result:
-    """A loss and its gradient by all weights, in the order of their names; or the error that was raised instead."""
+    """A loss and its gradient by all weights, in the order of their names; not finite where TRL raised."""
 
     loss: float
     gradient: Tensor
+
+    def is_finite(self) -> bool:
+        return math.isfinite(self.loss) and bool(self.gradient.isfinite().all())
 
 
 # The comparing side --------------------------------------------------------------------------------------------------
@@ -174,11 +200,12 @@ def main() -> int:
     make_trl_environment()
     write_inputs()
     theirs = ask_trl()
-    own = Ours(FOLDER)
-    ratios = torch.cat([own.pairs().chosen_log_ratio, own.pairs().rejected_log_ratio])
+    own = {name: Ours(FOLDER, name) for name in ("policy", "far")}
+    pairs = own["policy"].pairs()
+    ratios = torch.cat([pairs.chosen_log_ratio, pairs.rejected_log_ratio])
     print(f"TRL {TRL_VERSION}; {NUM_PAIRS} pairs, log-ratios from {ratios.min():.1f} to {ratios.max():.1f} nats\n")
     print(f"{'loss':28}{'TRL':>11}{'ours':>11}{'|difference|':>14}{'gradients':>11}  verdict")
-    wrong = [case.name for case in CASES if not compare(case, theirs[case.name], own)]
+    wrong = [case.name for case in CASES if not compare(case, theirs[case.name], own[case.policy])]
     print("\ngradients: the largest difference of any weight's, as a share of the largest gradient")
     print("unexplained: " + (", ".join(wrong) or "none"))
     return 1 if wrong else 0
@@ -187,17 +214,23 @@ def main() -> int:
 def compare(case: Case, theirs: Result, own: Ours) -> bool:
     """Print a line of the table; return whether it is as expected."""
     ours = own.result(own.mean(**case.ours))
-    same, verdict = agree(theirs, ours), "same"
-    expected = same == (case.meaning is None)
-    if not same:
-        verdict = f"differs: {case.because or 'no known reason'}"
-    if case.meaning is not None:
-        explained = agree(theirs, own.result(case.meaning(own)))
-        expected = expected and explained
-        verdict += "" if explained else "; but that does not give TRL's figures"
     loss, gradient = differences(theirs, ours)
+    expected, verdict = judge(case, theirs, ours, own)
     print(f"{case.name:28}{theirs.loss:11.6f}{ours.loss:11.6f}{loss:14.1e}{gradient:11.1e}  {verdict}")
     return expected
+
+
+def judge(case: Case, theirs: Result, ours: Result, own: Ours) -> tuple[bool, str]:
+    """Whether this is as expected, and what to say."""
+    if agree(theirs, ours):
+        return not case.because, "same"
+    if not case.because:
+        return False, "differs for no known reason"
+    if case.meaning is None:
+        return not theirs.is_finite() and ours.is_finite(), f"TRL has none: {case.because}"
+    if not agree(theirs, own.result(case.meaning(own))):
+        return False, f"differs, but this does not explain it: {case.because}"
+    return True, f"differs: {case.because}"
 
 
 def agree(one: Result, other: Result) -> bool:
@@ -219,6 +252,9 @@ def write_inputs() -> None:
     model = LlamaForCausalLM(config)
     model.save_pretrained(FOLDER / "policy")
     with torch.no_grad():
+        model.lm_head.weight.mul_(FAR)
+        model.save_pretrained(FOLDER / "far")
+        model.lm_head.weight.div_(FAR)
         for weight in model.parameters():
             weight.add_(REFERENCE_NOISE * torch.randn_like(weight))
     model.save_pretrained(FOLDER / "reference")
@@ -245,12 +281,12 @@ def ask_trl() -> dict[str, Result]:
 class Ours:
     """The pairs by our layout, scorer and losses."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, policy: str) -> None:
         from selfalign.training.model import Scorer, load_model
 
         self.rows = json.loads((folder / "pairs.json").read_text())
         self.policy, self.reference = (
-            Scorer(load_model(str(folder / name), torch.float32)) for name in ("policy", "reference")
+            Scorer(load_model(str(folder / name), torch.float32)) for name in (policy, "reference")
         )
 
     def result(self, loss: Tensor) -> Result:
@@ -262,13 +298,11 @@ class Ours:
         """The mean over pairs, or answers, of what these settings of `train` ask for."""
         from selfalign.config import Train
         from selfalign.objective import loss_terms
-        from selfalign.training.losses import odds_ratio_loss, pair_loss
+        from selfalign.training.losses import pair_loss
 
-        if settings == {"loss": "orpo odds"}:
-            return odds_ratio_loss(self.pairs()).mean()
         train = Train(beta=BETA, **settings)
         if train.algorithm == "kto":
-            return self.kto(train)
+            return self.kto(unpaired(self.rows), train.desirable_weight, train.undesirable_weight)
         pairs = self.pairs(train.ld_alpha)
         shift = self.divergence(self.groups) if train.loss == "kto" else 0.0
         label = torch.ones(NUM_PAIRS)
@@ -311,17 +345,17 @@ class Ours:
         batch = self.batch(self.groups)
         return on_policy_weights(*self.policy(batch, with_collision=True), batch.lengths)
 
-    def kto(self, train: Any) -> Tensor:
-        from selfalign.training.dataset import Group, GroupDataset
+    def odds_ratio(self) -> Tensor:
+        from selfalign.training.losses import odds_ratio_loss
+
+        return odds_ratio_loss(self.pairs()).mean()
+
+    def kto(self, rows: list[Answer], *weights: float) -> Tensor:
         from selfalign.training.losses import kto_answer_loss
 
-        rows = unpaired(self.rows)
-        groups = GroupDataset(
-            [Group(str(number), prompt, (answer,), (float(good),)) for number, (prompt, answer, good) in enumerate(rows)]
-        )
+        groups = singles([(prompt, answer) for prompt, answer, _ in rows])
         policy, reference = self.logps(groups)
         good = torch.tensor([good for *_, good in rows])
-        weights = train.desirable_weight, train.undesirable_weight
         return kto_answer_loss(policy - reference, good, BETA, self.divergence(groups), *weights).mean()
 
     def divergence(self, groups: Any) -> Tensor:
@@ -332,15 +366,21 @@ class Ours:
 
     def token_nll(self, *, with_prompts: bool = False) -> Tensor:
         """The mean over all tokens of the chosen answers, on demand with those of their prompts but the first. []"""
-        from selfalign.training.dataset import Group, GroupDataset
+        cuts = [1 if with_prompts else len(prompt) for prompt, *_ in self.rows]
+        whole = [prompt + chosen for prompt, chosen, _ in self.rows]
+        parts = [(tokens[:cut], tokens[cut:]) for tokens, cut in zip(whole, cuts, strict=True)]
+        return -self.policy(self.batch(singles(parts))).mean()
 
-        rows = [(prompt[:1], prompt[1:] + chosen) if with_prompts else (prompt, chosen) for prompt, chosen, _ in self.rows]
-        groups = GroupDataset([Group(str(number), prompt, (answer,), (1.0,)) for number, (prompt, answer) in enumerate(rows)])
-        return -self.policy(self.batch(groups)).mean()
+
+def singles(rows: list[tuple[list[int], list[int]]]) -> Any:
+    """Prompts with one answer each."""
+    from selfalign.training.dataset import Group, GroupDataset
+
+    return GroupDataset([Group(str(number), prompt, (answer,), (1.0,)) for number, (prompt, answer) in enumerate(rows)])
 
 
-def unpaired(rows: list[list[list[int]]]) -> list[tuple[list[int], list[int], bool]]:
-    """Prompt, answer, and whether it is good: one answer of each pair."""
+def unpaired(rows: list[list[list[int]]]) -> list[Answer]:
+    """One answer of each pair."""
     return [
         (prompt, rejected if number % UNWANTED_EVERY == 0 else chosen, number % UNWANTED_EVERY != 0)
         for number, (prompt, chosen, rejected) in enumerate(rows)
@@ -366,6 +406,12 @@ def run_trl() -> None:
 def trl_result(case: Case) -> Result:
     """One batch of all pairs through the trainer's own data set, collator, loss and backward pass."""
     trainer = make_trainer(case)
+    with suppress(RuntimeError):  # then there is no figure
+        return batch_result(trainer)
+    return Result(math.nan, torch.full((1,), math.nan))
+
+
+def batch_result(trainer: Any) -> Result:
     batch = trainer._prepare_inputs(next(iter(trainer.get_train_dataloader())))
     trainer.model.train()
     loss = trainer.compute_loss(trainer.model, batch)
@@ -400,10 +446,12 @@ def make_trainer(case: Case) -> Any:
         remove_unused_columns=case.trainer not in ("cpo", "orpo"),
         **settings,
     )
-    models = [LlamaForCausalLM.from_pretrained(FOLDER / name, dtype=torch.float32) for name in ("policy", "reference")]
-    referenced = {} if case.trainer in ("cpo", "orpo") else {"ref_model": models[1]}
+    policy, reference = (
+        LlamaForCausalLM.from_pretrained(FOLDER / name, dtype=torch.float32) for name in (case.policy, "reference")
+    )
+    referenced = {} if case.trainer in ("cpo", "orpo") else {"ref_model": reference}
     return trainer(
-        model=models[0],
+        model=policy,
         **referenced,
         args=args,
         train_dataset=Dataset.from_list(rows_for_trl(case.trainer)),
