@@ -336,7 +336,6 @@ def test_a_budget_leaves_something_to_choose(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("min_margin=0.2", "whatever the judge says"),
         ("max_per_prompt=2", "spin makes one pair a prompt"),
         ("length_balance=0.1", "picks no best candidate"),
     ],
