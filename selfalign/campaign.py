@@ -24,6 +24,7 @@ from selfalign.bootstrap import (
 from selfalign.records import Checkpoint, Report
 from selfalign.rounds import (
     Baseline,
+    add_rewards,
     build_examples,
     draw_prompts,
     evaluate_policy,
@@ -78,6 +79,7 @@ def run_round(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -
     judgments = judge_candidates(work, number, drawn, candidates, constitution, policy, baseline)
     examples = build_examples(work, number, drawn, candidates, judgments, constitution)
     data = training_data(work, number, drawn, candidates, examples)
+    data = add_rewards(work, number, data, policy, baseline)
     trained = train_policy(work, number, data, policy, baseline)
     outcome = evaluate_policy(work, number, candidates, judgments, examples, constitution, trained, policy, baseline)
     return trained, outcome

@@ -13,9 +13,22 @@ from selfalign import config
 from selfalign import constitution as constitutions
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
+from selfalign.objective import needs_rewards
 from selfalign.records import Candidate, Checkpoint, Judgment, Prompt, Report, Scored, derived_seed
 from selfalign.resources import find_constitution
-from selfalign.stages import evaluate, examples, generate, judge, pairs, prompts, rankings, report, revise, train
+from selfalign.stages import (
+    evaluate,
+    examples,
+    generate,
+    judge,
+    pairs,
+    prompts,
+    rankings,
+    report,
+    revise,
+    reward,
+    train,
+)
 from selfalign.steps import Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
 
@@ -186,6 +199,52 @@ def replay(work: Work, number: int, kind: examples.Kind, built: Step, earlier: l
     return perform(
         work, "pairs", f"rounds/{number:03d}/replay/{kind}", process,
         num_shards=1, after=[built, *earlier], config=[settings, seed], round=number,
+    )  # fmt: skip
+
+
+def add_rewards(work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline) -> train.Data:
+    """Train a reward model on the pairs and let it reward every answer, where the loss asks for rewards.
+
+    Raises StageError where the reward model is no better than chance.
+    """
+    if not needs_rewards(work.settings.train):
+        return data
+    trained, model = train_reward_model(work, number, data, policy, baseline)
+    found = reward.read_held_out(trained.path)
+    work.run.emit("reward_model", round=number, accuracy=found.accuracy, pairs=found.pairs)
+    reward.check_believable(found, work.settings.reward_model)
+    return replace(data, rewards=[reward_answers(work, number, data, trained, model)])
+
+
+def train_reward_model(
+    work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline
+) -> tuple[Step, Checkpoint]:
+    settings = work.settings.reward_model
+    own = {"base": baseline.policy, "policy": policy}
+    start = own.get(settings.model) or train.base_checkpoint(settings.model, None)
+    trained = perform_training(
+        work, number, f"rounds/{number:03d}/reward_model",
+        after=data.steps, inputs={"start": start.digest}, config=[settings, work.settings.seed], stage="reward",
+        job=lambda folder: train.make_reward_job(work.settings, number, folder, data, start),
+    )  # fmt: skip
+    return trained, train.trained_checkpoint(trained.path, trained.digest, start, number, "reward_model")
+
+
+def reward_answers(work: Work, number: int, data: train.Data, trained: Step, model: Checkpoint) -> Step:
+    """The rewards of candidates and gold answers: a shard for each step that they stand in."""
+    sources = [*data.prompts, *data.candidates]
+
+    def answers(step: Step) -> list[Candidate]:
+        if step in data.candidates:
+            return records_of(step, Candidate)
+        return examples.gold_answers(records_of(step, Prompt))[0]
+
+    def process(missing: list[int]) -> Shards:
+        yield from ((i, reward.rewards_of(answers(sources[i]), trained.path, model.id)) for i in missing)
+
+    return perform(
+        work, "reward", f"rounds/{number:03d}/rewards", process,
+        num_shards=len(sources), after=[trained, *sources], round=number,
     )  # fmt: skip
 
 

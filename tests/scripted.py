@@ -83,6 +83,7 @@ class ScriptedWorkers:
         self.learns, self.stale = learns, stale
         self.served: list[str] = []
         self.jobs: list[TrainJob] = []
+        self.reward_jobs: list[TrainJob] = []
         self.on_train: Callable[[], None] = lambda: None
         self._engine: KindEngine | None = None
 
@@ -94,6 +95,10 @@ class ScriptedWorkers:
 
     def train(self, job: TrainJob, emit: Callable[..., None]) -> None:
         self.on_train()
+        if job.train.algorithm == "reward_model":
+            self.reward_jobs.append(job)
+            write_rewards(job)
+            return
         self.jobs.append(job)
         preferred = preferred_texts(job)
         share = sum(text.startswith("kind") for text in preferred) / len(preferred)
@@ -119,6 +124,17 @@ def preferred_texts(job: TrainJob) -> list[str]:
     if kind == "rankings":
         return [texts[ranking.candidate_ids[0]] for ranking in records_in(job.examples_dirs, Ranking)]
     return [texts[pair.chosen_id] for pair in records_in(job.examples_dirs, Pair)]
+
+
+def write_rewards(job: TrainJob, right: int = 9) -> None:
+    """What a trainer of a reward model leaves: one that knows what is kind, right on `right` of 10 pairs."""
+    write_model(Path(job.output_dir), 0.0)
+    golds = [gold for prompt in records_in(job.prompts_dirs, Prompt) if (gold := prompt.gold()) is not None]
+    answers = [*records_in(job.candidates_dirs, Candidate), *golds]
+    rewards = {answer.id: float(answer.text.startswith("kind")) for answer in answers}
+    gaps = [1.0] * right + [-1.0] * (10 - right)
+    atomic_write(Path(job.output_dir) / "rewards.json", json.dumps(rewards).encode())
+    atomic_write(Path(job.output_dir) / "heldout.json", json.dumps({"gaps": gaps}).encode())
 
 
 def records_in(folders: Iterable[str], record_type: type) -> list[Any]:

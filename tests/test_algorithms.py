@@ -11,11 +11,11 @@ import pytest
 
 from selfalign.campaign import run_campaign
 from selfalign.config import ConfigError, in_round
-from selfalign.records import GOLD, Candidate, Pair, Prompt, Ranking, Revision
+from selfalign.records import GOLD, Candidate, Pair, Prompt, Ranking, Revision, Reward
 from selfalign.stages import StageError
 from selfalign.steps import Interrupted, Work
 from selfalign.store import Step
-from tests.scripted import ScriptedWorkers, preferred_texts, start, write_campaign
+from tests.scripted import ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
 from tests.test_campaign import run
 
 RANKED = ["kto", "bco", "sppo", "ranking"]
@@ -213,3 +213,38 @@ def test_settings_of_the_bootstrap_alone_are_refused_without_it(tmp_path: Path) 
         write_campaign(tmp_path, revise__steps=2)
     with pytest.raises(ConfigError, match="answers to learn, not to compare"):
         write_campaign(tmp_path, bootstrap="critique-revision", revise__train__algorithm="dpo")
+
+
+# With a reward model.
+
+
+def test_a_reward_model_rewards_what_the_policy_is_trained_on(tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=0.1)
+    settings = write_campaign(tmp_path, train__loss="{sigmoid: 1, distill: 0.5}", replay__ratio=0.5)
+    run(tmp_path, settings, workers)
+    assert [job.policy_path for job in workers.reward_jobs] == [str(tmp_path / "base")] * 2
+    rewards = {row.candidate_id: row.reward for row in rows(tmp_path, "rounds/001/rewards", Reward)}
+    pairs = rows(tmp_path, "rounds/001/pairs", Pair) + rows(tmp_path, "rounds/001/replay/pairs", Pair)
+    assert all(rewards[pair.chosen_id] == 1.0 for pair in pairs)
+    assert workers.jobs[1].rewards_dirs == (str(step(tmp_path, "rounds/001/rewards").path),)
+
+
+def test_a_reward_model_that_is_no_better_than_chance_stops_the_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.scripted.write_rewards", lambda job: write_rewards(job, right=5))
+    with pytest.raises(StageError, match=r"right on 50\.0% of 10 held-out pairs"):
+        run(tmp_path, write_campaign(tmp_path, train__reward_weight=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"train__algorithm": "reward_model"}, "a reward model is no policy"),
+        ({"reward_model__holdout": 0.2}, "no round asks for rewards"),
+        ({"reward_model__train__algorithm": "dpo"}, "trains the reward model and nothing else"),
+    ],
+)
+def test_reward_models_that_nobody_asks_for_are_refused(settings: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        write_campaign(tmp_path, **settings)

@@ -23,6 +23,7 @@ from selfalign.config.tree import (
     Prompts,
     Replay,
     Revise,
+    RewardModel,
     Train,
     in_round,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Prompts",
     "Replay",
     "Revise",
+    "RewardModel",
     "Train",
     "contradictions",
     "in_round",

@@ -182,7 +182,7 @@ def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
     """Make the paths of the user's files absolute; leave shipped files, Hub names and missing files as written."""
 
     def path(name: str | None) -> str | None:
-        return name if name in (None, "self", "base") else _absolute(name, resources.find(name, folder))
+        return name if name in (None, "self", "base", "policy") else _absolute(name, resources.find(name, folder))
 
     def patterns(names: str | list[str]) -> str | list[str]:
         return [pattern(name) for name in names] if isinstance(names, list) else pattern(names)
@@ -199,6 +199,7 @@ def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
         prompts=replace(
             campaign.prompts, train=patterns(campaign.prompts.train), heldout=patterns(campaign.prompts.heldout)
         ),
+        reward_model=replace(campaign.reward_model, model=path(campaign.reward_model.model)),
         revise=replace(
             campaign.revise, prompts=patterns(campaign.revise.prompts), helpful=patterns(campaign.revise.helpful)
         ),

@@ -95,7 +95,7 @@ class Pairs:
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    algorithm: Literal["dpo", "kto", "bco", "sppo", "ranking", "raft", "sft"] = "dpo"
+    algorithm: Literal["dpo", "kto", "bco", "sppo", "ranking", "raft", "sft", "reward_model"] = "dpo"
     loss: LossName | dict[LossName, float] = "sigmoid"  # one, or several with their weights: {sigmoid: 1, nll: 0.2}
     beta: Positive = 0.1
     label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
@@ -108,6 +108,7 @@ class Train:
     f_alpha: Annotated[float, Meta(gt=0, lt=1)] = 0.5  # f_divergence alpha
     ld_alpha: Fraction | None = None  # LD-DPO: what a token past the shorter answer's length counts
     wpo: bool = False  # weigh pairs by how likely the policy is to say them
+    reward_weight: bool = False  # weigh pairs by how sure a reward model is of them
     learning_rate: Positive = 5e-6
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: Fraction = 0.1
@@ -122,6 +123,19 @@ class Train:
     checkpoint_every: Count | None = None  # optimizer steps; default: none
     num_processes: Count = 1
     accelerate_config: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModel:
+    """A Bradley-Terry model of the pairs, a scalar head on the policy before the round; read by what needs rewards."""
+
+    model: str = "base"  # what it starts from: base, policy (the round's own), or a model folder
+    adapter: Adapter | None = None
+    holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.1  # of the prompts: their pairs are kept for its evaluation
+    centering: NonNegative = 0.01  # weight of (r(w) + r(l))^2, which keeps rewards about 0
+    margin: NonNegative = 0.0  # what the gap of a pair is to exceed, times 2 p - 1
+    min_accuracy: Fraction = 0.55  # on held-out pairs; below it the round stops
+    train: Train = field(default_factory=lambda: Train(algorithm="reward_model", learning_rate=1e-5))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +239,7 @@ class Campaign:
     judge: Judge = field(default_factory=Judge)
     pairs: Pairs = field(default_factory=Pairs)
     replay: Replay = field(default_factory=Replay)
+    reward_model: RewardModel = field(default_factory=RewardModel)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     accept: Accept = field(default_factory=Accept)
