@@ -30,6 +30,11 @@ PLOT = ROOT / "benchmarks" / "algorithms.svg"
 FREE = {"accept.win_rate_lower_bound": "null", "accept.max_kl": "null", "accept.max_length_ratio": "null"}
 HARD = {"pairs.labels": "hard"}
 
+REWARDS = {
+    "reward_model.train.learning_rate": "2e-4", "reward_model.train.epochs": "3", "reward_model.train.batch_size": "16",
+    "reward_model.train.max_length": "512",
+}  # fmt: skip
+
 # The settings in which each differs from the pocket recipe (beta 1, learning rate 2e-4, 3 epochs of 16 pairs).
 METHODS: dict[str, dict[str, str]] = {
     "sigmoid": {},
@@ -68,6 +73,8 @@ METHODS: dict[str, dict[str, str]] = {
     "margin-buckets": {"pairs.strategy": "margin-buckets", "train.epochs": "1"},
     "replay": {"replay.ratio": "0.5"},
     "averaged reference": {"reference": "ema"},
+    "distilled reward": {"train.loss": "{sigmoid: 1, distill: 0.1}", **REWARDS},
+    "reward weights": {"train.reward_weight": "true", **REWARDS},
 }
 
 

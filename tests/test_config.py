@@ -408,3 +408,10 @@ def test_the_schema_accepts_recipes_and_refuses_unknown_keys() -> None:
         text = resources.recipe(name).read_text(encoding="utf-8")
         assert not list(validator.iter_errors(source.read_yaml(text, name).value))
     assert list(validator.iter_errors({"train": {"betta": 1}}))
+
+
+def test_a_section_keeps_the_defaults_of_the_place_it_stands_in(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "bootstrap: critique-revision\nrevise: {train: {learning_rate: 1e-4}}\n")
+    campaign = config.load(path).campaign
+    assert campaign.revise.train == config.Train(algorithm="sft", learning_rate=1e-4)
+    assert config.load(write(tmp_path, config.to_yaml(campaign))).campaign == campaign

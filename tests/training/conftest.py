@@ -100,9 +100,8 @@ def write_round(
         prompts.append(prompt)
         candidates += answers
         examples.append(example_of(algorithm, prompt, answers, float(generator.uniform(0.6, 1.0))))
-    name = {"dpo": "pairs", "reward_model": "pairs", "sft": "demonstrations", "raft": "demonstrations"}.get(
-        algorithm, "rankings"
-    )
+    steps = {"dpo": "pairs", "reward_model": "pairs", "sft": "demonstrations", "raft": "demonstrations"}
+    name = steps.get(algorithm, "rankings")
     run = Run.create(run_path, "name: test\n")
     folders = {}
     with run.lock():
