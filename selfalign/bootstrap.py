@@ -5,6 +5,7 @@ SL-CAI, Bai et al. 2022 (arXiv:2212.08073), section 3. `campaign` tells in which
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from selfalign.constitution import Constitution
@@ -23,16 +24,18 @@ def draw_revised_prompts(work: Work) -> Step:
     return _drawn(work, f"{FOLDER}/prompts", settings.prompts or work.settings.prompts.train, settings.num_prompts)
 
 
-def draw_helpful_prompts(work: Work) -> Step | None:
-    """The prompts whose answers are kept as they are; None where none are asked for."""
+def draw_helpful_prompts(work: Work, revised: Step) -> Step | None:
+    """The prompts whose answers are kept as they are, as many as could be needed; None where none are asked for."""
     settings = work.settings.revise
     if not settings.helpful or not settings.helpful_ratio:
         return None
-    return _drawn(work, f"{FOLDER}/helpful/prompts", settings.helpful, None)
+    needed = math.ceil(settings.helpful_ratio * settings.steps * revised.counts["rows"])
+    return _drawn(work, f"{FOLDER}/helpful/prompts", settings.helpful, needed, at_most=True)
 
 
-def _drawn(work: Work, name: str, patterns: str | list[str], number: int | None) -> Step:
+def _drawn(work: Work, name: str, patterns: str | list[str], number: int | None, *, at_most: bool = False) -> Step:
     available = prompts.load(patterns, "train")
+    number = min(number, len(available)) if at_most else number
     return write_prompts(work, name, prompts.draw(available, number, work.settings.seed, 0), 0)
 
 

@@ -88,7 +88,8 @@ def run_round(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -
 def run_bootstrap(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> tuple[Checkpoint, Report]:
     """Round zero, where it is asked for: the policy criticises and rewrites its own answers, and learns from them."""
     constitution = freeze_constitution(work, number)
-    drawn, helpful = draw_revised_prompts(work), draw_helpful_prompts(work)
+    drawn = draw_revised_prompts(work)
+    helpful = draw_helpful_prompts(work, drawn)
     answers = answer_once(work, drawn, policy, baseline)
     kept = answer_once(work, helpful, policy, baseline) if helpful else None
     revisions = revise_answers(work, drawn, answers, constitution, policy, baseline)

@@ -9,8 +9,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
+
+from selfalign import config
+from selfalign.objective import LossName
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -84,6 +88,21 @@ def test_the_campaign_file_that_is_shown_is_a_valid_one(clone: Path) -> None:
     assert said.returncode == 2
     assert "nowhere" in said.stderr and "Traceback" not in said.stderr
     assert not (clone / "runs" / "harmless").exists()
+
+
+def test_the_phases_that_are_shown_make_sense(tmp_path: Path) -> None:
+    shown, phases = (next(b for b in blocks("yaml") if words in b) for words in ("name: harmless", "schedule:"))
+    both = "\n".join(line for line in shown.splitlines() if not line.startswith("rounds:")) + "\n" + phases
+    (tmp_path / "both.yaml").write_text(both, encoding="utf-8")
+    campaign = config.load(tmp_path / "both.yaml").campaign
+    assert [config.in_round(campaign, number).train.algorithm for number in range(5)] == ["sft", *["dpo"] * 4]
+    assert config.in_round(campaign, 4).train.loss == "ipo"
+
+
+def test_every_algorithm_strategy_and_loss_is_named() -> None:
+    hints = {**get_type_hints(config.Train), **get_type_hints(config.Pairs)}
+    names = {*get_args(hints["algorithm"]), *get_args(hints["strategy"]), *get_args(LossName)} - {"reward_model"}
+    assert not {name for name in names if f"`{name}`" not in README}
 
 
 def test_what_is_said_to_install_can_be_installed(clone: Path, tmp_path: Path) -> None:
