@@ -21,7 +21,7 @@ def test_runs_ls_gives_state_rounds_and_win_rate(sample: Path, cli: Cli) -> None
     assert rows["sample"]["win_rate_vs_base"]["rate"] == pytest.approx(0.65)
     table = cli("runs", "ls", cwd=sample).stdout.splitlines()
     assert table[0].split()[:3] == ["run", "state", "rounds"]
-    assert "runs/sample" in table[2]
+    assert "runs/sample" in table[-1]
 
 
 def test_runs_compare_names_the_settings_that_differ(sample: Path, cli: Cli) -> None:
