@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, TypeVar, get_args
+from typing import Any, Generic, TypeVar
 
 from rich.text import Text
 
@@ -151,15 +151,21 @@ def find(run: Run, kind: Kind, name: str) -> Example[Any]:
     )
 
 
+def held(run: Run) -> dict[Kind, list[int]]:
+    """By kind of example the rounds that hold it, those of the first round first."""
+    found = {kind: [n for n in run.rounds() if run.view(f"rounds/{n:03d}/{kind}") is not None] for kind in RECORDS}
+    return dict(sorted(((kind, numbers) for kind, numbers in found.items() if numbers), key=lambda item: item[1]))
+
+
 def elsewhere(run: Run, kind: Kind, rounds: Sequence[int]) -> list[str]:
-    """What the rounds hold that hold another kind, each with the command that lists it."""
-    held = {other: [n for n in rounds if run.view(f"rounds/{n:03d}/{other}") is not None] for other in get_args(Kind)}
-    others = sorted((numbers, other) for other, numbers in held.items() if numbers and other != kind)
-    return [
-        f"{'round' if len(numbers) == 1 else 'rounds'} {', '.join(map(str, numbers))} "
-        f"{'holds' if len(numbers) == 1 else 'hold'} {other}:  selfalign {other} ls {run.path}"
-        for numbers, other in others
-    ]
+    """What those of the rounds hold that hold another kind, each with the command that lists it."""
+    lines = []
+    for other, numbers in held(run).items():
+        there = [number for number in numbers if number in rounds]
+        if other != kind and there:
+            which = f"round {there[0]} holds" if len(there) == 1 else f"rounds {', '.join(map(str, there))} hold"
+            lines.append(f"{which} {other}:  selfalign {other} ls {run.path}")
+    return lines
 
 
 # Showing.

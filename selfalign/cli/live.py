@@ -22,7 +22,7 @@ from selfalign.text import one_line
 REFRESH_PER_SECOND = 4
 ROUNDS_SHOWN = 8
 WARNINGS_SHOWN = 3
-MODEL_STAGES = frozenset({"generate", "judge", "train", "evaluate"})
+MODEL_STAGES = frozenset({"generate", "revise", "judge", "train", "evaluate"})
 
 
 class RichDisplay:
@@ -88,18 +88,20 @@ def _header(progress: Progress, title: str, now: float, state: str) -> Text:
     header.append(f"  {duration(progress.elapsed(now))} so far", style="not bold dim")
     if state == "running":
         eta = progress.campaign_eta(now)
-        said = f"about {duration(eta)} left" if eta is not None else "time left: known after round 0"
+        unknown = f"time left: known after round {progress.eta_known_after()}"
+        said = f"about {duration(eta)} left" if eta is not None else unknown
         header.append(f"  {said}", style="not bold cyan")
     return header
 
 
 def _rounds_table(progress: Progress, now: float, unicode: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
-    for column in ("round", *STAGES):
+    stages = [stage for stage in STAGES if stage != "revise" or any(name == "revise" for _, name in progress.stages)]
+    for column in ("round", *stages):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("gate", no_wrap=True)
     for round in _rounds_shown(progress):
-        cells = [_cell(progress.stages.get((round, stage)), unicode) for stage in STAGES]
+        cells = [_cell(progress.stages.get((round, stage)), unicode) for stage in stages]
         table.add_row(Text("base" if round is None else str(round)), *cells, _gate_cell(progress, round, unicode))
     return table
 

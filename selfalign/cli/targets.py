@@ -95,7 +95,9 @@ def _load(file: Path, overrides: Sequence[str]) -> config.Loaded:
 
 
 def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, list[Prompt]]:
-    """Look at everything that the settings name, before a run is made or a model loaded; return the prompts by split.
+    """Look at everything that the settings name, before a run is made or a model loaded; return the prompts by use.
+
+    The uses are "train", "heldout", and of the bootstrap "revise" and "helpful".
 
     Offline, sets on the Hub are left out. Raises ConfigError or PromptError: a file missing, a constitution refused, a
     folder that is no model, prompts that cannot be read, or held-out prompts that are training prompts too.
@@ -105,16 +107,19 @@ def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, l
 
     check_files(loaded)
     folder = loaded.file.parent if loaded.file else None
-    found = {}
-    for split in ("train", "heldout"):
-        patterns = getattr(loaded.campaign.prompts, split)
+    campaign, found = loaded.campaign, {}
+    named = {"train": campaign.prompts.train, "heldout": campaign.prompts.heldout}
+    if campaign.bootstrap != "none":
+        named |= {"revise": campaign.revise.prompts, "helpful": campaign.revise.helpful}
+    for use, patterns in named.items():
         patterns = [patterns] if isinstance(patterns, str) else patterns
-        local = [pattern for pattern in patterns if not (offline and pattern.startswith("datasets:"))]
+        local = [pattern for pattern in patterns if pattern and not (offline and pattern.startswith("datasets:"))]
         if local:
-            found[split] = prompts.load(local, split, folder)
-    prompts.check_disjoint(found.get("train", []), found.get("heldout", []))
-    if "train" in found and len(found) == 2:
-        prompts.draw(found["train"], loaded.campaign.prompts.per_round, loaded.campaign.seed, 0)
+            found[use] = prompts.load(local, "heldout" if use == "heldout" else "train", folder)
+    trained = [prompt for use, those in found.items() if use != "heldout" for prompt in those]
+    prompts.check_disjoint(trained, found.get("heldout", []))
+    if "train" in found and "heldout" in found:
+        prompts.draw(found["train"], campaign.prompts.per_round, campaign.seed, 0)
     return found
 
 

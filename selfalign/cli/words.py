@@ -26,10 +26,16 @@ def progress_text(stage: StageProgress, now: float, campaign_eta: float | None) 
 
 
 def done_text(event: Mapping[str, Any], stage: StageProgress) -> str:
-    """What a finished step made; of the steps of an evaluation, also which."""
-    name = str(event.get("step", "")).rpartition("/")[2]
+    """What a finished step made, and which it is where its stage has several."""
+    *folders, name = str(event.get("step", "")).split("/")
     said = counts_text(stage.counts) or metrics_text(stage.metrics) or "done"
-    return f"{one_line(name)}: {said}" if stage.name == "evaluate" and name else said
+    if "replay" in folders:
+        name = "replayed"
+    elif stage.name == "revise" and folders:
+        name = f"step {folders[-1]}"
+    elif stage.name != "evaluate":
+        return said
+    return f"{one_line(name)}: {said}" if name else said
 
 
 def rate_text(rate: float) -> str:
@@ -41,8 +47,10 @@ def reused_text(stage: StageProgress) -> str:
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
-    """The three figures of a training step that people watch: loss, reward accuracy, reward margin."""
+    """The figures of a training step that people watch: loss, reward accuracy and margin, or else log-probability."""
     names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    if not metrics.keys() & {"rewards/accuracies", "rewards/margins"}:
+        names["logps/chosen"] = "log-prob"
     return "  ".join(
         f"{label} {metrics[key]:.3f}" for key, label in names.items() if isinstance(metrics.get(key), int | float)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,13 +110,23 @@ def _round(run: Run, number: int, *, accepted: bool, kind: str = "pairs", gold: 
         digests |= _write(run, f"{folder}/replay/{kind}", [Pair("earlier", "a", "b", 0.8, 0.5)] * 3, digests)
     policy = run.step(f"{folder}/policy", inputs=digests, config={})
     (policy.path / "config.json").write_text("{}")
+    (policy.path / "metrics.jsonl").write_text("".join(f"{json.dumps(_metrics(kind, i))}\n" for i in range(1, 91)))
     policy.finish({"seconds": 9.0})
     report.write(run, make_report(run, number, accepted=accepted, kind=kind))
 
 
+def _metrics(kind: str, step: int) -> dict[str, float]:
+    """What training on a kind of example logs: of demonstrations no rewards, of labelled answers no accuracies."""
+    found = {"step": step, "loss": 0.7 - 0.001 * step, "logps/chosen": -40.0 + 0.1 * step}
+    if kind != "demonstrations":
+        found |= {"logps/rejected": -40.0, "rewards/chosen": 0.01 * step, "rewards/rejected": -0.01 * step}
+        found["rewards/margins"] = 0.02 * step
+    return found | ({"rewards/accuracies": 0.5 + 0.005 * step} if kind == "pairs" else {})
+
+
 def _write(run: Run, name: str, rows: list[Any], inputs: dict[str, str], seconds: float = 2.5) -> dict[str, str]:
     step = run.step(name, inputs=inputs, config={})
-    step.write(0, rows, counts={name.rpartition("/")[2]: len(rows)})
+    step.write(0, rows, counts={"rows": len(rows)})
     step.finish({"seconds": seconds})
     return {name: step.digest}
 

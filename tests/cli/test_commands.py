@@ -153,9 +153,13 @@ def test_plan_offline_counts_and_shows_a_judge_prompt(sample: Path, cli: Cli, tm
     done = cli("plan", "fresh.yaml", "--offline", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["work"]["candidates"] == 6 * 4
-    assert found["work"]["judgments"] == 6 * 6 * 2  # six comparisons of four candidates, in both orders
-    assert found["work"]["heldout_judgments"] == 2 * 2 * 2
+    first, second, third = found["work"]["rounds"]
+    assert (first["candidates"], first["examples"]) == (6 * 4, 6)
+    assert first["judgments"] == 6 * 6 * 2  # six comparisons of four candidates, in both orders
+    assert first["heldout_judgments"] == 2 * 2  # the previous policy is the base
+    assert second["heldout_judgments"] == third["heldout_judgments"] == 2 * 2 * 2
+    assert found["work"]["total"]["candidates"] == 3 * 6 * 4
+    assert [phase["rounds"] for phase in found["phases"]] == [[0, 1, 2]]
     assert "The first response stands here." in found["judge_prompt"]
     assert found["probe"] is None
     assert "unknown" in cli("plan", "fresh.yaml", "--offline", cwd=tmp_path).stderr
