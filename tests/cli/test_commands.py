@@ -24,13 +24,6 @@ def test_runs_ls_gives_state_rounds_and_win_rate(sample: Path, cli: Cli) -> None
     assert "runs/sample" in table[-1]
 
 
-def test_runs_compare_names_the_settings_that_differ(sample: Path, cli: Cli) -> None:
-    found = json.loads(cli("runs", "compare", "sample", "other", "--json", cwd=sample).stdout)
-    assert found["settings"] == [{"name": "name", "a": "sample", "b": "other"}, {"name": "seed", "a": 17, "b": 3}]
-    assert found["figures"][0]["KL to base"] == [1.5, 2.5]
-    assert "▁█" in cli("runs", "compare", "sample", "other", cwd=sample).stdout
-
-
 def test_status_tells_a_dead_run_from_a_finished_one(sample: Path, cli: Cli, tmp_path: Path) -> None:
     assert json.loads(cli("status", "sample", "--json", cwd=sample).stdout)["state"] == "done"
     shutil.copytree(sample / "runs" / "sample", tmp_path / "runs" / "killed")

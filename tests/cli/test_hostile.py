@@ -17,7 +17,7 @@ from tests.cli.conftest import Cli, environment
 OURS = re.compile(rb"\x1b\[(?:[0-9;]*m|[0-9]*[AG]|2K|\?25[lh]|H)")
 READERS = [
     ["runs", "ls"],
-    ["runs", "compare", "sample", "other"],
+    ["runs", "compare", "sample", "other", "mixed"],
     ["status", "sample"],
     ["pairs", "ls", "sample"],
     ["pairs", "show", "sample", "0:0"],
