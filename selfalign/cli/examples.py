@@ -218,7 +218,12 @@ def cells(texts: Iterable[str]) -> tuple[str, ...]:
 
 def verdicts(judgments: Iterable[Judgment], names: Mapping[str, str]) -> Iterator[Text]:
     """One line a verdict, by principle: which answer (by `names`) was shown first, which one won, how surely."""
-    for judgment in sorted(judgments, key=lambda judgment: judgment.principle_id):
+    order = {name: place for place, name in enumerate(names)}
+
+    def place(judgment: Judgment) -> tuple[str, int]:
+        return judgment.principle_id, order.get(judgment.first_id, len(order))
+
+    for judgment in sorted(judgments, key=place):
         first, second = names.get(judgment.first_id, "another"), names.get(judgment.second_id, "another")
         principle = f"  {one_line(judgment.principle_id):<18}"
         if not judgment.second_id:

@@ -80,7 +80,7 @@ def plan(
     print()
     each = [phase.name + (", each" if len(phase.rounds) > 1 else "") for phase in stretches]
     columns = ("estimate, at most", *(each if len(each) > 1 else ["a round"]), "the campaign")
-    print_table(columns, _rows(settings, stretches, work, needs, speed), right=columns[1:])
+    print_table(columns, estimates(settings, stretches, work, needs, speed), right=columns[1:])
     _remarks(settings, needs, speed, work)
     say(f"next:  selfalign run {target}")
     return 0
@@ -96,7 +96,7 @@ def _phase(phase: Phase) -> tuple[str, ...]:
     return phase.name, kind_of(train.algorithm), train.algorithm, loss_name(train), ", ".join(changes) or "–"
 
 
-def _rows(
+def estimates(
     settings: Campaign, stretches: Sequence[Phase], work: Workload, needs: Needs, speed: Speed | None
 ) -> list[Row]:
     """The estimates: of each phase its largest round, then the sum over all rounds."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from selfalign.cli.estimate import Speed
+from selfalign.cli.estimate import Needs, Speed
+from selfalign.cli.plan import estimates
 from selfalign.cli.targets import check_inputs
 from selfalign.cli.workload import RoundWork, Workload, count_work, examples_per_prompt, phases
 from selfalign.config import Campaign, Generate, Judge, Pairs, Phase, Replay, Revise, Train, load
@@ -121,6 +122,21 @@ def test_seconds_follow_the_counts() -> None:
     assert speed.seconds(work, whole) == pytest.approx(
         {"generate": 2.0, "revise": 4.0, "judge": 2.0, "train": 4 * (60 + 60) / 200, "evaluate": 1.5}
     )
+
+
+def test_plan_adds_up_the_seconds_of_all_rounds() -> None:
+    campaign = Campaign(rounds=2, schedule=(Phase(rounds=1), Phase(rounds=1, train={"algorithm": "sft"})))
+    speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
+    rounds = RoundWork(0, "pairs", candidates=20, judgments=10), RoundWork(1, "demonstrations", heldout=5)
+    whole = Workload(rounds, prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
+    needs = Needs(None, None, None, None, 0, "CPU")
+    rows = {row[0]: row[1:] for row in estimates(campaign, phases(campaign), whole, needs, speed)}
+    assert rows["judgments"] == ("10", "0", "10")
+    assert rows["generate, about"] == ("2.0 s", "0.0 s", "2.0 s")
+    assert rows["evaluate, about"] == ("0.0 s", "0.5 s", "0.5 s")
+    assert rows["time, about"] == ("4.0 s", "0.5 s", "14 s")  # with the start of the engine
+    assert "revise, about" not in rows
+    assert "replayed" not in rows
 
 
 DEEP = """\

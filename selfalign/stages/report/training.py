@@ -16,7 +16,7 @@ from selfalign.stages.report.plots import Point, Series, line_chart
 from selfalign.store import Run
 
 METRICS_FILE = "metrics.jsonl"
-POINTS = 40  # of a curve; longer ones show the means of stretches of steps
+POINTS = 24  # of a curve; longer ones show the means of stretches of steps
 CURVES: Mapping[str, Mapping[str, str]] = {  # by title the metrics of a chart and what each is called
     "Training loss": {"loss": "loss"},
     "Rewards": {"rewards/chosen": "chosen", "rewards/rejected": "rejected"},
