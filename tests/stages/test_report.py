@@ -140,12 +140,12 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize(
     ("number", "said", "unsaid"),
     [
-        (0, ["6 demonstrations", "SFT, learning rate", "| reference | none |", "loss, by step: loss 0.698 (1) to"],
+        (0, ["6 demonstrations", "SFT, learning rate", "| reference | none |", ": loss 0.699 (1) to 0.68 (20)"],
          ["Rewards, by step", "replayed"]),
         (1, ["6 rankings", "KTO (beta 0.3), learning rate", "| reference | the policy before this round |",
-             "Rewards, by step: chosen 0.02 (1) to"], ["Reward accuracy", "replayed"]),
+             "Rewards, by step: chosen 0.01 (1) to 0.2 (20); rejected"], ["Reward accuracy", "replayed"]),
         (2, ["6 pairs", "DPO (sigmoid loss, beta 0.1)", "| replayed | 3 pairs of earlier rounds |",
-             "Reward accuracy, by step: accuracy 0.51 (1) to 0.945 (88)"], []),
+             "Reward accuracy, by step: accuracy 0.505 (1) to 0.6 (20)"], []),
     ],
 )  # fmt: skip
 def test_a_page_says_how_its_round_was_trained(number: int, said: list[str], unsaid: list[str], mixed: Run) -> None:
@@ -201,6 +201,13 @@ def test_curves_of_few_steps_and_of_none() -> None:
     assert training.curves([]) == []
     (chart,) = training.curves([{"step": 1, "loss": 0.5}])
     assert chart.words == "Training loss, by step: loss 0.5 (1)."
+
+
+def test_a_long_curve_shows_the_means_of_stretches() -> None:
+    steps = [{"step": step, "loss": float(step)} for step in range(1, 1001)]
+    (chart,) = training.curves(steps)
+    assert chart.svg.count("<circle") == 24
+    assert chart.words == "Training loss, by step: loss 21.5 (1) to 984 (967)."
 
 
 def test_a_chart_is_well_formed_and_within_its_frame() -> None:
