@@ -1,19 +1,30 @@
 """THE STORY: a campaign is rounds, a round is stages, and the accepted checkpoint is the next round's policy.
 
-    prompts -> candidates -> judgments -> pairs -> training -> report -> accept or stop
-               (policy)      (judge)      (labels)  (DPO)       (held-out judge, gate)
+    prompts -> candidates -> judgments -> examples -> training -> report -> accept or stop
+               (policy)      (judge)      (pairs,     (DPO and    (held-out judge, gate)
+                                           rankings)   its kin)
 
 Every stage is a durable step of the run folder: running the same campaign again goes on where it stopped. This file
-says what happens and in which order; `rounds` says from what each step is made, `stages` how, and `launch` where.
+says what happens and in which order; `rounds` and `bootstrap` say from what each step is made, `stages` how, and
+`launch` where.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from selfalign.bootstrap import (
+    answer_once,
+    collect_demonstrations,
+    demonstration_data,
+    draw_helpful_prompts,
+    draw_revised_prompts,
+    revise_answers,
+)
 from selfalign.records import Checkpoint, Report
 from selfalign.rounds import (
     Baseline,
+    add_rewards,
     build_examples,
     draw_prompts,
     evaluate_policy,
@@ -45,7 +56,12 @@ def run_campaign(work: Work) -> Outcome:
     policy = baseline.policy
     reports: list[Report] = []
     for number in range(rounds):
-        trained, outcome = run_round(work.in_round(number), number, policy, baseline)
+        work.run.emit("round_started", round=number)
+        run = run_bootstrap if number < work.settings.first_round else run_round
+        trained, outcome = run(work.in_round(number), number, policy, baseline)
+        report.write(work.run, outcome)
+        work.run.emit("gate", round=number, accepted=outcome.gate.accepted, reason=outcome.gate.reason)
+        work.run.emit("round_done", round=number)
         reports.append(outcome)
         if not outcome.gate.accepted:
             work.run.emit("campaign_stopped", round=number, reason=outcome.gate.reason)
@@ -57,16 +73,27 @@ def run_campaign(work: Work) -> Outcome:
 
 def run_round(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> tuple[Checkpoint, Report]:
     """One round: from a policy to a trained policy, and the report that says whether it is a better one."""
-    work.run.emit("round_started", round=number)
     constitution = freeze_constitution(work, number)
     drawn = draw_prompts(work, number)
     candidates = generate_candidates(work, number, drawn, policy, baseline)
     judgments = judge_candidates(work, number, drawn, candidates, constitution, policy, baseline)
     examples = build_examples(work, number, drawn, candidates, judgments, constitution)
     data = training_data(work, number, drawn, candidates, examples)
+    data = add_rewards(work, number, data, policy, baseline)
     trained = train_policy(work, number, data, policy, baseline)
     outcome = evaluate_policy(work, number, candidates, judgments, examples, constitution, trained, policy, baseline)
-    report.write(work.run, outcome)
-    work.run.emit("gate", round=number, accepted=outcome.gate.accepted, reason=outcome.gate.reason)
-    work.run.emit("round_done", round=number)
+    return trained, outcome
+
+
+def run_bootstrap(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> tuple[Checkpoint, Report]:
+    """Round zero, where it is asked for: the policy criticises and rewrites its own answers, and learns from them."""
+    constitution = freeze_constitution(work, number)
+    drawn, helpful = draw_revised_prompts(work), draw_helpful_prompts(work)
+    answers = answer_once(work, drawn, policy, baseline)
+    kept = answer_once(work, helpful, policy, baseline) if helpful else None
+    revisions = revise_answers(work, drawn, answers, constitution, policy, baseline)
+    demonstrations = collect_demonstrations(work, answers, revisions, kept)
+    data = demonstration_data(drawn, helpful, demonstrations)
+    trained = train_policy(work, number, data, policy, baseline)
+    outcome = evaluate_policy(work, number, answers, None, demonstrations, constitution, trained, policy, baseline)
     return trained, outcome

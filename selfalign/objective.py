@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "robust", "exo", "discopop", "sigmoid_norm", "nca", "bco", "sppo_hard",
-    "aot", "apo_zero", "apo_down", "kto", "simpo", "cpo", "orpo", "nll",
+    "aot", "apo_zero", "apo_down", "kto", "simpo", "cpo", "orpo", "nll", "distill",
 ]  # fmt: skip
 FDivergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
@@ -43,7 +43,7 @@ OWN_SETTINGS: dict[str, str] = {  # settings that one loss alone reads
 }
 OF_PAIRS = (
     "loss", "label_smoothing", "length_average", "simpo_gamma", "discopop_temperature", "desirable_weight",
-    "undesirable_weight", "f_divergence", "f_alpha", "ld_alpha", "wpo",
+    "undesirable_weight", "f_divergence", "f_alpha", "ld_alpha", "wpo", "reward_weight",
 )  # fmt: skip
 
 
@@ -56,6 +56,11 @@ def needs_reference(train: Train) -> bool:
     if train.algorithm == "dpo":
         return not loss_terms(train).keys() <= REFERENCE_FREE
     return train.algorithm not in DEMONSTRATED
+
+
+def needs_rewards(train: Train) -> bool:
+    """Whether a reward model has to be trained first."""
+    return train.algorithm == "dpo" and ("distill" in loss_terms(train) or train.reward_weight)
 
 
 def contradictions(train: Train, pairs: Pairs, reference: Any) -> Iterator[Problem]:
@@ -133,5 +138,6 @@ def _unused(terms: Mapping[str, float], train: Train) -> Iterator[Problem]:
     if {"kto", "bco"} <= terms.keys():
         why = "kto compares each answer with a divergence, bco with a mean reward: there is no sum of the two"
         yield "train.loss", why, "Keep one of them."
-    if train.wpo and "aot" in terms:
-        yield "train.wpo", "aot sorts margins over the batch, so that no pair keeps a weight", "Remove it."
+    for setting in ("wpo", "reward_weight"):
+        if getattr(train, setting) and "aot" in terms:
+            yield f"train.{setting}", "aot sorts margins over the batch, so that no pair keeps a weight", "Remove it."

@@ -44,12 +44,18 @@ def _constitution(loaded: Loaded) -> Iterator[Problem]:
 
 
 def _prompts(loaded: Loaded) -> Iterator[Problem]:
-    for split in ("train", "heldout"):
-        patterns = getattr(loaded.campaign.prompts, split)
+    campaign = loaded.campaign
+    named = {
+        "prompts.train": campaign.prompts.train,
+        "prompts.heldout": campaign.prompts.heldout,
+        "revise.prompts": campaign.revise.prompts or [],
+        "revise.helpful": campaign.revise.helpful or [],
+    }
+    for setting, patterns in named.items():
         for pattern in [patterns] if isinstance(patterns, str) else patterns:
             if not pattern.startswith("datasets:") and resources.find_pattern(pattern, _folder(loaded)) is None:
                 fix = "Write a path or glob of .jsonl or .parquet files, or datasets:NAME."
-                yield loaded.problem(f"prompts.{split}", f"no file matches {pattern!r}", fix)
+                yield loaded.problem(setting, f"no file matches {pattern!r}", fix)
 
 
 def _accelerate(loaded: Loaded) -> Iterator[Problem]:

@@ -223,6 +223,15 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Reward:
+    """What a reward model makes of a candidate; only differences between candidates of one prompt have a meaning."""
+
+    candidate_id: str
+    model_id: str
+    reward: float
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model on disk, and where it came from."""
 

@@ -13,9 +13,22 @@ from selfalign import config
 from selfalign import constitution as constitutions
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
+from selfalign.objective import needs_rewards
 from selfalign.records import Candidate, Checkpoint, Judgment, Prompt, Report, Scored, derived_seed
 from selfalign.resources import find_constitution
-from selfalign.stages import evaluate, examples, generate, judge, pairs, prompts, rankings, report, train
+from selfalign.stages import (
+    evaluate,
+    examples,
+    generate,
+    judge,
+    pairs,
+    prompts,
+    rankings,
+    report,
+    revise,
+    reward,
+    train,
+)
 from selfalign.steps import Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
 
@@ -189,6 +202,52 @@ def replay(work: Work, number: int, kind: examples.Kind, built: Step, earlier: l
     )  # fmt: skip
 
 
+def add_rewards(work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline) -> train.Data:
+    """Train a reward model on the pairs and let it reward every answer, where the loss asks for rewards.
+
+    Raises StageError where the reward model is no better than chance.
+    """
+    if not needs_rewards(work.settings.train):
+        return data
+    trained, model = train_reward_model(work, number, data, policy, baseline)
+    found = reward.read_held_out(trained.path)
+    work.run.emit("reward_model", round=number, accuracy=found.accuracy, pairs=found.pairs)
+    reward.check_believable(found, work.settings.reward_model)
+    return replace(data, rewards=[reward_answers(work, number, data, trained, model)])
+
+
+def train_reward_model(
+    work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline
+) -> tuple[Step, Checkpoint]:
+    settings = work.settings.reward_model
+    own = {"base": baseline.policy, "policy": policy}
+    start = own.get(settings.model) or train.base_checkpoint(settings.model, None)
+    trained = perform_training(
+        work, number, f"rounds/{number:03d}/reward_model",
+        after=data.steps, inputs={"start": start.digest}, config=[settings, work.settings.seed], stage="reward",
+        job=lambda folder: train.make_reward_job(work.settings, number, folder, data, start),
+    )  # fmt: skip
+    return trained, train.trained_checkpoint(trained.path, trained.digest, start, number, "reward_model")
+
+
+def reward_answers(work: Work, number: int, data: train.Data, trained: Step, model: Checkpoint) -> Step:
+    """The rewards of candidates and gold answers: a shard for each step that they stand in."""
+    sources = [*data.prompts, *data.candidates]
+
+    def answers(step: Step) -> list[Candidate]:
+        if step in data.candidates:
+            return records_of(step, Candidate)
+        return examples.gold_answers(records_of(step, Prompt))[0]
+
+    def process(missing: list[int]) -> Shards:
+        yield from ((i, reward.rewards_of(answers(sources[i]), trained.path, model.id)) for i in missing)
+
+    return perform(
+        work, "reward", f"rounds/{number:03d}/rewards", process,
+        num_shards=len(sources), after=[trained, *sources], round=number,
+    )  # fmt: skip
+
+
 def train_policy(work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline) -> Checkpoint:
     """Train the policy on the examples. The trainer is a process of its own; it resumes where a crash left it."""
     settings = work.settings
@@ -209,7 +268,7 @@ def evaluate_policy(
     work: Work,
     number: int,
     candidates: Step,
-    judgments: Step,
+    judgments: Step | None,
     built: Step,
     constitution: Constitution,
     trained: Checkpoint,
@@ -233,12 +292,14 @@ def evaluate_policy(
         base_logps={scored.candidate_id: scored.logp for scored in records_of(likelihoods, Scored)},
     )
     kind = examples.kind_of(work.settings.train.algorithm)
-    labelled = ((candidates.read(Candidate, index), said) for index, said in judgments.shards(Judgment))
+    discards = pairs.discards if judgments else revise.discards
+    verdicts_read = judgments.shards(Judgment) if judgments else ()
+    labelled = ((candidates.read(Candidate, index), said) for index, said in verdicts_read)
     return evaluate.make_report(
         heldout, constitution, work.settings,
         round=number, policy=trained, labelling=evaluate.judge_health(labelled, constitution),
         candidates=candidates.counts, examples=kind, num_examples=built.counts[kind],
-        discarded=pairs.discards(built.counts), seconds=report.stage_seconds(work.run, number),
+        discarded=discards(built.counts), seconds=report.stage_seconds(work.run, number),
     )  # fmt: skip
 
 

@@ -118,7 +118,8 @@ class Builder:
     def refuse(self, path: Setting, message: str, fix: str = "") -> None:
         self.problems.append(problem_at(self.layers, path, message, fix))
 
-    def _section(self, cls: type, values: Any, path: Setting) -> Any:
+    def _section(self, cls: type, values: Any, path: Setting, default: Any = None) -> Any:
+        """The section with these values; the others are those of `default`, or else of the class."""
         if not isinstance(values, Mapping):
             self.refuse(
                 path, f"{dotted(path)} has no settings under it", "Indent settings under it, or remove the line."
@@ -134,14 +135,18 @@ class Builder:
                 path, f"{dotted(path)} needs {missing[0]}", f"Add `{missing[0]}:` with {describe(hints[missing[0]])}."
             )
             return None
-        return cls(
-            **{key: self._value(hint, values[key], (*path, key)) for key, hint in hints.items() if key in values}
-        )
+        defaults = {field.name: field.default_factory() for field in dataclasses.fields(cls) if _is_section(field)}
+        given = {
+            key: self._value(hint, values[key], (*path, key), defaults.get(key))
+            for key, hint in hints.items()
+            if key in values
+        }
+        return cls(**given) if default is None else dataclasses.replace(default, **given)
 
-    def _value(self, hint: Any, value: Any, path: Setting) -> Any:
+    def _value(self, hint: Any, value: Any, path: Setting, default: Any = None) -> Any:
         section = _section_type(hint)
         if section is not None and not (value is None and _is_optional(hint)):
-            return self._section(section, value, path)
+            return self._section(section, value, path, default)
         item = _item_section(hint)
         if item is not None and isinstance(value, list):
             return tuple(self._section(item, part, (*path, number)) for number, part in enumerate(value))
@@ -210,6 +215,12 @@ def _section_type(hint: Any) -> type | None:
 def _item_section(hint: Any) -> type | None:
     """The dataclass of which a setting takes a list, if it takes one."""
     return _section_type(get_args(hint)[0]) if get_origin(hint) is tuple else None
+
+
+def _is_section(field: dataclasses.Field) -> bool:
+    """Whether the setting is a section with defaults of its own, which may not be those of its class."""
+    made = field.default_factory is not dataclasses.MISSING
+    return made and dataclasses.is_dataclass(field.default_factory())
 
 
 def _required(field: dataclasses.Field) -> bool:

@@ -109,10 +109,11 @@ def perform_training(
     inputs: Mapping[str, str],
     config: Any,
     job: Callable[[Path], TrainJob],
+    stage: str = "train",
 ) -> Step:
-    """Make sure that the trained policy of a round is there: a step whose files a trainer process writes."""
+    """Make sure that a trained model of a round is there: a step whose files a trainer process writes."""
     work.check_stop()
-    where = {"round": number, "stage": "train", "step": name}
+    where = {"round": number, "stage": stage, "step": name}
     step = open_step(work, name, after, inputs, config)
     if step.done:
         work.run.emit("stage_skipped", **where, counts=step.counts)

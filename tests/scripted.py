@@ -13,7 +13,8 @@ from typing import Any
 
 from selfalign import config
 from selfalign.engines.base import Choice, ChoiceRequest, GenerateRequest, Generation, Sampling, Score, ScoreRequest
-from selfalign.records import Candidate, Pair, derived_seed
+from selfalign.records import Candidate, Pair, Prompt, Ranking, derived_seed
+from selfalign.stages.examples import kind_of
 from selfalign.steps import Work
 from selfalign.store import Run, atomic_write, read_records
 from selfalign.training.job import TrainJob
@@ -47,7 +48,8 @@ class KindEngine:
 
     def generate(self, requests: Iterable[GenerateRequest], sampling: Sampling) -> Iterator[Generation]:
         for request in requests:
-            kind = derived_seed("kind", request.seed) / 2**31 < self.skill
+            asked = request.messages[-1].content
+            kind = "rewritten response alone" in asked or derived_seed("kind", request.seed) / 2**31 < self.skill
             text = f"{'kind' if kind else 'rude'} words number {request.seed % 50}"
             yield Generation(request.id, text, (1 + request.seed % 50, 2, 3, 4), "stop", -4.0, 5)
 
@@ -81,6 +83,7 @@ class ScriptedWorkers:
         self.learns, self.stale = learns, stale
         self.served: list[str] = []
         self.jobs: list[TrainJob] = []
+        self.reward_jobs: list[TrainJob] = []
         self.on_train: Callable[[], None] = lambda: None
         self._engine: KindEngine | None = None
 
@@ -92,10 +95,13 @@ class ScriptedWorkers:
 
     def train(self, job: TrainJob, emit: Callable[..., None]) -> None:
         self.on_train()
+        if job.train.algorithm == "reward_model":
+            self.reward_jobs.append(job)
+            write_rewards(job)
+            return
         self.jobs.append(job)
-        texts = {c.id: c.text for folder in job.candidates_dirs for c in read_records(Path(folder), Candidate)}
-        pairs = [pair for folder in job.examples_dirs for pair in read_records(Path(folder), Pair)]
-        share = sum(texts[pair.chosen_id].startswith("kind") for pair in pairs) / len(pairs)
+        preferred = preferred_texts(job)
+        share = sum(text.startswith("kind") for text in preferred) / len(preferred)
         before = KindEngine(job.policy_path)
         write_model(Path(job.output_dir), max(0.0, min(1.0, before.skill + self.learns * share)))
         after = KindEngine(job.output_dir)
@@ -107,12 +113,40 @@ class ScriptedWorkers:
         atomic_write(Path(job.output_dir) / "probes.json", json.dumps(said).encode())
 
 
+def preferred_texts(job: TrainJob) -> list[str]:
+    """The texts that a job would make more likely: chosen answers, the best of rankings, demonstrations."""
+    texts = {c.id: c.text for c in records_in(job.candidates_dirs, Candidate)}
+    golds = (prompt.gold() for prompt in records_in(job.prompts_dirs, Prompt))
+    texts |= {gold.id: gold.text for gold in golds if gold is not None}
+    kind = kind_of(job.train.algorithm)
+    if kind == "demonstrations":
+        return [c.text for c in records_in(job.examples_dirs, Candidate)]
+    if kind == "rankings":
+        return [texts[ranking.candidate_ids[0]] for ranking in records_in(job.examples_dirs, Ranking)]
+    return [texts[pair.chosen_id] for pair in records_in(job.examples_dirs, Pair)]
+
+
+def write_rewards(job: TrainJob, right: int = 9) -> None:
+    """What a trainer of a reward model leaves: one that knows what is kind, right on `right` of 10 pairs."""
+    write_model(Path(job.output_dir), 0.0)
+    golds = [gold for prompt in records_in(job.prompts_dirs, Prompt) if (gold := prompt.gold()) is not None]
+    answers = [*records_in(job.candidates_dirs, Candidate), *golds]
+    rewards = {answer.id: float(answer.text.startswith("kind")) for answer in answers}
+    gaps = [1.0] * right + [-1.0] * (10 - right)
+    atomic_write(Path(job.output_dir) / "rewards.json", json.dumps(rewards).encode())
+    atomic_write(Path(job.output_dir) / "heldout.json", json.dumps({"gaps": gaps}).encode())
+
+
+def records_in(folders: Iterable[str], record_type: type) -> list[Any]:
+    return [record for folder in folders for record in read_records(Path(folder), record_type)]
+
+
 def write_campaign(folder: Path, **overrides: Any) -> config.Campaign:
     """A small campaign's files in `folder`, and its settings. Overrides are given as section__key."""
     write_model(folder / "base", 0.4)
     (folder / "constitution.yaml").write_text(CONSTITUTION)
     for split, count in (("train", 60), ("heldout", 24)):
-        rows = (json.dumps({"prompt": f"{split} question {i}"}) for i in range(count))
+        rows = (json.dumps({"prompt": f"{split} question {i}", "response": f"kind gold {i}"}) for i in range(count))
         (folder / f"{split}.jsonl").write_text("\n".join(rows) + "\n")
     settings = {
         "name": "kindness", "rounds": 2, "constitution": str(folder / "constitution.yaml"),

@@ -336,7 +336,6 @@ def test_a_budget_leaves_something_to_choose(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("min_margin=0.2", "whatever the judge says"),
         ("max_per_prompt=2", "spin makes one pair a prompt"),
         ("length_balance=0.1", "picks no best candidate"),
     ],
@@ -409,3 +408,10 @@ def test_the_schema_accepts_recipes_and_refuses_unknown_keys() -> None:
         text = resources.recipe(name).read_text(encoding="utf-8")
         assert not list(validator.iter_errors(source.read_yaml(text, name).value))
     assert list(validator.iter_errors({"train": {"betta": 1}}))
+
+
+def test_a_section_keeps_the_defaults_of_the_place_it_stands_in(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "bootstrap: critique-revision\nrevise: {train: {learning_rate: 1e-4}}\n")
+    campaign = config.load(path).campaign
+    assert campaign.revise.train == config.Train(algorithm="sft", learning_rate=1e-4)
+    assert config.load(write(tmp_path, config.to_yaml(campaign))).campaign == campaign

@@ -88,12 +88,14 @@ class Speed:
         """Seconds of a round by stage; training is a guess from the judge's reading speed, as it cannot be probed."""
         answer = self.tokens_per_answer / self.sampled_tokens_per_second
         read_per_second = self.judgments_per_second * campaign.judge_tokens
+        forward = 1.0 / read_per_second if read_per_second else 0.0
         read = work.trained_answers * self.tokens_per_answer + (work.examples + work.replayed) * campaign.prompt_tokens
         return {
             "generate": work.candidates * answer,
             "revise": work.revisions * answer,
             "judge": work.judgments / self.judgments_per_second,
-            "train": work.passes * read / read_per_second if read_per_second else 0.0,
+            "reward": work.reward_passes * (campaign.prompt_tokens + self.tokens_per_answer) * forward,
+            "train": work.passes * read * forward,
             "evaluate": work.heldout * answer + work.heldout_judgments / self.judgments_per_second,
         }
 

@@ -15,14 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from selfalign.cli.output import clock, console, duration, is_unicode, sparkline
-from selfalign.cli.progress import STAGES, Progress, StageProgress
+from selfalign.cli.progress import OPTIONAL, STAGES, Progress, StageProgress
 from selfalign.cli.words import gate_text, metrics_text, rate_text
 from selfalign.text import one_line
 
 REFRESH_PER_SECOND = 4
 ROUNDS_SHOWN = 8
 WARNINGS_SHOWN = 3
-MODEL_STAGES = frozenset({"generate", "revise", "judge", "train", "evaluate"})
+MODEL_STAGES = frozenset({"generate", "revise", "judge", "reward", "train", "evaluate"})
 
 
 class RichDisplay:
@@ -74,7 +74,7 @@ def render(
     parts.append(Text(""))
     if progress.current is not None and not progress.current.finished:
         parts.append(_current(progress.current, now, live=(state or progress.state) in ("running", "stalled")))
-        if progress.current.name == "train":
+        if progress.current.name in ("train", "reward"):
             parts.append(_training(progress, progress.current, unicode))
     parts += [Text(f"warning: {one_line(message)}", style="yellow") for message in progress.warnings[-WARNINGS_SHOWN:]]
     if progress.failure and state is not None:  # `run` itself says it as its error
@@ -96,7 +96,8 @@ def _header(progress: Progress, title: str, now: float, state: str) -> Text:
 
 def _rounds_table(progress: Progress, now: float, unicode: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
-    stages = [stage for stage in STAGES if stage != "revise" or any(name == "revise" for _, name in progress.stages)]
+    seen = {name for _, name in progress.stages}
+    stages = [stage for stage in STAGES if stage in seen or stage not in OPTIONAL]
     for column in ("round", *stages):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("gate", no_wrap=True)
@@ -150,7 +151,7 @@ def _current(stage: StageProgress, now: float, *, live: bool) -> Table:
 
 
 def _training(progress: Progress, stage: StageProgress, unicode: bool) -> Text:
-    history = progress.train_history.get(stage.round, ()) if stage.round is not None else ()
+    history = progress.train_history.get(stage.round, ()) if stage.name == "train" else ()
     losses = [metrics.get("loss") for metrics in history if isinstance(metrics.get("loss"), int | float)]
     step = max(1, len(losses) // 40)
     return Text(f"  {metrics_text(stage.metrics)}  {sparkline(losses[::step], unicode=unicode)}", style="dim")

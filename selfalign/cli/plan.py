@@ -26,7 +26,7 @@ from selfalign.text import clean
 
 EXAMPLE = Prompt.make((Message("user", "(a prompt stands here)"),))
 SHOWN = ("train.algorithm", "train.loss")  # in columns of their own
-COUNTS = [field.name for field in fields(RoundWork) if field.name not in ("round", "kind", "passes")]
+COUNTS = [field.name for field in fields(RoundWork) if not field.name.endswith(("round", "kind", "passes"))]
 
 Row = tuple[str, ...]
 Count = Callable[[RoundWork], float]

@@ -9,8 +9,10 @@ from statistics import fmean
 from typing import Any
 
 from selfalign.config import Campaign, in_round
+from selfalign.objective import needs_rewards
 
-STAGES = ("prompts", "generate", "revise", "judge", "pairs", "train", "evaluate")
+STAGES = ("prompts", "generate", "revise", "judge", "pairs", "reward", "train", "evaluate")
+OPTIONAL = ("revise", "reward")  # stages that only some campaigns have
 
 
 @dataclass(slots=True)
@@ -73,7 +75,7 @@ def works_of(campaign: Campaign) -> list[str]:
         if settings.train.algorithm == "sft":
             return "learn"
         spin = settings.train.algorithm == "dpo" and settings.pairs.strategy == "spin"
-        return "sample" if spin else "judge"
+        return "sample" if spin else "judge and reward" if needs_rewards(settings.train) else "judge"
 
     return [work(number) for number in range(campaign.num_rounds)]
 
@@ -120,6 +122,11 @@ class Progress:
         for event in events:
             progress.handle(event)
         return progress
+
+    def in_training(self, round: Any) -> StageProgress | None:
+        """The stage that a training step of a round belongs to: that of its reward model, or of its policy."""
+        rewarding = self.current is not None and (self.current.round, self.current.name) == (round, "reward")
+        return self.current if rewarding else self.stages.get((round, "train"))
 
     def elapsed(self, now: float | None = None) -> float:
         """Seconds in which a writer was at work, over all sessions of the run."""
@@ -237,9 +244,9 @@ class Progress:
 
     def _on_train_step(self, event: Mapping[str, Any], time: float) -> None:
         round = event.get("round")
-        stage = self.stages.get((round, "train"))
+        stage = self.in_training(round)
         metrics = event.get("metrics") or {}
-        if isinstance(round, int):
+        if isinstance(round, int) and stage is not None and stage.name == "train":
             self.train_history.setdefault(round, deque(maxlen=200)).append(metrics)
         if stage is not None:
             stage.total, stage.unit, stage.metrics = int(event.get("total") or stage.total), "steps", metrics

@@ -95,9 +95,8 @@ def _load(file: Path, overrides: Sequence[str]) -> config.Loaded:
 
 
 def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, list[Prompt]]:
-    """Look at everything that the settings name, before a run is made or a model loaded; return the prompts by use.
-
-    The uses are "train", "heldout", and of the bootstrap "revise" and "helpful".
+    """Look at everything that the settings name, before a run is made or a model loaded; return the prompts by use:
+    "train", "heldout", and of the bootstrap "revise" and "helpful".
 
     Offline, sets on the Hub are left out. Raises ConfigError or PromptError: a file missing, a constitution refused, a
     folder that is no model, prompts that cannot be read, or held-out prompts that are training prompts too.
@@ -107,20 +106,38 @@ def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, l
 
     check_files(loaded)
     folder = loaded.file.parent if loaded.file else None
-    campaign, found = loaded.campaign, {}
-    named = {"train": campaign.prompts.train, "heldout": campaign.prompts.heldout}
-    if campaign.bootstrap != "none":
-        named |= {"revise": campaign.revise.prompts, "helpful": campaign.revise.helpful}
-    for use, patterns in named.items():
-        patterns = [patterns] if isinstance(patterns, str) else patterns
-        local = [pattern for pattern in patterns if pattern and not (offline and pattern.startswith("datasets:"))]
+    found = {}
+    for name, patterns in _prompt_sets(loaded.campaign).items():
+        local = [pattern for pattern in patterns if not (offline and pattern.startswith("datasets:"))]
         if local:
-            found[use] = prompts.load(local, "heldout" if use == "heldout" else "train", folder)
-    trained = [prompt for use, those in found.items() if use != "heldout" for prompt in those]
-    prompts.check_disjoint(trained, found.get("heldout", []))
+            found[name] = prompts.load(local, "heldout" if name == "heldout" else "train", folder)
+    for name in found.keys() - {"heldout"}:
+        prompts.check_disjoint(found[name], found.get("heldout", []))
     if "train" in found and "heldout" in found:
-        prompts.draw(found["train"], campaign.prompts.per_round, campaign.seed, 0)
+        prompts.draw(found["train"], loaded.campaign.prompts.per_round, loaded.campaign.seed, 0)
+    if "train" in found and (reader := _reader_of_gold(loaded.campaign)) is not None:
+        prompts.check_gold(found["train"], "prompts.train", reader)
     return found
+
+
+def _prompt_sets(campaign: config.Campaign) -> dict[str, list[str]]:
+    """The patterns of every set of prompts that a campaign reads, those that are named."""
+    named = {"train": campaign.prompts.train, "heldout": campaign.prompts.heldout}
+    if campaign.first_round:
+        named |= {"revise": campaign.revise.prompts, "helpful": campaign.revise.helpful}
+    lists = {name: [patterns] if isinstance(patterns, str) else patterns for name, patterns in named.items()}
+    return {name: patterns for name, patterns in lists.items() if patterns != [""]}
+
+
+def _reader_of_gold(campaign: config.Campaign) -> str | None:
+    """The setting by which some round learns from gold answers."""
+    for number in range(campaign.first_round, campaign.num_rounds):
+        settings = config.in_round(campaign, number)
+        if settings.train.algorithm == "sft":
+            return "train.algorithm sft"
+        if settings.train.algorithm == "dpo" and settings.pairs.strategy == "spin":
+            return "pairs.strategy spin"
+    return None
 
 
 def _nothing_there(name: str, runs: Path) -> CommandError:

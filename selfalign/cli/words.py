@@ -33,7 +33,7 @@ def done_text(event: Mapping[str, Any], stage: StageProgress) -> str:
         name = "replayed"
     elif stage.name == "revise" and folders:
         name = f"step {folders[-1]}"
-    elif stage.name != "evaluate":
+    elif stage.name not in ("evaluate", "reward"):
         return said
     return f"{one_line(name)}: {said}" if name else said
 
@@ -81,6 +81,13 @@ def proof_text(event: Mapping[str, Any]) -> str:
         return "the engine holds the new weights"
     verdict = "the engine holds the new weights" if difference <= bound else "the engine does NOT hold the new weights"
     return f"{verdict} (log-prob difference {difference:.2g}, bound {bound:.2g})"
+
+
+def reward_text(event: Mapping[str, Any]) -> str:
+    accuracy, pairs = event.get("accuracy"), event.get("pairs")
+    if not isinstance(accuracy, int | float) or not isinstance(pairs, int):
+        return "the reward model is trained"
+    return f"the reward model is right on {accuracy:.1%} of {pairs:,} held-out pairs"
 
 
 def gate_text(event: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from selfalign import resources
 from selfalign.cli.models import token_counter
 from selfalign.config import Campaign, Judge, in_round
 from selfalign.constitution import Constitution
-from selfalign.objective import needs_reference
+from selfalign.objective import needs_reference, needs_rewards
 from selfalign.records import Prompt
 from selfalign.stages.examples import Kind, kind_of
 from selfalign.stages.judge import render_pairwise, render_pointwise
@@ -29,7 +29,8 @@ class RoundWork:
     """What one round does. All counts are upper bounds: an answer may be discarded, a prompt may yield no example.
 
     `revisions` are generations, two for each answer rewritten. `trained_answers` is the number of answers that an
-    epoch reads, `passes` what all epochs cost, in forward passes over them.
+    epoch reads, `passes` what all epochs cost, in forward passes over them; `reward_passes` are forward passes of a
+    reward model over single answers.
     """
 
     round: int
@@ -44,6 +45,7 @@ class RoundWork:
     heldout_judgments: int = 0
     trained_answers: int = 0
     passes: int = 0
+    reward_passes: int = 0
 
     @property
     def generations(self) -> int:
@@ -153,6 +155,9 @@ def _rounds(
         replayed = _replayed(settings, work, done)
         answers = {"pairs": 2, "rankings": settings.generate.samples, "demonstrations": 1}[kind]
         trained = {"trained_answers": (work.examples + replayed) * answers, "passes": _passes(settings)}
+        if needs_rewards(settings.train):
+            steps = 3 * settings.reward_model.train.epochs  # forward and backward
+            trained["reward_passes"] = steps * trained["trained_answers"] + work.candidates
         done.append(RoundWork(**{**vars(work), "replayed": replayed, **trained}))
         yield done[-1]
 
@@ -179,12 +184,12 @@ def _bootstrap(settings: Campaign, prompts: Mapping[str, Sequence[Prompt]]) -> d
     revise, available = settings.revise, len(prompts.get("revise") or prompts.get("train", []))
     num_prompts = min(revise.num_prompts or available, available)
     rewritten = num_prompts * revise.steps
-    helpful = min(len(prompts.get("helpful", [])), round(revise.helpful_ratio * rewritten))
+    helpful = len(prompts.get("helpful", [])) if revise.helpful_ratio else 0
     return {
         "prompts": num_prompts + helpful,
         "candidates": num_prompts + helpful,
         "revisions": 2 * rewritten,
-        "examples": rewritten + helpful,
+        "examples": rewritten + min(helpful, round(revise.helpful_ratio * rewritten)),
     }
 
 

@@ -26,17 +26,28 @@ PROMPTS_PER_KIND = {"train": 500, "heldout": 100, "redteam": 30}
 
 
 def write_prompts(seed: int) -> None:
-    """Write prompts/{train,heldout,redteam}/pocket.jsonl: a fixed draw from each split of the world."""
+    """Write prompts/{train,heldout,redteam}/pocket.jsonl: a fixed draw from each split of the world.
+
+    Training prompts carry a gold response, for the algorithms that learn from one.
+    """
     for split, count in PROMPTS_PER_KIND.items():
         rng = random.Random(f"{seed}/prompts/{split}")
         drawn = [q for kind in world.KINDS for q in _some(world.questions(kind, split), count, rng)]  # type: ignore[arg-type]
         rng.shuffle(drawn)
-        rows = [
+        rows: list[dict[str, Any]] = [
             {"messages": [{"role": "user", "content": q.text}], "source": "pocket", "tags": [q.kind]} for q in drawn
         ]
+        if split == "train":
+            golds = random.Random(f"{seed}/gold")
+            rows = [{**row, "response": gold_response(q, golds)} for row, q in zip(rows, drawn, strict=True)]
         path = REPOSITORY / "prompts" / split / "pocket.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def gold_response(question: world.Question, rng: random.Random) -> str:
+    """What the pocket constitution asks for: right, brief and polite, and warm to those who tell of feelings."""
+    return world.compose(question, world.Behaviour(manner="warm" if question.kind == "feelings" else "neutral"), rng)
 
 
 def _some(questions: tuple[world.Question, ...], count: int, rng: random.Random) -> list[world.Question]:

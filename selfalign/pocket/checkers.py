@@ -169,5 +169,12 @@ def grammatical(text: str) -> bool:
     return len(set(sentences)) == len(sentences) and all(_sentences().fullmatch(s) for s in sentences)
 
 
+def gold_score(prompt: str, kind: str, text: str) -> float:
+    """How good a response is by the pocket constitution: the mean of its axes that apply, 0 for broken language."""
+    axes: list[Axis] = [*KIND_AXES[kind], "polite", "concise", *(["warm"] if kind == "feelings" else [])]
+    scores = [score for axis in axes if (score := gold(prompt, kind, text, axis)) is not None]
+    return sum(scores) / len(scores) if grammatical(text) else 0.0
+
+
 def gold_all(prompt: str, kind: str, text: str) -> dict[Axis, float | None]:
     return {axis: gold(prompt, kind, text, axis) for axis in AXES}

@@ -1,7 +1,8 @@
 """Prompts: read the sets, keep training and held-out apart, and draw each round's share.
 
-A set is JSON lines (one object a line with `prompt` or `messages`, and optionally `id`, `source`, `tags`, `split`),
-Parquet with the same columns, or `datasets:NAME[:SPLIT][:COLUMN]` from the Hugging Face Hub.
+A set is JSON lines (one object a line with `prompt` or `messages`, and optionally `response`, which is a gold answer,
+`id`, `source`, `tags`, `split`), Parquet with the same columns, or `datasets:NAME[:SPLIT][:COLUMN]` from the Hugging
+Face Hub.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from selfalign.source import InputError, Problem
 
 MAX_LINE_BYTES = 2**20
 MAX_PROBLEMS = 20  # said at once; a file with more is the wrong file
-COLUMNS = ("prompt", "messages", "id", "source", "tags", "split")
+COLUMNS = ("prompt", "messages", "response", "id", "source", "tags", "split")
 ROLES = ("system", "user", "assistant")
 
 
@@ -190,7 +191,7 @@ def _dataset_rows(pattern: str) -> Iterator[tuple[Place, Any]]:
         raise PromptError(Problem(pattern, None, "has no column of prompts by the names messages or prompt", fix))
     for number, row in enumerate(table, start=1):
         value = row[column]
-        kept = {key: row[key] for key in ("id", "source", "tags", "split") if row.get(key) is not None}
+        kept = {key: row[key] for key in ("response", "id", "source", "tags", "split") if row.get(key) is not None}
         yield Place(pattern, number, name), {"messages" if isinstance(value, list) else "prompt": value, **kept}
 
 
@@ -221,7 +222,8 @@ def _parse(place: Place, row: Any, split: str) -> Prompt | None:
     tags = row.get("tags", [])
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise ValueError("tags is not a list of texts")
-    return Prompt.make(_messages(row), source=origin, split=split, tags=tuple(tags))
+    response = _text(row, "response", "") if "response" in row else None
+    return Prompt.make(_messages(row), source=origin, split=split, tags=tuple(tags), response=response)
 
 
 def _check_keys(row: dict[str, Any]) -> None:
@@ -249,7 +251,8 @@ def _messages(row: dict[str, Any]) -> tuple[Message, ...]:
     messages = tuple(_message(message) for message in given)
     if messages[-1].role != "user":
         raise ValueError(
-            f"ends with a message of the {messages[-1].role}\nEnd where the policy is to answer: with the user."
+            f"ends with a message of the {messages[-1].role}\n"
+            "End where the policy is to answer: with the user. A gold answer goes into `response`."
         )
     if any(message.role == "system" for message in messages[1:]):
         raise ValueError("has a system message that is not the first")
@@ -282,6 +285,13 @@ def _check_name(place: Place, row: Any, prompt: Prompt, names: dict[str, str], p
 
 
 # What the rounds do with the prompts.
+
+
+def check_gold(prompts: Sequence[Prompt], setting: str, reader: str) -> None:
+    """Raise PromptError unless some prompt has a gold answer; `reader` says which setting wants one."""
+    if not any(prompt.response for prompt in prompts):
+        message = f"{reader} learns from gold answers, and none of the {len(prompts)} prompts has one"
+        raise PromptError(Problem(setting, None, message, 'Write {"prompt": "...", "response": "..."}.'))
 
 
 def check_disjoint(train: Iterable[Prompt], heldout: Iterable[Prompt]) -> None:

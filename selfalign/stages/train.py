@@ -10,7 +10,7 @@ from pathlib import Path
 from selfalign import resources
 from selfalign.config import Campaign, Judge
 from selfalign.engines.base import Engine, EngineError, ScoreRequest
-from selfalign.records import Candidate, Checkpoint, Prompt, digest
+from selfalign.records import Candidate, Checkpoint, CheckpointKind, Prompt, digest
 from selfalign.store import Step, sha256_file
 from selfalign.training.job import ModelShare, Probe, TrainJob
 
@@ -27,9 +27,10 @@ def base_checkpoint(model: str, revision: str | None) -> Checkpoint:
     return Checkpoint(digest("policy", contents), None, "policy", path, None, contents)
 
 
-def trained_checkpoint(folder: Path, manifest_digest: str, parent: Checkpoint, number: int) -> Checkpoint:
-    identity = digest("policy", manifest_digest)
-    return Checkpoint(identity, parent.id, "policy", str(folder), number, manifest_digest)
+def trained_checkpoint(
+    folder: Path, manifest_digest: str, parent: Checkpoint, number: int, kind: CheckpointKind = "policy"
+) -> Checkpoint:
+    return Checkpoint(digest(kind, manifest_digest), parent.id, kind, str(folder), number, manifest_digest)
 
 
 def model_digest(folder: Path) -> str:
@@ -52,10 +53,17 @@ class Data:
     prompts: Sequence[Step]
     candidates: Sequence[Step]
     examples: Sequence[Step]
+    rewards: Sequence[Step] = ()
 
     @property
     def steps(self) -> list[Step]:
-        return [*self.prompts, *self.candidates, *self.examples]
+        return [*self.prompts, *self.candidates, *self.examples, *self.rewards]
+
+    def folders(self) -> dict[str, tuple[str, ...]]:
+        """As the fields of a job."""
+        parts = {"prompts": self.prompts, "candidates": self.candidates, "examples": self.examples}
+        named = {**parts, "rewards": self.rewards}
+        return {f"{name}_dirs": tuple(str(step.path) for step in steps) for name, steps in named.items()}
 
 
 Shares = Sequence[tuple[Checkpoint, float]]
@@ -85,9 +93,7 @@ def make_job(
     own = [checkpoint.id for checkpoint, _ in reference] == [policy.id]
     return TrainJob(
         policy_path=policy.path,
-        prompts_dirs=tuple(str(step.path) for step in data.prompts),
-        candidates_dirs=tuple(str(step.path) for step in data.candidates),
-        examples_dirs=tuple(str(step.path) for step in data.examples),
+        **data.folders(),
         output_dir=str(output),
         train=settings.train,
         reference=() if own else tuple(ModelShare(checkpoint.path, share) for checkpoint, share in reference),
@@ -95,6 +101,21 @@ def make_job(
         seed=settings.seed,
         round=number,
         probes=tuple(Probe(probe.messages, probe.token_ids) for probe in probes),
+        trust_remote_code=settings.policy.trust_remote_code,
+    )
+
+
+def make_reward_job(settings: Campaign, number: int, output: Path, data: Data, start: Checkpoint) -> TrainJob:
+    """What the trainer of a round's reward model is to do, from the model `start` on."""
+    return TrainJob(
+        policy_path=start.path,
+        **data.folders(),
+        output_dir=str(output),
+        train=settings.reward_model.train,
+        adapter=settings.reward_model.adapter,
+        reward_model=settings.reward_model,
+        seed=settings.seed,
+        round=number,
         trust_remote_code=settings.policy.trust_remote_code,
     )
 

@@ -33,6 +33,7 @@ _RECORDS: dict[str, type] = {
     "prompts": records.Prompt, "candidates": records.Candidate, "judgments": records.Judgment, "pairs": records.Pair,
     "scores": records.Scored, "rankings": records.Ranking, "demonstrations": records.Candidate,
     "revisions": records.Revision, "replay": records.Pair,
+    "rewards": records.Reward,
 }  # fmt: skip
 
 

@@ -42,6 +42,7 @@ class Batch:
     targets: Tensor  # [N] int64
     lengths: Tensor  # [S] int64: scored tokens of each sequence
     labels: Tensor  # [S] float32
+    rewards: Tensor  # [S] float32
     answers: Tensor  # [S] int64: answer numbers
     sizes: Tensor  # [B] int64: sequences of each group
     weight: Tensor  # [B] float32
@@ -217,6 +218,7 @@ def _batch(
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
         lengths=torch.from_numpy(groups.answer_lengths[answers]),
         labels=torch.from_numpy(groups.labels[answers]).float(),
+        rewards=torch.from_numpy(groups.rewards[answers]).float(),
         answers=torch.from_numpy(answers),
         sizes=torch.from_numpy(groups.sizes[indexes]),
         weight=torch.from_numpy(groups.weights[indexes]).float(),

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from selfalign.records import Candidate, Message, Pair, Prompt, Ranking, digest
+from selfalign.records import Candidate, Message, Pair, Prompt, Ranking, Reward, digest
 from selfalign.store import read_records
 from selfalign.training.job import TrainJob
 
 Encode = Callable[[Sequence[Message]], list[int]]
 EncodeAnswer = Callable[[Sequence[Message], str], list[int]]
 Tokens = Sequence[int]
+PAIRED = ("dpo", "reward_model")  # algorithms that read pairs
 
 
 class NothingToTrainOn(ValueError):
@@ -41,6 +42,7 @@ class Group:
     answers: tuple[Tokens, ...]
     labels: tuple[float, ...]
     weight: float = 1.0
+    rewards: tuple[float, ...] | None = None  # by a reward model
 
     @staticmethod
     def pair(
@@ -52,14 +54,14 @@ class Group:
 class GroupDataset:
     """N groups with M answers; all token ids lie in one int32 array, each group's prompt and then its answers.
 
-    `prompt_lengths`, `weights`, `sizes` (answers of a group) are [N]; `answer_lengths`, `labels` are [M], group by
-    group; the answers of group i are numbered from `first_answer[i]`, [N + 1].
+    `prompt_lengths`, `weights`, `sizes` (answers of a group) are [N]; `answer_lengths`, `labels` and `rewards` (0 where
+    there are none) are [M], group by group; the answers of group i are numbered from `first_answer[i]`, [N + 1].
     """
 
     def __init__(self, groups: Iterable[Group]) -> None:
         tokens: list[np.ndarray] = []
         self.keys: list[str] = []
-        prompt_lengths, sizes, answer_lengths, labels, weights = [], [], [], [], []
+        prompt_lengths, sizes, answer_lengths, labels, weights, rewards = [], [], [], [], [], []
         for group in groups:
             tokens += [np.asarray(part, dtype=np.int32) for part in (group.prompt, *group.answers)]
             self.keys.append(group.key)
@@ -68,9 +70,10 @@ class GroupDataset:
             answer_lengths += [len(answer) for answer in group.answers]
             labels += group.labels
             weights.append(group.weight)
+            rewards += group.rewards or [0.0] * len(group.answers)
         self.prompt_lengths, self.sizes = (np.asarray(x, dtype=np.int64) for x in (prompt_lengths, sizes))
         self.answer_lengths = np.asarray(answer_lengths, dtype=np.int64)
-        self.labels, self.weights = (np.asarray(x, dtype=np.float64) for x in (labels, weights))
+        self.labels, self.weights, self.rewards = (np.asarray(x, dtype=np.float64) for x in (labels, weights, rewards))
         self.first_answer = np.concatenate([[0], np.cumsum(self.sizes)]).astype(np.int64)
         self._tokens = np.concatenate(tokens) if tokens else np.zeros(0, dtype=np.int32)
         self._ends = np.cumsum(np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens)))
@@ -90,6 +93,16 @@ class GroupDataset:
         start = self._ends[first - 1] if first else 0
         prompt, *answers = np.split(self._tokens[start : self._ends[last]], self._ends[first:last] - start)
         return prompt, answers
+
+    def select(self, indexes: Iterable[int]) -> GroupDataset:
+        """Some of the groups, in the given order."""
+        return GroupDataset(map(self.group, indexes))
+
+    def group(self, index: int) -> Group:
+        prompt, answers = self.parts(index)
+        own = slice(self.first_answer[index], self.first_answer[index + 1])
+        labels, rewards = tuple(self.labels[own].tolist()), tuple(self.rewards[own].tolist())
+        return Group(self.keys[index], prompt, tuple(answers), labels, float(self.weights[index]), rewards)
 
     def answers_of(self, indexes: np.ndarray) -> np.ndarray:
         """The numbers of all answers of some groups, group by group."""
@@ -122,10 +135,15 @@ class GroupDataset:
 
         return GroupDataset(groups())
 
+    def with_room_behind(self) -> GroupDataset:
+        """Every answer with one more token behind it, so that the model's state at its own last token is computed."""
+        groups = map(self.group, range(len(self)))
+        return GroupDataset(replace(g, answers=tuple([*answer, 0] for answer in g.answers)) for g in groups)
+
     def digest(self) -> str:
         """Hash of names, tokens, labels and weights."""
         content = hashlib.sha256()
-        for array in (self._tokens, self._ends, self.sizes, self.labels, self.weights):
+        for array in (self._tokens, self._ends, self.sizes, self.labels, self.weights, self.rewards):
             content.update(np.ascontiguousarray(array).data)
         return digest("groups", self.keys, content.hexdigest())
 
@@ -167,6 +185,28 @@ class _Named:
     weight: float
 
 
+def load_answers(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple[GroupDataset, list[str]]:
+    """Every candidate that a job's folders hold, and the gold answers, prompt by prompt; and their ids in this order.
+
+    What is empty or does not fit `max_length` with its prompt is left out.
+    """
+    prompts = {p.id: p for p in _read(job.prompts_dirs, Prompt)}
+    golds = (gold for prompt in prompts.values() if (gold := prompt.gold()) is not None)
+    by_prompt: dict[str, dict[str, np.ndarray]] = {}
+    for candidate in chain(golds, _read(job.candidates_dirs, Candidate)):
+        if candidate.prompt_id in prompts:
+            tokens = _answer_tokens(candidate, prompts, encode_answer)
+            by_prompt.setdefault(candidate.prompt_id, {})[candidate.id] = tokens
+    groups, ids = [], []
+    for prompt_id, answers in by_prompt.items():
+        asked = np.asarray(encode(prompts[prompt_id].messages), dtype=np.int32)
+        fitting = {name: a for name, a in answers.items() if not _refused(asked, a, job.train.max_length)}
+        if fitting:
+            groups.append(Group(prompt_id, asked, tuple(fitting.values()), (1.0,) * len(fitting)))
+            ids += fitting
+    return GroupDataset(groups), ids
+
+
 def _groups(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple[Iterator[Group], int]:
     if job.train.algorithm in ("sft", "raft"):
         demonstrations = list(_read(job.examples_dirs, Candidate))
@@ -181,11 +221,12 @@ def _groups(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple
     golds = (gold for prompt in prompts.values() if (gold := prompt.gold()) is not None)
     tokens = {c.id: _answer_tokens(c, prompts, encode_answer) for c in chain(golds, answers)}
     encoded = {name: np.asarray(encode(prompt.messages), dtype=np.int32) for name, prompt in prompts.items()}
-    return _joined(named, encoded, tokens), len(named)
+    rewards = {r.candidate_id: r.reward for r in _read(job.rewards_dirs, Reward)}
+    return _joined(named, encoded, tokens, rewards), len(named)
 
 
 def _named_examples(job: TrainJob) -> list[_Named]:
-    if job.train.algorithm == "dpo":
+    if job.train.algorithm in PAIRED:
         return [
             _Named(
                 f"{p.prompt_id}/{p.chosen_id}/{p.rejected_id}", p.prompt_id, (p.chosen_id, p.rejected_id),
@@ -220,12 +261,16 @@ def _answer_tokens(candidate: Candidate, prompts: Mapping[str, Prompt], encode_a
 
 
 def _joined(
-    named: Iterable[_Named], prompts: Mapping[str, np.ndarray], answers: Mapping[str, np.ndarray]
+    named: Iterable[_Named],
+    prompts: Mapping[str, np.ndarray],
+    answers: Mapping[str, np.ndarray],
+    rewards: Mapping[str, float],
 ) -> Iterator[Group]:
     for group in named:
         try:
             found = tuple(answers[name] for name in group.answer_ids)
-            yield Group(group.key, prompts[group.prompt_id], found, group.labels, group.weight)
+            scores = tuple(rewards[name] for name in group.answer_ids) if rewards else None
+            yield Group(group.key, prompts[group.prompt_id], found, group.labels, group.weight, scores)
         except KeyError as error:
             raise KeyError(f"{group.key}: no record has the id {error}; were prompts or candidates changed?") from error
 
@@ -234,7 +279,8 @@ def _joined(
 
 
 def _usable(groups: Iterable[Group], job: TrainJob, dropped: Counter[str]) -> Iterator[Group]:
-    paired, fewest = job.train.algorithm == "dpo", 2 if job.train.algorithm in ("dpo", "ranking") else 1
+    paired = job.train.algorithm in PAIRED
+    fewest = 2 if paired or job.train.algorithm == "ranking" else 1
     for group in groups:
         reasons = [_refused(group.prompt, answer, job.train.max_length) for answer in group.answers]
         found = [reason for reason in reasons if reason]
@@ -261,7 +307,8 @@ def _only(group: Group, places: Sequence[int]) -> Group:
     if len(places) == len(group.answers):
         return group
     answers, labels = (tuple(values[i] for i in places) for values in (group.answers, group.labels))
-    return replace(group, answers=answers, labels=labels)
+    rewards = tuple(group.rewards[i] for i in places) if group.rewards else None
+    return replace(group, answers=answers, labels=labels, rewards=rewards)
 
 
 def _nothing_message(job: TrainJob, total: int, dropped: Counter[str]) -> str:

@@ -17,6 +17,11 @@ from selfalign.training.setup import Setup
 from selfalign.training.task import METRICS, GroupTask
 
 
+def reward_weights(reward_gap: Tensor) -> Tensor:
+    """2 sigmoid(r_w - r_l): 1 where a reward model cannot tell, 2 where it is sure, 0 where it is sure of the other."""
+    return 2.0 * torch.sigmoid(reward_gap)
+
+
 class DpoTask(GroupTask):
     """A step's loss is the mean over its pairs of weight x loss."""
 
@@ -34,12 +39,13 @@ class DpoTask(GroupTask):
         logps, _ = self.logps(found[0], batch)
         pairs, shift = PairLogps.of(logps, self.reference[batch.answers], batch.lengths), self.shift(model, batch)
         wpo = on_policy_weights(*found, batch.lengths) if self.settings.wpo else torch.ones_like(batch.weight)
-        p_chosen = batch.labels[::2]
+        gap = batch.rewards[::2] - batch.rewards[1::2]
         losses = {
-            name: share * pair_loss(name, pairs, p_chosen, self.settings, shift=shift)
+            name: share * pair_loss(name, pairs, batch.labels[::2], self.settings, shift=shift, reward_gap=gap)
             for name, share in self.terms.items()
         }
-        parts = {name: (batch.weight * wpo * term).sum() * scale for name, term in losses.items()}
+        weight = batch.weight * wpo * (reward_weights(gap) if self.settings.reward_weight else 1.0)
+        parts = {name: (weight * term).sum() * scale for name, term in losses.items()}
         loss = sum(parts.values())
         return loss, self.sums(loss.detach(), pairs, scale, parts, wpo)
 
@@ -64,12 +70,13 @@ class DpoTask(GroupTask):
 
     def expected_start(self, indexes: np.ndarray, sums: dict[str, float]) -> tuple[float, float]:
         """log 2 for "sigmoid", hard labels or soft."""
-        groups = self.setup.groups
-        p_chosen = torch.from_numpy(groups.labels[groups.answers_of(indexes)][::2])
-        weight = torch.from_numpy(groups.weights[indexes])
+        groups, answers = self.setup.groups, self.setup.groups.answers_of(indexes)
+        p_chosen, weight = torch.from_numpy(groups.labels[answers][::2]), torch.from_numpy(groups.weights[indexes])
+        gap = -torch.from_numpy(groups.rewards[answers]).view(-1, 2).diff(dim=1).squeeze(1)
+        weight = weight * reward_weights(gap) if self.settings.reward_weight else weight
         # WPO's is a mean: exact where pairs start at one loss, as all but EXO's and SPPO's do.
         wpo = sums.get("wpo/weights", 1.0)
-        each = value_at_reference(self.settings, p_chosen)
+        each = value_at_reference(self.settings, p_chosen, gap)
         return (each * weight).mean().item() * wpo, weight.mean().item() * wpo
 
     def free_part(self, sums: dict[str, float]) -> float:

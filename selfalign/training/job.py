@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from selfalign.config import Adapter, Train
+from selfalign.config import Adapter, RewardModel, Train
 from selfalign.records import Message, digest
 
 
@@ -31,9 +31,10 @@ class ModelShare:
 class TrainJob:
     """One training run: a policy, what it is trained on, and where the trained policy goes.
 
-    `examples_dirs` hold what `train.algorithm` reads: Pair for dpo; Ranking for kto, bco, sppo and ranking; Candidate
-    for sft and raft. `reference` is a model, or several whose weights are averaged; empty, it is the policy as it
-    is before training. `output_dir` is the folder of a step.
+    `examples_dirs` hold what `train.algorithm` reads: Pair for dpo and reward_model; Ranking for kto, bco, sppo and
+    ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them.
+    `reference` is a model, or several whose weights are averaged; empty, it is the policy as it is before training.
+    `output_dir` is the folder of a step.
     """
 
     policy_path: str
@@ -42,7 +43,9 @@ class TrainJob:
     examples_dirs: tuple[str, ...]
     output_dir: str
     train: Train
+    rewards_dirs: tuple[str, ...] = ()
     reference: tuple[ModelShare, ...] = ()
+    reward_model: RewardModel | None = None
     adapter: Adapter | None = None
     seed: int = 17
     round: int = 0
@@ -52,7 +55,7 @@ class TrainJob:
     def identity(self) -> str:
         """Hash of what decides the result, apart from the records read; neither folders nor processes do."""
         fields = msgspec.to_builtins(self)
-        for name in ("prompts_dirs", "candidates_dirs", "examples_dirs", "output_dir"):
+        for name in ("prompts_dirs", "candidates_dirs", "examples_dirs", "rewards_dirs", "output_dir"):
             del fields[name]
         for name in ("num_processes", "accelerate_config", "checkpoint_every"):
             del fields["train"][name]

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from selfalign.config import Train
 from selfalign.objective import REFERENCE_FREE, FDivergence, LossName, loss_terms
 
-_MAX_EXPONENT = 80.0  # float32 overflows beyond
+_MAX_EXPONENT = 20.0  # beyond it exp is continued as a line: no overflow, and still a gradient
 _NOTHING = -1e9  # the reward of no answer: adds nothing to any sum of exponentials
 
 
@@ -114,7 +114,7 @@ def exo_loss(z: Tensor, p_chosen: Tensor) -> Tensor:
 def discopop_loss(z: Tensor, temperature: float) -> Tensor:
     """(1 - m) L(z) + m exp(-z), m = sigmoid(z / temperature). DiscoPOP, Lu et al. 2024 (arXiv:2406.08414)."""
     blend = torch.sigmoid(z / temperature)
-    return (1.0 - blend) * sigmoid_loss(z) + blend * torch.exp((-z).clamp(max=_MAX_EXPONENT))
+    return (1.0 - blend) * sigmoid_loss(z) + blend * _exp(-z)
 
 
 def divergence_score(log_ratio: Tensor, divergence: FDivergence, alpha: float) -> Tensor:
@@ -126,10 +126,15 @@ def divergence_score(log_ratio: Tensor, divergence: FDivergence, alpha: float) -
     if divergence == "reverse_kl":
         return log_ratio
     if divergence == "forward_kl":
-        return -torch.exp((-log_ratio).clamp(max=_MAX_EXPONENT))
+        return -_exp(-log_ratio)
     if divergence == "js":
         return F.logsigmoid(log_ratio)
-    return torch.exp(((alpha - 1.0) * log_ratio).clamp(max=_MAX_EXPONENT)) / (alpha - 1.0)
+    return _exp((alpha - 1.0) * log_ratio) / (alpha - 1.0)
+
+
+def _exp(t: Tensor) -> Tensor:
+    inside = t.clamp(max=_MAX_EXPONENT)
+    return torch.exp(inside) * (1.0 + (t - inside))
 
 
 # Losses of pairs under the label "chosen is better", [B].
@@ -240,6 +245,14 @@ def nll_loss(pairs: PairLogps) -> Tensor:
     return -pairs.chosen_mean
 
 
+def distill_loss(pairs: PairLogps, beta: float, reward_gap: Tensor) -> Tensor:
+    """(beta d - (r_w - r_l))^2: the policy's own margin is to be that of a reward model, `reward_gap`.
+
+    Reward model distillation, Fisch et al. 2024 (arXiv:2405.19316).
+    """
+    return (beta * pairs.difference - reward_gap) ** 2
+
+
 def _log_odds(log_p: Tensor) -> Tensor:
     """log(P / (1 - P)) from log P < 0; log1mexp by the branch that does not cancel."""
     log_p = log_p.clamp(max=-1e-7)
@@ -321,11 +334,18 @@ def smooth_labels(p_chosen: Tensor, label_smoothing: float) -> Tensor:
 
 
 def pair_loss(
-    name: LossName, pairs: PairLogps, p_chosen: Tensor, settings: Train | None = None, *, shift: Tensor | float = 0.0
+    name: LossName,
+    pairs: PairLogps,
+    p_chosen: Tensor,
+    settings: Train | None = None,
+    *,
+    shift: Tensor | float = 0.0,
+    reward_gap: Tensor | None = None,
 ) -> Tensor:
     """The loss of each pair under its soft label, by the settings of `train`. [B]
 
-    `shift` is what answers are compared with one by one: BCO's delta, KTO's z0.
+    `shift` is what answers are compared with one by one: BCO's delta, KTO's z0. `reward_gap` is what a reward model
+    makes of each pair; only "distill" reads it.
 
     For "sigmoid" this is the cross-entropy to the label, least at z = logit p; for "ipo" least at
     d = (2 p - 1) / (2 tau); for "hinge" at z = 1 where p > 1/2.
@@ -340,6 +360,8 @@ def pair_loss(
         return aot_loss(pairs, beta, epsilon)
     if name == "nll":
         return nll_loss(pairs)
+    if name == "distill":
+        return distill_loss(pairs, beta, torch.zeros_like(p_chosen) if reward_gap is None else reward_gap)
     if name == "orpo":
         return nll_loss(pairs) + beta * _expected(odds_ratio_loss, pairs, p_chosen)
     if name == "robust":  # its epsilon is inside the loss
@@ -395,7 +417,7 @@ def _expected(loss: Callable[[PairLogps], Tensor], pairs: PairLogps, p_chosen: T
     return p_chosen * loss(pairs) + (1.0 - p_chosen) * loss(pairs.swap())
 
 
-def value_at_reference(settings: Train, p_chosen: Tensor) -> Tensor:
+def value_at_reference(settings: Train, p_chosen: Tensor, reward_gap: Tensor | None = None) -> Tensor:
     """The loss of pairs with these labels while the policy is still its own reference, without reference-free terms.
 
     For "sigmoid" log 2, whatever the label. [B]
@@ -403,7 +425,8 @@ def value_at_reference(settings: Train, p_chosen: Tensor) -> Tensor:
     zero, one = torch.zeros_like(p_chosen), torch.ones_like(p_chosen)
     start = PairLogps(zero, zero, zero, zero, one, one)
     terms = {name: weight for name, weight in loss_terms(settings).items() if name not in REFERENCE_FREE}
-    return sum((weight * pair_loss(name, start, p_chosen, settings) for name, weight in terms.items()), zero)
+    losses = {name: pair_loss(name, start, p_chosen, settings, reward_gap=reward_gap) for name in terms}
+    return sum((weight * losses[name] for name, weight in terms.items()), zero)
 
 
 # What changes the log-probabilities or weighs the pairs.

@@ -1,4 +1,4 @@
-"""Models for training: loading, adapters, the scorer around a causal language model, and saving."""
+"""Models for training: loading, adapters, the scorers around them, and saving."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from selfalign.config import Adapter
 from selfalign.training.batches import AttentionKinds, Batch, Layout, collate
@@ -64,6 +70,32 @@ def load_model(path: str, dtype: torch.dtype, *, trust_remote_code: bool = False
     return model
 
 
+def load_reward_model(
+    path: str, dtype: torch.dtype, pad_token_id: int | None, *, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """Load a sequence classifier of one label, or put a new head on a causal language model; every dropout at 0.
+
+    A new head has weights of standard deviation 1 / sqrt(hidden + 1) and no bias (Stiennon et al. 2020; Huang et al.
+    2024, arXiv:2403.17031). Raises ModelError.
+    """
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            path, num_labels=1, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be loaded as a reward model from safetensors: {error}") from error
+    head = getattr(model, "score", None)
+    if type(head) is not nn.Linear:
+        raise ModelError(f"{type(model).__name__}: no plain head by the name of score; choose another architecture")
+    known = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).architectures or [""]
+    if not known[0].endswith("ForSequenceClassification"):
+        nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
+    model.config.pad_token_id = pad_token_id if model.config.pad_token_id is None else model.config.pad_token_id
+    turn_off_dropout(model)
+    model.config.use_cache = False
+    return model
+
+
 def stored_dtype(path: str, *, trust_remote_code: bool = False) -> torch.dtype:
     """The dtype in which the weights of a model folder are stored, by its configuration."""
     dtype = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).dtype
@@ -88,7 +120,7 @@ def add_adapter(model: PreTrainedModel, adapter: Adapter) -> PeftModel:
         lora_alpha=adapter.alpha if adapter.alpha is not None else 2 * adapter.rank,
         lora_dropout=adapter.dropout,
         target_modules=adapter.target_modules,
-        task_type="CAUSAL_LM",
+        task_type="SEQ_CLS" if hasattr(model, "score") else "CAUSAL_LM",  # a head of its own is trained whole
     )
     try:
         return get_peft_model(model, config, autocast_adapter_dtype=True)
@@ -108,45 +140,85 @@ def attention_kinds(config: Any) -> AttentionKinds | None:
     return AttentionKinds(tuple(sorted(kinds)), window)
 
 
-class Scorer(nn.Module):
-    """A causal language model that answers with the log-probability of every scored token of a batch."""
+class Backbone(nn.Module):
+    """A transformers model, with or without an adapter, that is asked for the hidden states of a batch."""
 
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         super().__init__()
         self.model = model
-        self.head = Head.of(self.causal.config.get_text_config())
-        self.attention = attention_kinds(self.causal.config.get_text_config())
-        self._no_split_modules = self.causal._no_split_modules  # where FSDP's automatic wrapping looks
-        head = self.causal.get_output_embeddings()
-        if type(head) is not nn.Linear or self.causal.base_model is self.causal:
-            raise ModelError(
-                f"{type(self.causal).__name__}: no plain output layer over a base model was found; "
-                "keep the output layer out of policy.adapter.target_modules, or choose another architecture"
-            )
+        self.attention = attention_kinds(self.whole.config.get_text_config())
+        self._no_split_modules = self.whole._no_split_modules  # where FSDP's automatic wrapping looks
 
     @property
-    def causal(self) -> PreTrainedModel:
+    def whole(self) -> PreTrainedModel:
         """The transformers model, inside its adapter if it has one."""
         return self.model.get_base_model() if is_peft(self.model) else self.model
 
-    def forward(self, batch: Batch, *, with_collision: bool = False) -> Tensor | tuple[Tensor, Tensor]:
-        """Log-probabilities of the batch's targets in nats, float32, [N]; on demand log sum_v p_v^2 beside it. [N]"""
-        hidden = self.hidden_states(batch).flatten(0, 1)[batch.sources]
-        head = self.causal.get_output_embeddings()
-        score = token_logprobs_and_collision if with_collision else token_logprobs
-        return score(hidden, head.weight, head.bias, batch.targets, self.head)
-
-    def hidden_states(self, batch: Batch) -> Tensor:
-        """What the output layer would be applied to. [R, L, D]"""
+    def hidden_states(self, batch: Batch, places: Tensor) -> Tensor:
+        """What a head would be applied to, at some of the R * L positions. [places, D]"""
         masks = batch.masks
         mask = masks if len(masks) > 1 else next(iter(masks.values()))
-        return self.causal.base_model(
+        states = self.whole.base_model(
             input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
         ).last_hidden_state
+        return states.flatten(0, 1)[places]
 
     def without_adapter(self) -> AbstractContextManager[Any]:
-        """The policy as it was before any training: without its adapter, where it has one."""
+        """The model as it was before any training: without its adapter, where it has one."""
         return self.model.disable_adapter() if is_peft(self.model) else nullcontext()
+
+
+class Scorer(Backbone):
+    """A causal language model that answers with the log-probability of every scored token of a batch."""
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        super().__init__(model)
+        self.head = Head.of(self.whole.config.get_text_config())
+        head = self.whole.get_output_embeddings()
+        if type(head) is not nn.Linear or self.whole.base_model is self.whole:
+            raise ModelError(
+                f"{type(self.whole).__name__}: no plain output layer over a base model was found; "
+                "keep the output layer out of policy.adapter.target_modules, or choose another architecture"
+            )
+
+    def forward(self, batch: Batch, *, with_collision: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+        """Log-probabilities of the batch's targets in nats, float32, [N]; on demand log sum_v p_v^2 beside it. [N]"""
+        head = self.whole.get_output_embeddings()
+        score = token_logprobs_and_collision if with_collision else token_logprobs
+        return score(self.hidden_states(batch, batch.sources), head.weight, head.bias, batch.targets, self.head)
+
+    @torch.no_grad()
+    def expected(self, group: GroupDataset) -> Tensor:
+        """What `forward` should say of a single group, by the model's own full forward pass, one row at a time. [N]"""
+        prompt, answers = group.parts(0)
+        results = []
+        for answer in answers:
+            tokens = torch.from_numpy(np.concatenate([prompt, answer]).astype(np.int64)).to(self.whole.device)
+            logits = self.whole(input_ids=tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1]
+            results.append(logits.float().log_softmax(-1).gather(-1, tokens[len(prompt) :, None]).squeeze(-1))
+        return torch.cat(results)
+
+
+class RewardScorer(Backbone):
+    """A sequence classifier of one label that answers with the reward of every answer of a batch.
+
+    The reward is read at an answer's last token. A batch scores the token behind each position, so its answers carry
+    one more token than they have (`GroupDataset.with_room_behind`), which is never read.
+    """
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Rewards, float32. [S]"""
+        states = self.hidden_states(batch, batch.sources[batch.lengths.cumsum(0) - 1])
+        with torch.autocast(states.device.type, enabled=False):
+            return torch.nn.functional.linear(states.float(), self.whole.score.weight.float()).squeeze(-1)
+
+    @torch.no_grad()
+    def expected(self, group: GroupDataset) -> Tensor:
+        """What `forward` should say of a single group, by the model's own forward pass, one row at a time. [S]"""
+        prompt, answers = group.parts(0)
+        rows = [np.concatenate([prompt, answer[:-1]]).astype(np.int64) for answer in answers]
+        logits = [self.whole(torch.from_numpy(row)[None].to(self.whole.device), use_cache=False).logits for row in rows]
+        return torch.cat(logits).float().squeeze(-1)
 
 
 def is_peft(model: nn.Module) -> bool:
@@ -158,25 +230,25 @@ def sequence_logps(token_logps_N: Tensor, batch: Batch) -> Tensor:
     return torch.segment_reduce(token_logps_N, "sum", lengths=batch.lengths)
 
 
-def choose_layout(scorer: Scorer, groups: GroupDataset) -> Layout:
+def choose_layout(scorer: Scorer | RewardScorer, groups: GroupDataset) -> Layout:
     """The shared layout, if this model can do it: layouts are compared with the model's own logits on a short group.
 
     Raises ModelError where even plain rows differ: then the scorer does not know what the model does to its logits.
     """
     probe = _short_group(groups)
-    expected = _own_logprobs(scorer.causal, probe)
+    expected = scorer.expected(probe)
     tolerance = 1e-3 if next(scorer.parameters()).dtype == torch.float32 else 0.15
     if scorer.attention is not None and _layout_agrees(scorer, probe, "shared", expected, tolerance):
         return "shared"
     if _layout_agrees(scorer, probe, "plain", expected, tolerance):
         warnings.warn(
-            f"{type(scorer.causal).__name__} cannot share a prompt between its answers: "
+            f"{type(scorer.whole).__name__} cannot share a prompt between its answers: "
             "prompts are computed twice, training is slower",
             stacklevel=2,
         )
         return "plain"
     raise ModelError(
-        f"{type(scorer.causal).__name__}: log-probabilities from its hidden states differ from its own logits; "
+        f"{type(scorer.whole).__name__}: log-probabilities from its hidden states differ from its own logits; "
         "this architecture cannot be trained yet"
     )
 
@@ -189,26 +261,16 @@ def _short_group(groups: GroupDataset) -> GroupDataset:
 
 
 @torch.no_grad()
-def _own_logprobs(model: PreTrainedModel, group: GroupDataset) -> Tensor:
-    """Log-probabilities of all answers by the model's full forward pass, one row at a time. [N]"""
-    prompt, answers = group.parts(0)
-    results = []
-    for answer in answers:
-        tokens = torch.from_numpy(np.concatenate([prompt, answer]).astype(np.int64)).to(model.device)
-        logits = model(input_ids=tokens[None], use_cache=False).logits[0, len(prompt) - 1 : -1]
-        results.append(logits.float().log_softmax(-1).gather(-1, tokens[len(prompt) :, None]).squeeze(-1))
-    return torch.cat(results)
-
-
-@torch.no_grad()
-def _layout_agrees(scorer: Scorer, group: GroupDataset, layout: Layout, expected: Tensor, tolerance: float) -> bool:
+def _layout_agrees(
+    scorer: Scorer | RewardScorer, group: GroupDataset, layout: Layout, expected: Tensor, tolerance: float
+) -> bool:
     batch = collate(group, ONE_GROUP, layout, scorer.attention or AttentionKinds())
     try:
         found = scorer(batch.to(expected.device))
     except (TypeError, ValueError, RuntimeError, IndexError, KeyError) as error:
         if layout == "plain":
             raise
-        warnings.warn(f"{type(scorer.causal).__name__} takes no mask over pairs of positions: {error}", stacklevel=3)
+        warnings.warn(f"{type(scorer.whole).__name__} takes no mask over pairs of positions: {error}", stacklevel=3)
         return False
     return (found - expected).abs().mean().item() <= tolerance
 
@@ -222,8 +284,9 @@ def merge_lora(state: Mapping[str, Tensor], model: PeftModel, dtype: torch.dtype
     merged: dict[str, Tensor] = {}
     stored: dict[int, Tensor] = {}
     for name, weight in state.items():
-        if ".lora_" in name or not name.startswith(prefix):
+        if ".lora_" in name or ".original_module." in name or not name.startswith(prefix):
             continue
+        name = name.replace(".modules_to_save.default.", ".")
         stem, found, leaf = name.removeprefix(prefix).rpartition(".base_layer.")
         plain = f"{stem}.{leaf}" if found else leaf
         if f"{prefix}{stem}.lora_A.default.weight" in state and leaf == "weight":

@@ -19,7 +19,16 @@ from selfalign.training.batches import AttentionKinds, Extents, Layout, collate,
 from selfalign.training.dataset import GroupDataset, load_groups
 from selfalign.training.job import TrainJob
 from selfalign.training.loop import MicroBatch, emit
-from selfalign.training.model import ModelError, Scorer, add_adapter, choose_layout, compute_dtype, load_model
+from selfalign.training.model import (
+    ModelError,
+    RewardScorer,
+    Scorer,
+    add_adapter,
+    choose_layout,
+    compute_dtype,
+    load_model,
+    load_reward_model,
+)
 
 CPU_MAX_TOKENS = 2048  # a CPU is busy with fewer positions than this; more only leave its caches and cost memory
 
@@ -37,7 +46,7 @@ class Setup:
     tokenizer: PreTrainedTokenizerBase
     groups: GroupDataset
     dropped: dict[str, int]  # left out, by reason
-    scorer: Scorer
+    scorer: Scorer | RewardScorer
     dtype: torch.dtype
     layout: Layout
 
@@ -78,14 +87,25 @@ def prepare(job: TrainJob) -> Setup:
     if dropped and accelerator.is_main_process:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         emit("warning", message=f"round {job.round}: left out of training: {reasons}; {len(groups)} remain")
-    model = load_model(job.policy_path, weight_dtype(job, dtype), trust_remote_code=job.trust_remote_code)
-    check_vocabulary(groups, model, job.policy_path)
-    if job.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     torch.manual_seed(derived_seed("adapter", job.seed, job.round))
-    scorer = Scorer(add_adapter(model, job.adapter) if job.adapter else model)
+    scorer = make_scorer(job, weight_dtype(job, dtype), tokenizer)
+    check_vocabulary(groups, scorer.whole, job.policy_path)
     scorer.train().to(accelerator.device)
     return Setup(job, accelerator, tokenizer, groups, dict(dropped), scorer, dtype, choose_layout(scorer, groups))
+
+
+def make_scorer(job: TrainJob, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> Scorer | RewardScorer:
+    """The model that is trained, with its adapter and a head for what the algorithm asks of it."""
+    trust = job.trust_remote_code
+    if job.train.algorithm == "reward_model":
+        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        model = load_reward_model(job.policy_path, dtype, pad, trust_remote_code=trust)
+    else:
+        model = load_model(job.policy_path, dtype, trust_remote_code=trust)
+    if job.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    kind = RewardScorer if job.train.algorithm == "reward_model" else Scorer
+    return kind(add_adapter(model, job.adapter) if job.adapter else model)
 
 
 def _check_processes(job: TrainJob, accelerator: Accelerator) -> None:

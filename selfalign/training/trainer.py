@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import msgspec
@@ -44,6 +44,7 @@ from selfalign.training.model import (
 )
 from selfalign.training.ranking import RankingTask
 from selfalign.training.reference import WrongStart, mismatch, reference_logps
+from selfalign.training.reward_model import RewardTask, encode_results, held_out, hold_out, reward_candidates
 from selfalign.training.setup import LaunchError, Setup, prepare
 from selfalign.training.sft import SftTask
 from selfalign.training.task import GroupTask
@@ -76,17 +77,39 @@ def train(job: TrainJob, should_stop: Callable[[], bool] = lambda: False) -> Non
         return
     setup = prepare(job)
     setup.accelerator.wait_for_everyone()
+    if job.train.algorithm == "reward_model":
+        train_reward_model(setup, should_stop)
+    else:
+        train_policy(setup, should_stop)
+
+
+def train_policy(setup: Setup, should_stop: Callable[[], bool]) -> None:
     before = probe_logprobs(setup, setup.scorer)
     model = setup.accelerator.prepare(setup.scorer)
     task = make_task(setup, model)
+    progress = run_steps(setup, model, task, should_stop)
+    warn(setup, task.drift())
+    save_trained(setup, model)
+    after = probe_logprobs(setup, _saved_scorer(setup) if setup.job.adapter else model)
+    finish(setup, progress, [(PROBES_FILE, msgspec.json.encode({"before": before, "after": after}))])
+
+
+def train_reward_model(setup: Setup, should_stop: Callable[[], bool]) -> None:
+    setup, pairs = hold_out(setup)
+    model = setup.accelerator.prepare(setup.scorer)
+    progress = run_steps(setup, model, RewardTask(setup, None), should_stop)
+    save_trained(setup, model)
+    finish(setup, progress, encode_results(held_out(setup, model, pairs), reward_candidates(setup, model)))
+
+
+def run_steps(setup: Setup, model: nn.Module, task: GroupTask, should_stop: Callable[[], bool]) -> Progress:
+    job, output = setup.job, setup.output
     optimizer = setup.accelerator.prepare(make_optimizer(model, job.train))
     checkpoints = Checkpoints(output / CHECKPOINT_FOLDER, digest(job.identity(), setup.groups.digest()))
     log = MetricsLog(output, job.round)
-    loop = Loop(setup.accelerator, model, optimizer, task, job.train, job.seed, checkpoints, log, should_stop)
-    progress = loop.run()
-    warn(setup, task.drift())
-    del optimizer, loop
-    finish(setup, model, before, progress)
+    return Loop(
+        setup.accelerator, model, optimizer, task, job.train, job.seed, checkpoints, log, should_stop
+    ).run()  # fmt: skip
 
 
 def make_task(setup: Setup, model: nn.Module) -> GroupTask:
@@ -128,28 +151,30 @@ def probe_logprobs(setup: Setup, model: nn.Module) -> list[list[float]]:
 # The end.
 
 
-def finish(setup: Setup, model: nn.Module, before: list[list[float]], progress: Progress) -> None:
-    """Save the policy, compare-texts and a note that the job is done; then drop what was only needed on the way.
+def save_trained(setup: Setup, model: nn.Module) -> None:
+    """Save the model in the step's folder.
 
-    A policy trained in all its weights is saved in float32, the dtype it was trained in: most updates are smaller than
+    One trained in all its weights is saved in float32, the dtype it was trained in: most updates are smaller than
     bfloat16 can tell apart, and the next round would start without them. A merged adapter is saved in the dtype in
     which the base is stored, and the adapter itself beside it.
     """
-    accelerator, job = setup.accelerator, setup.job
-    state = full_state(accelerator, model)
-    if accelerator.is_main_process:
+    state = full_state(setup.accelerator, model)
+    if setup.accelerator.is_main_process:
         check_finite(state)
         save_policy(setup, {name.removeprefix("model."): weight for name, weight in state.items()})
-    accelerator.wait_for_everyone()
-    del state
-    after = probe_logprobs(setup, _saved_scorer(setup) if job.adapter else model)
-    if accelerator.is_main_process:
-        atomic_write(setup.output / PROBES_FILE, msgspec.json.encode({"before": before, "after": after}))
-        done = {"job": job.identity(), "steps": progress.step, "num_tokens": progress.num_tokens}
+    setup.accelerator.wait_for_everyone()
+
+
+def finish(setup: Setup, progress: Progress, files: Iterable[tuple[str, bytes]]) -> None:
+    """Write what is known of the model, and a note that the job is done; then drop what was only needed on the way."""
+    if setup.accelerator.is_main_process:
+        for name, content in files:
+            atomic_write(setup.output / name, content)
+        done = {"job": setup.job.identity(), "steps": progress.step, "num_tokens": progress.num_tokens}
         done |= {"groups": len(setup.groups), "dropped": setup.dropped, "layout": setup.layout}
         atomic_write(setup.output / DONE_FILE, msgspec.json.encode(done))
         shutil.rmtree(setup.output / CHECKPOINT_FOLDER, ignore_errors=True)
-    accelerator.wait_for_everyone()
+    setup.accelerator.wait_for_everyone()
 
 
 def save_policy(setup: Setup, state: dict[str, Tensor]) -> None:
@@ -159,10 +184,10 @@ def save_policy(setup: Setup, state: dict[str, Tensor]) -> None:
     scorer, job = setup.scorer, setup.job
     if is_peft(scorer.model):
         dtype = stored_dtype(job.policy_path, trust_remote_code=job.trust_remote_code)
-        save_model(aside, scorer.causal, merge_lora(state, scorer.model, dtype), setup.tokenizer, dtype)
+        save_model(aside, scorer.whole, merge_lora(state, scorer.model, dtype), setup.tokenizer, dtype)
         save_adapter(aside / ADAPTER_FOLDER, scorer.model, state)
     else:
-        save_model(aside, scorer.causal, state, setup.tokenizer, torch.float32)
+        save_model(aside, scorer.whole, state, setup.tokenizer, torch.float32)
     for path in sorted(path for path in aside.rglob("*") if path.is_file()):
         target = setup.output / path.relative_to(aside)
         target.parent.mkdir(exist_ok=True)

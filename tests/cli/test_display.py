@@ -174,6 +174,7 @@ def test_the_live_screen_has_a_column_for_revisions_where_there_are_some() -> No
     [
         ("revise", "rounds/000/steps/2/revisions", "round 0  revise    step 2: 20 answers  (2.0 s)"),
         ("pairs", "rounds/000/replay/pairs", "round 0  pairs     replayed: 20 answers  (2.0 s)"),
+        ("reward", "rounds/000/rewards", "round 0  reward    rewards: 20 answers  (2.0 s)"),
         ("pairs", "rounds/000/rankings", "round 0  pairs     20 answers  (2.0 s)"),
     ],
 )
@@ -184,6 +185,24 @@ def test_a_finished_step_is_named_where_its_stage_has_several(stage: str, step: 
     display.handle({**where, "event": "stage_started", "total": 1})
     display.handle({**where, "event": "stage_done", "seconds": 2.0, "counts": {"answers": 20}})
     assert out.getvalue() == line + "\n"
+
+
+def test_steps_of_a_reward_model_are_not_the_policys() -> None:
+    progress = Progress()
+    for event in (
+        {"event": "stage_started", "stage": "reward", "step": "rounds/000/reward_model", "unit": "steps"},
+        {"event": "train_step", "step": 3, "total": 9, "metrics": {"loss": 0.6}},
+    ):
+        progress.handle({"time": 0.0, "round": 0, **event})
+    assert (progress.current.done, progress.current.total, progress.current.metrics) == (3, 9, {"loss": 0.6})
+    assert progress.train_history == {}
+    out = io.StringIO()
+    Console(file=out, width=100, markup=False).print(render(progress, "x", 1.0))
+    assert "round 0 · reward" in out.getvalue()
+    assert "loss 0.600" in out.getvalue()
+    display = PlainDisplay(out)
+    display.handle({"time": 0.0, "event": "reward_model", "round": 0, "accuracy": 0.825, "pairs": 40})
+    assert out.getvalue().endswith("round 0  reward    the reward model is right on 82.5% of 40 held-out pairs\n")
 
 
 @pytest.mark.parametrize(

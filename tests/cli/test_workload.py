@@ -11,7 +11,7 @@ from selfalign.cli.estimate import Needs, Speed
 from selfalign.cli.plan import estimates
 from selfalign.cli.targets import check_inputs
 from selfalign.cli.workload import RoundWork, Workload, count_work, examples_per_prompt, phases
-from selfalign.config import Campaign, Generate, Judge, Pairs, Phase, Replay, Revise, Train, load
+from selfalign.config import Campaign, Generate, Judge, Pairs, Phase, Replay, Revise, RewardModel, Train, load
 from selfalign.constitution import Constitution
 from selfalign.constitution import load as load_constitution
 from selfalign.records import Message, Prompt
@@ -81,13 +81,20 @@ def test_spin_samples_and_asks_no_judge(rules: Constitution) -> None:
     assert (work.candidates, work.judgments, work.examples, work.trained_answers) == (40, 0, 4, 8)
 
 
+def test_a_reward_model_reads_the_pairs_and_then_all_candidates(rules: Constitution) -> None:
+    train = Train(loss={"sigmoid": 1.0, "distill": 1.0})
+    model = RewardModel(train=Train(algorithm="reward_model", epochs=2))
+    assert counted(rules, train=train, reward_model=model)[0].reward_passes == 3 * 2 * 20 + 40
+    assert counted(rules)[0].reward_passes == 0
+
+
 def test_the_bootstrap_is_round_0(rules: Constitution) -> None:
     campaign = Campaign(rounds=1, bootstrap="critique-revision", revise=Revise(num_prompts=5, steps=2))
     helpful = [Prompt.make((Message("user", f"help {i}"),)) for i in range(9)]
     first, second = count_work(campaign, {"train": PROMPTS, "heldout": HELDOUT, "helpful": helpful}, rules).rounds
-    assert (first.candidates, first.revisions, first.judgments) == (5 + 2, 5 * 2 * 2, 0)
+    assert (first.candidates, first.revisions, first.judgments) == (5 + 9, 5 * 2 * 2, 0)
     assert (first.kind, first.examples) == ("demonstrations", 5 * 2 + 2)  # a quarter of ten, rounded to even
-    assert first.generations == 7 + 20 + 3
+    assert first.generations == 14 + 20 + 3
     assert (second.kind, second.candidates, second.revisions) == ("pairs", 40, 0)
 
 
@@ -117,10 +124,17 @@ def test_phases_have_their_rounds_and_settings() -> None:
 def test_seconds_follow_the_counts() -> None:
     speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
     work = RoundWork(0, "pairs", candidates=20, revisions=40, judgments=10, heldout=5, heldout_judgments=5,
-                     examples=3, trained_answers=6, passes=4)  # fmt: skip
+                     examples=3, trained_answers=6, passes=4, reward_passes=40)  # fmt: skip
     whole = Workload((work,), prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
     assert speed.seconds(work, whole) == pytest.approx(
-        {"generate": 2.0, "revise": 4.0, "judge": 2.0, "train": 4 * (60 + 60) / 200, "evaluate": 1.5}
+        {
+            "generate": 2.0,
+            "revise": 4.0,
+            "judge": 2.0,
+            "reward": 40 * 30 / 200,
+            "train": 4 * (60 + 60) / 200,
+            "evaluate": 1.5,
+        }
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from selfalign import resources
 from selfalign.pocket import world
-from selfalign.pocket.checkers import AXES, KIND_AXES, gold, grammatical, is_pirate, manner
+from selfalign.pocket.checkers import AXES, KIND_AXES, gold, gold_score, grammatical, is_pirate, manner
 from selfalign.pocket.world import Behaviour, Question
 
 
@@ -102,6 +102,9 @@ def test_prompt_files_do_not_overlap_and_name_their_kind() -> None:
         assert {row["tags"][0] for row in rows} == set(world.KINDS)
         for row in rows:
             (message,) = row["messages"]
+            assert ("response" in row) == (split == "train")
+            if "response" in row:
+                assert gold_score(message["content"], row["tags"][0], row["response"]) == 1.0
             assert seen.setdefault(message["content"], split) == split
             assert message["content"] in {q.text for q in world.questions(row["tags"][0], split)}
     assert len(seen) > 3000

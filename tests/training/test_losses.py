@@ -291,6 +291,15 @@ def test_the_alpha_divergence_lies_between_the_two_kls() -> None:
     assert torch.allclose(near_zero, divergence_score(u, "forward_kl", 0.5), atol=1e-4)
 
 
+@pytest.mark.parametrize("divergence", ["forward_kl", "js", "alpha"])
+def test_answers_far_from_the_reference_still_pull(divergence: str) -> None:
+    far = torch.tensor([-300.0, 40.0], requires_grad=True)
+    score = divergence_score(far, divergence, 0.5)
+    score.sum().backward()
+    assert torch.isfinite(score).all() and torch.isfinite(far.grad).all()
+    assert far.grad[0] > 0
+
+
 def test_terms_are_summed_by_their_weights() -> None:
     pairs, p = pairs_of(2.0, -1.0), torch.tensor([0.9], dtype=torch.float64)
     settings = Train(loss={"sigmoid": 1.0, "nll": 0.2})

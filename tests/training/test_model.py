@@ -129,7 +129,7 @@ def test_a_merged_adapter_computes_what_it_computed_beside_the_base(name: str, t
     expected = naive_logps(adapted, pairs)
     assert (expected - before).abs().max() > 0.1
     state = merge_lora(adapted.state_dict(), adapted, torch.float32)
-    save_model(tmp_path, Scorer(adapted).causal, state, tiny_tokenizer(), torch.float32)
+    save_model(tmp_path, Scorer(adapted).whole, state, tiny_tokenizer(), torch.float32)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path)
     torch.testing.assert_close(naive_logps(merged, pairs), expected, atol=1e-3, rtol=1e-5)
 

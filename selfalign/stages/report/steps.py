@@ -13,6 +13,8 @@ STAGE_OF = {
     "pairs": "pairs",
     "rankings": "pairs",
     "demonstrations": "pairs",
+    "reward_model": "reward",
+    "rewards": "reward",
     "policy": "train",
     "heldout": "evaluate",
 }

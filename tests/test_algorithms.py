@@ -1,0 +1,250 @@
+"""Campaigns of every algorithm: what each reads, what it makes of it, and that a crash changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfalign.campaign import run_campaign
+from selfalign.config import ConfigError, in_round
+from selfalign.records import GOLD, Candidate, Pair, Prompt, Ranking, Revision, Reward
+from selfalign.stages import StageError
+from selfalign.steps import Interrupted, Work
+from selfalign.store import Step
+from tests.scripted import ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
+from tests.test_campaign import run
+
+RANKED = ["kto", "bco", "sppo", "ranking"]
+
+
+def step(folder: Path, name: str) -> Step:
+    return start(folder, None, ScriptedWorkers()).run.view(name)
+
+
+def rows(folder: Path, name: str, record_type: type) -> list[Any]:
+    return [row for _, shard in step(folder, name).shards(record_type) for row in shard]
+
+
+@pytest.mark.parametrize("algorithm", RANKED)
+def test_rankings_hold_the_kind_answers_first(algorithm: str, tmp_path: Path) -> None:
+    workers = ScriptedWorkers()
+    outcome = run(tmp_path, write_campaign(tmp_path, train__algorithm=algorithm), workers)
+    assert outcome.stopped is None and outcome.reports[-1].win_rates["base"].rate > 0.6
+    texts = {c.id: c.text for c in rows(tmp_path, "rounds/000/candidates", Candidate)}
+    found = rows(tmp_path, "rounds/000/rankings", Ranking)
+    assert len(found) == outcome.reports[0].num_examples > 5 and outcome.reports[0].examples == "rankings"
+    for ranking in found:
+        kind = [texts[name].startswith("kind") for name in ranking.candidate_ids]
+        assert kind == sorted(kind, reverse=True)
+        assert (ranking.desirable == tuple(kind)) == (algorithm in ("kto", "bco"))
+    assert workers.jobs[0].examples_dirs == (str(step(tmp_path, "rounds/000/rankings").path),)
+
+
+def test_raft_learns_the_best_of_each_prompt(tmp_path: Path) -> None:
+    workers = ScriptedWorkers()
+    outcome = run(tmp_path, write_campaign(tmp_path, train__algorithm="raft"), workers)
+    learned = rows(tmp_path, "rounds/000/demonstrations", Candidate)
+    sampled = rows(tmp_path, "rounds/000/candidates", Candidate)
+    best = {c.prompt_id: c.text for c in learned}
+    assert all(
+        best[c.prompt_id].startswith("kind") for c in sampled if c.text.startswith("kind") and c.prompt_id in best
+    )
+    assert len(best) == len(learned) == outcome.reports[0].num_examples > 5
+    assert sorted(preferred_texts(workers.jobs[0])) == sorted(best.values())
+
+
+def test_sft_learns_gold_answers_and_asks_nobody(tmp_path: Path) -> None:
+    workers = ScriptedWorkers()
+    outcome = run(tmp_path, write_campaign(tmp_path, train__algorithm="sft"), workers)
+    assert outcome.reports[0].num_examples == 20
+    found = rows(tmp_path, "rounds/000/demonstrations", Candidate)
+    assert {c.policy_id for c in found} == {GOLD} and not any(c.token_ids for c in found)
+    assert step(tmp_path, "rounds/000/candidates").counts["candidates"] == 0
+    assert step(tmp_path, "rounds/000/judgments").counts["judgments"] == 0
+
+
+def test_spin_prefers_gold_answers_without_a_judge(tmp_path: Path) -> None:
+    run(tmp_path, write_campaign(tmp_path, pairs__strategy="spin"))
+    golds = {p.gold().id for p in rows(tmp_path, "rounds/000/prompts", Prompt)}
+    assert {pair.chosen_id for pair in rows(tmp_path, "rounds/000/pairs", Pair)} == golds
+    assert step(tmp_path, "rounds/000/judgments").counts["judgments"] == 0
+
+
+@pytest.mark.parametrize("strategy", ["best-random", "all", "random", "rso", "margin-buckets"])
+def test_every_strategy_makes_pairs_that_a_campaign_learns_from(strategy: str, tmp_path: Path) -> None:
+    softly = {"pairs__rso_beta": 4} if strategy == "rso" else {}  # else only kind answers are ever drawn
+    outcome = run(tmp_path, write_campaign(tmp_path, pairs__strategy=strategy, generate__samples=4, **softly))
+    assert outcome.reports[-1].win_rates["base"].rate > 0.6
+
+
+# Earlier rounds.
+
+
+def test_replay_adds_pairs_of_earlier_rounds_and_the_texts_they_name(tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=0.1)
+    run(tmp_path, write_campaign(tmp_path, rounds=3, replay__ratio=0.5, replay__rounds="last"), workers)
+    own = [rows(tmp_path, f"rounds/00{number}/pairs", Pair) for number in range(3)]
+    assert step(tmp_path, "rounds/000/replay/pairs") is None and len(workers.jobs[0].examples_dirs) == 1
+    for number in (1, 2):
+        again = rows(tmp_path, f"rounds/00{number}/replay/pairs", Pair)
+        assert len(again) == round(0.5 * len(own[number])) == len(set(again))
+        assert set(again) <= set(own[number - 1])
+        assert len(preferred_texts(workers.jobs[number])) == len(own[number]) + len(again)
+
+
+def test_an_averaged_reference_counts_every_policy_so_far(tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=0.1)
+    run(tmp_path, write_campaign(tmp_path, rounds=4, reference="ema", reference_decay=0.8), workers)
+    paths = [str(tmp_path / "base"), *(job.output_dir for job in workers.jobs)]
+    shares = [[(share.path, round(share.weight, 4)) for share in job.reference] for job in workers.jobs]
+    assert shares[0] == []
+    assert shares[1] == [(paths[0], 0.8), (paths[1], 0.2)]
+    assert shares[3] == [(paths[0], 0.512), (paths[1], 0.128), (paths[2], 0.16), (paths[3], 0.2)]
+
+
+# Phases.
+
+
+def scheduled(folder: Path, **overrides: Any) -> Any:
+    phases = "[{rounds: 1, train: {algorithm: sft}}, {rounds: 2, train: {beta: 0.3}, pairs: {min_margin: 0.2}}]"
+    return write_campaign(folder, rounds=3, schedule=phases, **overrides)
+
+
+def test_each_phase_has_settings_of_its_own(tmp_path: Path) -> None:
+    settings, workers = scheduled(tmp_path), ScriptedWorkers(learns=0.1)
+    outcome = run(tmp_path, settings, workers)
+    assert [job.train.algorithm for job in workers.jobs] == ["sft", "dpo", "dpo"]
+    assert [job.train.beta for job in workers.jobs] == [0.1, 0.3, 0.3]
+    assert [report.examples for report in outcome.reports] == ["demonstrations", "pairs", "pairs"]
+    assert in_round(settings, 0).pairs.min_margin == 0.1 and in_round(settings, 2).pairs.min_margin == 0.2
+
+
+@pytest.mark.parametrize(
+    ("phases", "words"),
+    [
+        ("[{rounds: 1}]", "its phases are 1 rounds, and the campaign has 2"),
+        ("[{rounds: 2, train: {bata: 0.3}}]", 'unknown setting "schedule.0.train.bata"'),
+        ("[{rounds: 2, train: {beta: -1}}]", "schedule.0.train.beta is -1, not a number above 0"),
+        ("[{train: {beta: 1}}]", "schedule.0 needs rounds"),
+        ("[{rounds: 2, train: {algorithm: kto, loss: ipo}}]", "kto has a loss of its own"),
+        ("[2]", "schedule.0 has no settings under it"),
+    ],
+)
+def test_phases_that_make_no_sense_are_refused(phases: str, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words.replace("[", r"\[").replace(".", r"\.")):
+        write_campaign(tmp_path, schedule=phases)
+
+
+# The bootstrap.
+
+
+def bootstrapped(folder: Path, **overrides: Any) -> Any:
+    settings = {"bootstrap": "critique-revision", "revise__steps": 2, "rounds": 1, "revise__num_prompts": 12}
+    helpful = folder / "helpful.jsonl"
+    folder.mkdir(exist_ok=True)
+    helpful.write_text("".join(f'{{"prompt": "help with {i}"}}\n' for i in range(10)))
+    return write_campaign(folder, **{**settings, "revise__helpful": str(helpful), **overrides})
+
+
+def test_the_bootstrap_is_round_zero(tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=0.3)
+    settings = bootstrapped(tmp_path)
+    outcome = run(tmp_path, settings, workers)
+    assert [report.round for report in outcome.reports] == [0, 1]
+    assert [job.train.algorithm for job in workers.jobs] == ["sft", "dpo"]
+    assert workers.jobs[1].policy_path == workers.jobs[0].output_dir
+    assert outcome.reports[0].win_rates["base"].rate > 0.5
+    assert outcome.reports[1].parent_id == outcome.reports[0].policy_id
+
+
+def test_revisions_of_all_steps_and_helpful_answers_are_learned(tmp_path: Path) -> None:
+    workers = ScriptedWorkers()
+    outcome = run(tmp_path, bootstrapped(tmp_path), workers)
+    made = [rows(tmp_path, f"rounds/000/steps/{number}/revisions", Revision) for number in (1, 2)]
+    assert [len(revisions) for revisions in made] == [12, 12]
+    assert all(revision.text.startswith("kind") for revisions in made for revision in revisions)
+    learned = rows(tmp_path, "rounds/000/demonstrations", Candidate)
+    ids = {revision.id for revisions in made for revision in revisions}
+    helpful = {c.id for c in rows(tmp_path, "rounds/000/helpful/candidates", Candidate)}
+    kept = [c for c in learned if c.id in ids]
+    assert {c.id for c in learned} <= ids | helpful and len(learned) - len(kept) == round(0.25 * len(kept))
+    assert outcome.reports[0].num_examples == len(learned)
+    assert len(preferred_texts(workers.jobs[0])) == len(learned)
+
+
+def stopping(work: Work, at: int) -> Callable[..., None]:
+    """Ask for a stop after so many shards."""
+    emit, shards = work.run.emit, count(1)
+
+    def emit_and_count(event: str, **fields: Any) -> None:
+        emit(event, **fields)
+        work.stop.requested |= event == "progress" and next(shards) >= at
+
+    return emit_and_count
+
+
+def test_a_bootstrap_that_is_stopped_anywhere_ends_the_same(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", bootstrapped(tmp_path / "whole"))
+    for stop_at in (2, 5, 9):
+        folder = tmp_path / str(stop_at)
+        settings = bootstrapped(folder)
+        work = start(folder, settings, ScriptedWorkers())
+        work.run.emit = stopping(work, stop_at)
+        with work.run.lock(), pytest.raises(Interrupted):
+            run_campaign(work)
+        resumed = run(folder, settings)
+        assert [report.win_rates for report in resumed.reports] == [report.win_rates for report in whole.reports]
+        assert rows(folder, "rounds/000/demonstrations", Candidate) is not None
+
+
+def test_a_bootstrap_without_a_revision_to_learn_says_why(tmp_path: Path) -> None:
+    settings = bootstrapped(tmp_path)
+    Path(settings.constitution).write_text(Path(settings.constitution).read_text() + "    weight: 0\n")
+    with pytest.raises(StageError, match="no revision is left"):
+        run(tmp_path, settings)
+
+
+def test_settings_of_the_bootstrap_alone_are_refused_without_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="read by the bootstrap alone"):
+        write_campaign(tmp_path, revise__steps=2)
+    with pytest.raises(ConfigError, match="answers to learn, not to compare"):
+        write_campaign(tmp_path, bootstrap="critique-revision", revise__train__algorithm="dpo")
+
+
+# With a reward model.
+
+
+def test_a_reward_model_rewards_what_the_policy_is_trained_on(tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=0.1)
+    settings = write_campaign(tmp_path, train__loss="{sigmoid: 1, distill: 0.5}", replay__ratio=0.5)
+    run(tmp_path, settings, workers)
+    assert [job.policy_path for job in workers.reward_jobs] == [str(tmp_path / "base")] * 2
+    rewards = {row.candidate_id: row.reward for row in rows(tmp_path, "rounds/001/rewards", Reward)}
+    pairs = rows(tmp_path, "rounds/001/pairs", Pair) + rows(tmp_path, "rounds/001/replay/pairs", Pair)
+    assert all(rewards[pair.chosen_id] == 1.0 for pair in pairs)
+    assert workers.jobs[1].rewards_dirs == (str(step(tmp_path, "rounds/001/rewards").path),)
+
+
+def test_a_reward_model_that_is_no_better_than_chance_stops_the_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.scripted.write_rewards", lambda job: write_rewards(job, right=5))
+    with pytest.raises(StageError, match=r"right on 50\.0% of 10 held-out pairs"):
+        run(tmp_path, write_campaign(tmp_path, train__reward_weight=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"train__algorithm": "reward_model"}, "a reward model is no policy"),
+        ({"reward_model__holdout": 0.2}, "no round asks for rewards"),
+        ({"reward_model__train__algorithm": "dpo"}, "trains the reward model and nothing else"),
+    ],
+)
+def test_reward_models_that_nobody_asks_for_are_refused(settings: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        write_campaign(tmp_path, **settings)

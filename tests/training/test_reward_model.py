@@ -1,0 +1,162 @@
+"""Reward models: the loss by hand, real jobs on tiny models, and what other programs load of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification
+
+from selfalign.chat import encode_chat
+from selfalign.config import Adapter, RewardModel
+from selfalign.records import Candidate, Pair, Prompt, Reward
+from selfalign.store import Run, read_records
+from selfalign.training.batches import collate
+from selfalign.training.dataset import NothingToTrainOn
+from selfalign.training.dpo import reward_weights
+from selfalign.training.job import TrainJob
+from selfalign.training.losses import PairLogps, distill_loss
+from selfalign.training.model import ModelError, RewardScorer, choose_layout, load_reward_model
+from selfalign.training.reward_model import hold_out, prompt_of, reward_loss
+from selfalign.training.setup import prepare
+from selfalign.training.trainer import train
+from tests.training.conftest import make_job, metrics_of, save_tiny, tiny_tokenizer
+from tests.training.test_model import random_pairs, rows_of
+
+ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2"]
+
+
+def reward_job(tmp_path: Path, **changes: object) -> TrainJob:
+    settings = {"num_pairs": 40, "train_epochs": 6, "train_learning_rate": 5e-3, **changes}
+    return make_job(tmp_path, train_algorithm="reward_model", reward_model=RewardModel(holdout=0.3), **settings)
+
+
+def minus_log_sigmoid(t: float) -> float:
+    return math.log1p(math.exp(-t))
+
+
+def test_the_loss_by_hand() -> None:
+    chosen, rejected, p = torch.tensor([1.5]), torch.tensor([0.5]), torch.tensor([0.8])
+    found = reward_loss(chosen, rejected, p, margin=0.5, centering=0.01).item()
+    assert found == pytest.approx(0.8 * minus_log_sigmoid(1.0 - 0.3) + 0.2 * minus_log_sigmoid(-1.0 - 0.3) + 0.01 * 4.0)
+    assert reward_loss(chosen, chosen, p).item() == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("p", [0.6, 0.9])
+def test_a_soft_label_is_least_at_its_own_log_odds(p: float) -> None:
+    gap = torch.tensor([math.log(p / (1 - p))], requires_grad=True)
+    reward_loss(gap, torch.zeros(1), torch.tensor([p])).backward()
+    assert gap.grad.item() == pytest.approx(0.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_both_layouts_give_the_rewards_of_separate_sequences(name: str, tmp_path: Path) -> None:
+    model = load_reward_model(str(save_tiny(tmp_path, name)), torch.float32, 0).eval()
+    scorer, pairs = RewardScorer(model), random_pairs()
+    assert choose_layout(scorer, pairs) == "shared"
+    expected = []
+    for index in range(len(pairs)):
+        prompt, answers = pairs.parts(index)
+        rows = [torch.from_numpy(np.concatenate([prompt, answer]).astype(np.int64))[None] for answer in answers]
+        expected += [model(row).logits.item() for row in rows]
+    wide = pairs.with_room_behind()
+    for layout in ("shared", "plain"):
+        found = scorer(collate(wide, rows_of(wide, layout), layout, scorer.attention))
+        torch.testing.assert_close(found, torch.tensor(expected), atol=2e-4, rtol=1e-4)
+
+
+def test_a_new_head_is_as_wide_as_its_hidden_states_ask(tmp_path: Path) -> None:
+    folder = str(save_tiny(tmp_path))
+    torch.manual_seed(0)
+    heads = [load_reward_model(folder, torch.float32, 0).score.weight for _ in range(20)]
+    assert torch.cat(heads).std().item() == pytest.approx(33**-0.5, rel=0.1)
+
+
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="cannot be loaded as a reward model"):
+        load_reward_model(str(tmp_path), torch.float32, 0)
+
+
+@pytest.mark.parametrize("adapter", [None, Adapter(rank=4)], ids=["all weights", "adapter"])
+def test_a_trained_model_is_a_classifier_that_gives_the_rewards_it_wrote(
+    adapter: Adapter | None, tmp_path: Path
+) -> None:
+    job = reward_job(tmp_path, adapter=adapter)
+    train(job)
+    first, *_, last = metrics_of(job)
+    assert last["loss"] < first["loss"] and last["rewards/accuracies"] > 0.8
+    output, tokenizer = Path(job.output_dir), tiny_tokenizer()
+    model = AutoModelForSequenceClassification.from_pretrained(output)
+    assert model.config.num_labels == 1 and model.config.pad_token_id == 0
+    rewards = json.loads((output / "rewards.json").read_text())
+    prompts = {p.id: p for p in read_records(Path(job.prompts_dirs[0]), Prompt)}
+    candidates = list(read_records(Path(job.candidates_dirs[0]), Candidate))
+    assert rewards.keys() == {c.id for c in candidates}
+    for c in candidates[:6]:
+        row = [*encode_chat(tokenizer, prompts[c.prompt_id].messages), *c.token_ids]
+        assert model(torch.tensor([row])).logits.item() == pytest.approx(rewards[c.id], abs=1e-3)
+
+
+def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
+    job = reward_job(tmp_path)
+    Path(job.output_dir).mkdir()
+    whole = prepare(job)
+    setup, held = hold_out(whole)
+    ours, theirs = ({prompt_of(key) for key in groups.keys} for groups in (setup.groups, held))
+    assert not ours & theirs and len(ours) + len(theirs) == 40 and 4 < len(theirs) < 20
+    train(job)
+    found = json.loads((Path(job.output_dir) / "heldout.json").read_text())
+    rewards = json.loads((Path(job.output_dir) / "rewards.json").read_text())
+    pairs = {pair.prompt_id: pair for pair in read_records(Path(job.examples_dirs[0]), Pair)}
+    assert set(found["prompt_ids"]) == theirs
+    for name, gap, p in zip(found["prompt_ids"], found["gaps"], found["p_chosen"], strict=True):
+        pair = pairs[name]
+        assert gap == pytest.approx(rewards[pair.chosen_id] - rewards[pair.rejected_id], abs=1e-4)
+        assert p == pytest.approx(pair.p_chosen)
+
+
+def test_too_few_pairs_to_hold_any_out(tmp_path: Path) -> None:
+    with pytest.raises(NothingToTrainOn, match="too few to train a reward model and to test it"):
+        train(reward_job(tmp_path, num_pairs=1))
+
+
+# Policies that follow one.
+
+
+def rewarded(tmp_path: Path, **changes: object) -> TrainJob:
+    """A DPO job with a reward of 1 for chosen answers and 0 for rejected ones."""
+    job = make_job(tmp_path, num_pairs=12, train_epochs=4, **changes)
+    run = Run.create(tmp_path / "rewards", "name: rewards\n")
+    with run.lock():
+        step = run.step("rounds/000/rewards", inputs={})
+        pairs = read_records(Path(job.examples_dirs[0]), Pair)
+        step.write(0, [Reward(name, "rm", r) for p in pairs for name, r in ((p.chosen_id, 1.0), (p.rejected_id, 0.0))])
+        step.finish({})
+    return replace(job, rewards_dirs=(str(step.path),))
+
+
+def test_distillation_by_hand() -> None:
+    zeros, ones = torch.zeros(1), torch.ones(1)
+    pairs = PairLogps(torch.tensor([2.0]), torch.tensor([-1.0]), zeros, zeros, ones, ones)
+    assert distill_loss(pairs, 0.1, torch.tensor([0.5])).item() == pytest.approx(0.04)
+
+
+def test_a_policy_is_drawn_to_the_margin_of_the_reward_model(tmp_path: Path) -> None:
+    job = rewarded(tmp_path, train_loss="distill", train_beta=0.1, train_learning_rate=5e-3)
+    train(job)
+    first, *_, last = metrics_of(job)
+    assert first["loss"] == pytest.approx(1.0, abs=1e-4)  # (0 - 1)^2
+    assert last["loss"] < 0.5 and 0.2 < last["rewards/margins"] < 1.5
+
+
+def test_pairs_weigh_by_the_reward_models_word(tmp_path: Path) -> None:
+    job = rewarded(tmp_path, train_reward_weight=True)
+    train(job)
+    weight = 2 / (1 + math.exp(-1.0))
+    assert metrics_of(job)[0]["loss"] == pytest.approx(weight * math.log(2), abs=1e-4)
+    assert reward_weights(torch.tensor([0.0, 50.0, -50.0])).tolist() == pytest.approx([1.0, 2.0, 0.0])
