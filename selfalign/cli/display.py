@@ -12,7 +12,7 @@ from typing import IO, Any, Literal, Protocol
 
 from selfalign.cli.output import duration, is_plain
 from selfalign.cli.progress import Progress, StageProgress
-from selfalign.cli.words import done_text, gate_text, progress_text, proof_text, reused_text
+from selfalign.cli.words import done_text, gate_text, progress_text, proof_text, reused_text, reward_text
 from selfalign.text import clean, one_line
 
 PLAIN_SECONDS = 10.0  # between progress lines of one stage
@@ -72,6 +72,8 @@ class PlainDisplay:
             case "proof" if event.get("round") not in self._proven:
                 self._proven.add(event.get("round"))
                 return f"{_where_of({**event, 'stage': 'reload'})}{proof_text(event)}"
+            case "reward_model":
+                return f"{_where_of({**event, 'stage': 'reward'})}{reward_text(event)}"
             case "gate":
                 return f"{_where_of({**event, 'stage': 'gate'})}{gate_text(event)}"
             case "warning":
@@ -82,8 +84,9 @@ class PlainDisplay:
 
     def _progress_line(self, event: Mapping[str, Any]) -> str | None:
         now = float(event.get("time") or 0.0)
-        name = "train" if event.get("event") == "train_step" else str(event.get("stage"))
-        stage = self.progress.stages.get((event.get("round"), name))
+        training = event.get("event") == "train_step"
+        where = event.get("round"), str(event.get("stage"))
+        stage = self.progress.in_training(where[0]) if training else self.progress.stages.get(where)
         if stage is None or now - self._printed < PLAIN_SECONDS:
             return None
         return _where(stage) + progress_text(stage, now, self.progress.campaign_eta(now))

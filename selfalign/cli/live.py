@@ -15,14 +15,14 @@ from rich.table import Table
 from rich.text import Text
 
 from selfalign.cli.output import clock, console, duration, is_unicode, sparkline
-from selfalign.cli.progress import STAGES, Progress, StageProgress
+from selfalign.cli.progress import OPTIONAL, STAGES, Progress, StageProgress
 from selfalign.cli.words import gate_text, metrics_text, rate_text
 from selfalign.text import one_line
 
 REFRESH_PER_SECOND = 4
 ROUNDS_SHOWN = 8
 WARNINGS_SHOWN = 3
-MODEL_STAGES = frozenset({"generate", "judge", "train", "evaluate"})
+MODEL_STAGES = frozenset({"generate", "revise", "judge", "reward", "train", "evaluate"})
 
 
 class RichDisplay:
@@ -74,7 +74,7 @@ def render(
     parts.append(Text(""))
     if progress.current is not None and not progress.current.finished:
         parts.append(_current(progress.current, now, live=(state or progress.state) in ("running", "stalled")))
-        if progress.current.name == "train":
+        if progress.current.name in ("train", "reward"):
             parts.append(_training(progress, progress.current, unicode))
     parts += [Text(f"warning: {one_line(message)}", style="yellow") for message in progress.warnings[-WARNINGS_SHOWN:]]
     if progress.failure and state is not None:  # `run` itself says it as its error
@@ -88,18 +88,21 @@ def _header(progress: Progress, title: str, now: float, state: str) -> Text:
     header.append(f"  {duration(progress.elapsed(now))} so far", style="not bold dim")
     if state == "running":
         eta = progress.campaign_eta(now)
-        said = f"about {duration(eta)} left" if eta is not None else "time left: known after round 0"
+        unknown = f"time left: known after round {progress.eta_known_after()}"
+        said = f"about {duration(eta)} left" if eta is not None else unknown
         header.append(f"  {said}", style="not bold cyan")
     return header
 
 
 def _rounds_table(progress: Progress, now: float, unicode: bool) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold dim")
-    for column in ("round", *STAGES):
+    seen = {name for _, name in progress.stages}
+    stages = [stage for stage in STAGES if stage in seen or stage not in OPTIONAL]
+    for column in ("round", *stages):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("gate", no_wrap=True)
     for round in _rounds_shown(progress):
-        cells = [_cell(progress.stages.get((round, stage)), unicode) for stage in STAGES]
+        cells = [_cell(progress.stages.get((round, stage)), unicode) for stage in stages]
         table.add_row(Text("base" if round is None else str(round)), *cells, _gate_cell(progress, round, unicode))
     return table
 
@@ -148,7 +151,7 @@ def _current(stage: StageProgress, now: float, *, live: bool) -> Table:
 
 
 def _training(progress: Progress, stage: StageProgress, unicode: bool) -> Text:
-    history = progress.train_history.get(stage.round, ()) if stage.round is not None else ()
+    history = progress.train_history.get(stage.round, ()) if stage.name == "train" else ()
     losses = [metrics.get("loss") for metrics in history if isinstance(metrics.get("loss"), int | float)]
     step = max(1, len(losses) // 40)
     return Text(f"  {metrics_text(stage.metrics)}  {sparkline(losses[::step], unicode=unicode)}", style="dim")

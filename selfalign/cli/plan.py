@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +13,23 @@ from cyclopts import Parameter
 from selfalign import constitution as constitutions
 from selfalign import resources
 from selfalign.cli.config import shown
-from selfalign.cli.estimate import Needs, Speed, Workload, count_needs, count_work, probe, render_example
+from selfalign.cli.estimate import Needs, Speed, count_needs, probe
 from selfalign.cli.output import duration, print_json, print_table, say, size
+from selfalign.cli.progress import STAGES
 from selfalign.cli.targets import RUNS, check_inputs, find_campaign
+from selfalign.cli.workload import Phase, RoundWork, Workload, count_work, phases, render_example
+from selfalign.config import Campaign
 from selfalign.records import Message, Prompt
+from selfalign.stages.examples import RECORDS, kind_of
+from selfalign.stages.report.training import loss_name
 from selfalign.text import clean
 
 EXAMPLE = Prompt.make((Message("user", "(a prompt stands here)"),))
+SHOWN = ("train.algorithm", "train.loss")  # in columns of their own
+COUNTS = [field.name for field in fields(RoundWork) if not field.name.endswith(("round", "kind", "passes"))]
+
+Row = tuple[str, ...]
+Count = Callable[[RoundWork], float]
 
 
 def plan(
@@ -49,8 +60,8 @@ def plan(
     loaded, settings = campaign.loaded, campaign.loaded.campaign
     prompts = check_inputs(loaded, offline=offline)
     rules = constitutions.load(resources.find_constitution(settings.constitution, loaded.file and loaded.file.parent))
-    train, heldout = prompts.get("train", []), prompts.get("heldout", [])
-    work = count_work(settings, train, heldout, rules)
+    train = prompts.get("train", [])
+    work = count_work(settings, prompts, rules)
     needs = count_needs(settings, work)
     example = render_example(settings, rules, train[0] if train else EXAMPLE)
     speed = None
@@ -64,36 +75,61 @@ def plan(
     origins = [(name, shown(value), place) for name, value, place in loaded.settings()]
     print_table(("setting", "value", "origin"), origins)
     print(f"\na judge prompt, as it will be sent:\n{_indent(clean(example))}\n")
-    print_table(
-        ("estimate", "a round", "the campaign"), _rows(settings, work, needs, speed), right=("a round", "the campaign")
-    )
+    stretches = phases(settings)
+    print_table(("phase", "trains on", "algorithm", "loss", "what it changes"), map(_phase, stretches))
+    print()
+    each = [phase.name + (", each" if len(phase.rounds) > 1 else "") for phase in stretches]
+    columns = ("estimate, at most", *(each if len(each) > 1 else ["a round"]), "the campaign")
+    print_table(columns, estimates(settings, stretches, work, needs, speed), right=columns[1:])
     _remarks(settings, needs, speed, work)
     say(f"next:  selfalign run {target}")
     return 0
 
 
-def _rows(settings: Any, work: Workload, needs: Needs, speed: Speed | None) -> list[tuple[str, str, str]]:
-    """The estimates, for a round and for all of them."""
-    rounds = work.rounds
-    counts = {
-        "prompts": work.prompts,
-        "candidates": work.candidates,
-        "judgments": work.judgments,
-        "pairs, at most": work.pairs,
-        "held-out answers": work.heldout,
-        "held-out judgments, at most": work.heldout_judgments,
-        "tokens sampled, at most": (work.candidates + work.heldout) * settings.generate.max_tokens,
-        "tokens read by the judge, at most": int((work.judgments + work.heldout_judgments) * work.judge_tokens),
-    }
-    rows = [(name, f"{count:,}", f"{count * rounds:,}") for name, count in counts.items()]
+def _phase(phase: Phase) -> tuple[str, ...]:
+    """A line on a phase: which rounds, what they train on and how, and the settings that are its own."""
+    train, revise = phase.settings.train, phase.settings.revise
+    changes = [f"{name} {shown(value)}" for name, value in phase.changes.items() if name not in SHOWN]
+    if phase.bootstraps:
+        steps = f"{revise.steps} step" + "s" * (revise.steps > 1)
+        changes = [f"critique and revision in {steps}, with {revise.helpful_ratio:g} helpful answers for each"]
+    return phase.name, kind_of(train.algorithm), train.algorithm, loss_name(train), ", ".join(changes) or "–"
+
+
+def estimates(
+    settings: Campaign, stretches: Sequence[Phase], work: Workload, needs: Needs, speed: Speed | None
+) -> list[Row]:
+    """The estimates: of each phase its largest round, then the sum over all rounds."""
+
+    def row(name: str, count: Count, said: Callable[[float], str], extra: float = 0) -> Row:
+        most = (max(count(work.rounds[number]) for number in phase.rounds) for phase in stretches)
+        return (name, *map(said, most), said(sum(map(count, work.rounds)) + extra))
+
+    counts = [(name, count) for name, count in _counts(settings, work) if any(map(count, work.rounds))]
+    rows = [row(name, count, lambda value: f"{value:,.0f}") for name, count in counts]
     if needs.disk is not None:
-        rows.append(("disk, about", size(needs.disk / rounds), size(needs.disk)))
+        rows.append(("disk, about", *[size(needs.disk / len(work.rounds))] * len(stretches), size(needs.disk)))
     if speed is not None:
-        seconds = speed.seconds(work)
-        rows += [(f"{stage}, about", duration(value), duration(value * rounds)) for stage, value in seconds.items()]
-        total = sum(seconds.values())
-        rows.append(("time, about", duration(total), duration(total * rounds + speed.start_seconds)))
+        taken = {one.round: speed.seconds(one, work) for one in work.rounds}
+        stages = [stage for stage in STAGES if any(seconds.get(stage) for seconds in taken.values())]
+        rows += [row(f"{stage}, about", lambda one, of=stage: taken[one.round][of], duration) for stage in stages]
+        rows.append(row("time, about", lambda one: sum(taken[one.round].values()), duration, speed.start_seconds))
     return rows
+
+
+def _counts(settings: Campaign, work: Workload) -> list[tuple[str, Count]]:
+    return [
+        ("prompts", lambda one: one.prompts),
+        ("candidates", lambda one: one.candidates),
+        ("critiques and revisions", lambda one: one.revisions),
+        ("judgments", lambda one: one.judgments),
+        *((kind, lambda one, kind=kind: one.examples * (one.kind == kind)) for kind in RECORDS),
+        ("replayed", lambda one: one.replayed),
+        ("held-out answers", lambda one: one.heldout),
+        ("held-out judgments", lambda one: one.heldout_judgments),
+        ("tokens sampled", lambda one: one.generations * settings.generate.max_tokens),
+        ("tokens read by the judge", lambda one: (one.judgments + one.heldout_judgments) * work.judge_tokens),
+    ]
 
 
 def _remarks(settings: Any, needs: Needs, speed: Speed | None, work: Workload) -> None:
@@ -117,10 +153,23 @@ def _facts(loaded: Any, work: Workload, needs: Needs, speed: Speed | None, examp
     return {
         "settings": [{"name": name, "value": value, "origin": origin} for name, value, origin in loaded.settings()],
         "judge_prompt": example,
-        "work": asdict(work),
+        "phases": [
+            {
+                "rounds": list(phase.rounds),
+                "examples": kind_of(phase.settings.train.algorithm),
+                "algorithm": phase.settings.train.algorithm,
+                "loss": phase.settings.train.loss if phase.settings.train.algorithm == "dpo" else None,
+                "changes": phase.changes,
+            }
+            for phase in phases(loaded.campaign)
+        ],
+        "work": {
+            **asdict(work),
+            "total": {name: work.total(lambda one, name=name: vars(one)[name]) for name in COUNTS},
+        },
         "needs": {**asdict(needs), "fits": needs.fits},
         "probe": asdict(speed) if speed else None,
-        "seconds_per_round": speed.seconds(work) if speed else None,
+        "seconds": [speed.seconds(one, work) for one in work.rounds] if speed else None,
     }
 
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
-STAGES = ("prompts", "generate", "judge", "pairs", "train", "evaluate")
+from selfalign.config import Campaign, in_round
+from selfalign.objective import needs_rewards
+
+STAGES = ("prompts", "generate", "revise", "judge", "pairs", "reward", "train", "evaluate")
+OPTIONAL = ("revise", "reward")  # stages that only some campaigns have
 
 
 @dataclass(slots=True)
@@ -60,10 +65,29 @@ class StageProgress:
         return max(0.0, (self.total - self.done) / rate) if rate and self.total else None
 
 
-class Progress:
-    """Folds the events of a run, in order, into where the campaign stands. Every face reads this one object."""
+def works_of(campaign: Campaign) -> list[str]:
+    """A word for what each round does, the same for rounds that will take about the same time."""
 
-    def __init__(self) -> None:
+    def work(number: int) -> str:
+        settings = in_round(campaign, number)
+        if number < campaign.first_round:
+            return "revise"
+        if settings.train.algorithm == "sft":
+            return "learn"
+        spin = settings.train.algorithm == "dpo" and settings.pairs.strategy == "spin"
+        return "sample" if spin else "judge and reward" if needs_rewards(settings.train) else "judge"
+
+    return [work(number) for number in range(campaign.num_rounds)]
+
+
+class Progress:
+    """Folds the events of a run, in order, into where the campaign stands. Every face reads this one object.
+
+    `works` has a word for what each round does (see `works_of`); without it all rounds are taken to do the same.
+    """
+
+    def __init__(self, works: Sequence[str] = ()) -> None:
+        self.works = works
         self.name = ""
         self.rounds: int | None = None
         self.round: int | None = None
@@ -92,12 +116,17 @@ class Progress:
             method(event, time)
 
     @staticmethod
-    def of(events: Iterable[Mapping[str, Any]]) -> Progress:
+    def of(events: Iterable[Mapping[str, Any]], works: Sequence[str] = ()) -> Progress:
         """The progress that a run's events so far amount to."""
-        progress = Progress()
+        progress = Progress(works)
         for event in events:
             progress.handle(event)
         return progress
+
+    def in_training(self, round: Any) -> StageProgress | None:
+        """The stage that a training step of a round belongs to: that of its reward model, or of its policy."""
+        rewarding = self.current is not None and (self.current.round, self.current.name) == (round, "reward")
+        return self.current if rewarding else self.stages.get((round, "train"))
 
     def elapsed(self, now: float | None = None) -> float:
         """Seconds in which a writer was at work, over all sessions of the run."""
@@ -106,29 +135,29 @@ class Progress:
             total += max(0.0, now - self._sessions[-1][1])
         return total
 
-    def expected_seconds(self, stage: str) -> float | None:
-        """Mean seconds of a stage over the rounds that did it whole, or None where no round did."""
-        seen = [
-            s.seconds
-            for s in self.stages.values()
-            if s.name == stage and s.round is not None and s.seconds is not None and not s.reused
-        ]
-        return sum(seen) / len(seen) if seen else None
+    def usual_seconds(self, round: int) -> dict[str, float] | None:
+        """Mean seconds by stage of the finished rounds that do what this one does; None where nothing tells."""
+        alike = [other for other in self.finished_rounds if self._work_of(other) == self._work_of(round)]
+        found: dict[str, list[float]] = {name: [] for other, name in self.stages if other in alike}
+        for (other, name), stage in self.stages.items():
+            if other in alike and stage.seconds is not None and not stage.reused:
+                found[name].append(stage.seconds)
+        return {name: fmean(seconds) for name, seconds in found.items()} if found and all(found.values()) else None
 
     def campaign_eta(self, now: float) -> float | None:
-        """Seconds to the end of the last round, by the times of earlier ones; None before a round tells."""
+        """Seconds to the end of the last round, by the times of earlier rounds like those to come; None without any."""
         if self.rounds is None or self.round is None:
             return None
-        expected = {stage: self.expected_seconds(stage) for stage in STAGES}
-        pending = [stage for stage in STAGES if not self._finished(self.round, stage)]
-        later_rounds = max(0, self.rounds - 1 - self.round)
-        needed = set(STAGES) if later_rounds else set(pending)
-        if self.current is not None and not self.current.finished:
-            needed -= {self.current.name} if not later_rounds else set()
-        if any(expected[stage] is None for stage in needed):
+        later = [self.usual_seconds(number) for number in range(self.round + 1, self.rounds)]
+        left = 0.0 if self.round in self.finished_rounds else self._left_in_round(now)
+        if left is None or any(usual is None for usual in later):
             return None
-        left = sum(self._left(stage, expected[stage], now) for stage in pending)
-        return left + later_rounds * sum(expected[stage] or 0.0 for stage in STAGES)
+        return left + sum(sum(usual.values()) for usual in later if usual is not None)
+
+    def eta_known_after(self) -> int:
+        """The round after which the times of all kinds of rounds will be known."""
+        kinds = [self._work_of(number) for number in range(self.rounds or 0)]
+        return max((kinds.index(kind) for kind in kinds), default=0)
 
     def reused_stages(self) -> int:
         """How many steps of this session were found finished."""
@@ -138,12 +167,24 @@ class Progress:
         """The stages of this session that found a part of their work done."""
         return list(self._resumed)
 
-    def _left(self, stage: str, expected: float | None, now: float) -> float:
+    def _work_of(self, round: int) -> str:
+        return self.works[round] if round < len(self.works) else ""
+
+    def _left_in_round(self, now: float) -> float | None:
+        """Seconds to the end of the round in hand; without a like before it, only its last stage can tell."""
+        usual, current = self.usual_seconds(self.round), self.current
+        if usual is None:
+            last = current is not None and current.round == self.round and current.name == STAGES[-1]
+            return current.eta(now) if last else None
+        pending = [stage for stage in usual if not self._finished(self.round, stage)]
+        return sum(self._left(stage, usual[stage], now) for stage in pending)
+
+    def _left(self, stage: str, expected: float, now: float) -> float:
         current = self.current
         if current is None or current.name != stage or current.round != self.round:
-            return expected or 0.0
+            return expected
         spent = sum(current.steps.values()) + now - current.started
-        return max(current.eta(now) or 0.0, (expected or 0.0) - spent)
+        return max(current.eta(now) or 0.0, expected - spent)
 
     def _finished(self, round: int | None, stage: str) -> bool:
         progress = self.stages.get((round, stage))
@@ -203,9 +244,9 @@ class Progress:
 
     def _on_train_step(self, event: Mapping[str, Any], time: float) -> None:
         round = event.get("round")
-        stage = self.stages.get((round, "train"))
+        stage = self.in_training(round)
         metrics = event.get("metrics") or {}
-        if isinstance(round, int):
+        if isinstance(round, int) and stage is not None and stage.name == "train":
             self.train_history.setdefault(round, deque(maxlen=200)).append(metrics)
         if stage is not None:
             stage.total, stage.unit, stage.metrics = int(event.get("total") or stage.total), "steps", metrics

@@ -14,7 +14,7 @@ from cyclopts import Parameter
 from selfalign.cli.display import DisplayName, Follower, open_display
 from selfalign.cli.errors import GATE, INTERRUPTED
 from selfalign.cli.output import counted, duration, say
-from selfalign.cli.progress import Progress
+from selfalign.cli.progress import Progress, works_of
 from selfalign.cli.targets import RUNS, Target, check_inputs, find_campaign, hold_to_frozen
 from selfalign.store import Run
 
@@ -73,7 +73,8 @@ def _campaign(opened: Run, target: Target, display: DisplayName | None) -> str |
     from selfalign.steps import Interrupted, Work
 
     settings = target.loaded.campaign
-    face = open_display(display, f"selfalign run {opened.path.name}", Progress.of(opened.events()))
+    progress = Progress.of(opened.events(), works_of(settings))
+    face = open_display(display, f"selfalign run {opened.path.name}", progress)
     with Follower(opened.path / "events.jsonl", face), LocalWorkers(settings, opened.path) as workers:
         work = Work(run=opened, settings=settings, workers=workers)
 
@@ -124,6 +125,7 @@ def resume_command(campaign: Target, runs: Path) -> str:
 
 def _finish(opened: Run, stopped: str | None) -> None:
     """Print what was reused, the table of rounds, and what to type next."""
+    from selfalign.cli.examples import held
     from selfalign.cli.summary import last_accepted, print_rounds
 
     progress = Progress.of(opened.events())
@@ -137,4 +139,5 @@ def _finish(opened: Run, stopped: str | None) -> None:
     else:
         say(f"done in {duration(progress.elapsed())}; the policy: {last_accepted(opened) or 'the base policy'}")
     name = opened.path.name if opened.path.parent == RUNS else opened.path
-    say(f"next:  selfalign report {name}\n       selfalign pairs ls {name}")
+    lists = "".join(f"\n       selfalign {kind} ls {name}" for kind in held(opened))
+    say(f"next:  selfalign report {name}{lists}")

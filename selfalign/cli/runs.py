@@ -1,19 +1,18 @@
-"""`selfalign runs`: the runs there are, and two of them side by side."""
+"""`selfalign runs`: the runs there are, and some of them side by side."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from cyclopts import App
 
-from selfalign.cli.output import is_unicode, print_json, print_table, say, sparkline
+from selfalign.cli.compare import MARKS, figures, print_comparison, settings_that_differ
+from selfalign.cli.errors import USAGE, CommandError
+from selfalign.cli.output import print_json, print_table, say
 from selfalign.cli.status import replay, state_of
-from selfalign.cli.summary import series
-from selfalign.cli.targets import RUNS, differences, find_run, run_names
-from selfalign.config import load
+from selfalign.cli.targets import RUNS, find_run, run_names
 from selfalign.stages import report as reports
 from selfalign.stages.report.content import rate
 from selfalign.store import Run
@@ -49,42 +48,30 @@ def ls(*, json: bool = False, runs: Path = RUNS) -> int:
 
 
 @app.command
-def compare(a: str, b: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
-    """Put two runs side by side: every figure by round, and the settings in which they differ.
+def compare(*names: str, json: bool = False, runs: Path = RUNS) -> int:
+    """Put runs side by side, round by round: how good, how far from the base, how long; and the settings that differ.
 
     Parameters
     ----------
-    a
-        A run: a name or a path.
-    b
-        Another run.
+    names
+        Two runs or more: names or paths.
     json
         Print JSON.
     runs
         The folder of runs.
     """
-    pair = [find_run(name, runs) for name in (a, b)]
-    figures = [series(reports.read(run)) for run in pair]
-    changed = differences(*(load(run.path / "campaign.yaml") for run in pair))
+    if not 2 <= len(names) <= len(MARKS):
+        raise CommandError(
+            f"runs compare takes 2 to {len(MARKS)} runs, and got {len(names)}",
+            fix="selfalign runs ls lists them; then, for one: selfalign report RUN",
+            code=USAGE,
+        )
+    compared = [figures(find_run(name, runs)) for name in names]
     if json:
-        settings = [{"name": name, "a": before, "b": after} for name, before, after, _ in changed]
-        print_json({"a": str(pair[0].path), "b": str(pair[1].path), "figures": figures, "settings": settings})
-        return 0
-    unicode = is_unicode(sys.stdout)
-    names = [run.path.name for run in pair]
-    rounds = max((len(values) for one in figures for values in one.values()), default=0)
-    table = []
-    for figure in figures[0]:
-        for name, one in zip(names, figures, strict=True):
-            values = one[figure]
-            shown = [_number(values[i]) if i < len(values) else "" for i in range(rounds)]
-            table.append((figure if name is names[0] else "", name, *shown, sparkline(values, unicode=unicode)))
-    columns = ("figure", "run", *(f"round {number}" for number in range(rounds)), "")
-    print_table(columns, table, right=columns[2:-1])
-    if changed:
-        print_table(("setting", *names), [(name, before, after) for name, before, after, _ in changed])
+        changed = [{"name": name, "values": values} for name, values in settings_that_differ(compared)]
+        print_json({"runs": [one.facts() for one in compared], "settings": changed})
     else:
-        say("the settings are the same")
+        print_comparison(compared)
     return 0
 
 
@@ -105,9 +92,3 @@ def _facts(run: Run) -> dict[str, Any]:
         "age": time.strftime("%Y-%m-%d %H:%M", time.localtime(progress.last_time)) if progress.last_time else "–",
         "path": str(run.path),
     }
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"

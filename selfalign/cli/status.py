@@ -13,8 +13,9 @@ from typing import Any
 from selfalign.cli.display import LogDisplay
 from selfalign.cli.errors import FAILED, CommandError
 from selfalign.cli.output import print_json, say
-from selfalign.cli.progress import Progress
-from selfalign.cli.targets import RUNS, find_run
+from selfalign.cli.progress import Progress, works_of
+from selfalign.cli.targets import CAMPAIGN_FILE, RUNS, find_run
+from selfalign.config import load
 from selfalign.store import Holder, Run
 
 STALL_FLOOR = 300.0  # seconds without an event; loading a large model may take that long
@@ -36,6 +37,7 @@ def status(run: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
     """
     opened, now = find_run(run, runs), time.time()
     progress, recent, pause = replay(opened)
+    progress.works = works_of(load(opened.path / CAMPAIGN_FILE).campaign)
     holder = opened.holder()
     state = state_of(progress, holder, pause, now)
     if json:

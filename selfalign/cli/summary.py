@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from rich.text import Text
@@ -32,12 +31,12 @@ def print_rounds(run: Run) -> None:
 def _row(report: Report) -> tuple[Any, ...]:
     cells = round_cells(report)
     gate = Text(cells[1], style="green" if report.gate.accepted else "bold red")
-    wins = [_win(report.win_rates.get(name)) for name in ("previous", "base")]
+    wins = [win_text(report.win_rates.get(name)) for name in ("previous", "base")]
     time = clock(sum(report.seconds.values()))
     return (cells[0], gate, *cells[2:4], *wins, *cells[6:-1], time, f"{reports.folder(report.round)}/policy")
 
 
-def _win(win: WinRate | None) -> str:
+def win_text(win: WinRate | None) -> str:
     """A win rate with half the width of its interval: the table must fit a terminal."""
     return f"{win.rate:.2f} ±{(win.high - win.low) / 2:.2f}" if win else "–"
 
@@ -46,23 +45,3 @@ def last_accepted(run: Run) -> str | None:
     """The folder of the last accepted policy, or None."""
     accepted = [report for report in reports.read(run) if report.gate.accepted]
     return f"{run.path}/{reports.folder(accepted[-1].round)}/policy" if accepted else None
-
-
-def series(found: Sequence[Report]) -> dict[str, list[float | None]]:
-    """The figures that are compared between runs, by round."""
-
-    def win(report: Report, name: str) -> float | None:
-        return rate.rate if (rate := report.win_rates.get(name)) else None
-
-    def swap(report: Report) -> float | None:
-        return health.swap_consistency if (health := report.judges.get("labelling")) else None
-
-    return {
-        "win rate vs base": [win(report, "base") for report in found],
-        "win rate vs previous": [win(report, "previous") for report in found],
-        "KL to base": [report.kl.mean if report.kl else None for report in found],
-        "length ratio": [report.length_ratio for report in found],
-        "swap consistency": [swap(report) for report in found],
-        "examples": [float(report.num_examples) for report in found],
-        "seconds": [sum(report.seconds.values()) for report in found],
-    }

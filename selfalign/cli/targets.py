@@ -95,7 +95,8 @@ def _load(file: Path, overrides: Sequence[str]) -> config.Loaded:
 
 
 def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, list[Prompt]]:
-    """Look at everything that the settings name, before a run is made or a model loaded; return the prompts by split.
+    """Look at everything that the settings name, before a run is made or a model loaded; return the prompts by use:
+    "train", "heldout", and of the bootstrap "revise" and "helpful".
 
     Offline, sets on the Hub are left out. Raises ConfigError or PromptError: a file missing, a constitution refused, a
     folder that is no model, prompts that cannot be read, or held-out prompts that are training prompts too.

@@ -26,10 +26,16 @@ def progress_text(stage: StageProgress, now: float, campaign_eta: float | None) 
 
 
 def done_text(event: Mapping[str, Any], stage: StageProgress) -> str:
-    """What a finished step made; of the steps of an evaluation, also which."""
-    name = str(event.get("step", "")).rpartition("/")[2]
+    """What a finished step made, and which it is where its stage has several."""
+    *folders, name = str(event.get("step", "")).split("/")
     said = counts_text(stage.counts) or metrics_text(stage.metrics) or "done"
-    return f"{one_line(name)}: {said}" if stage.name == "evaluate" and name else said
+    if "replay" in folders:
+        name = "replayed"
+    elif stage.name == "revise" and folders:
+        name = f"step {folders[-1]}"
+    elif stage.name not in ("evaluate", "reward"):
+        return said
+    return f"{one_line(name)}: {said}" if name else said
 
 
 def rate_text(rate: float) -> str:
@@ -41,8 +47,10 @@ def reused_text(stage: StageProgress) -> str:
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
-    """The three figures of a training step that people watch: loss, reward accuracy, reward margin."""
+    """The figures of a training step that people watch: loss, reward accuracy and margin, or else log-probability."""
     names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
+    if not metrics.keys() & {"rewards/accuracies", "rewards/margins"}:
+        names["logps/chosen"] = "log-prob"
     return "  ".join(
         f"{label} {metrics[key]:.3f}" for key, label in names.items() if isinstance(metrics.get(key), int | float)
     )
@@ -73,6 +81,13 @@ def proof_text(event: Mapping[str, Any]) -> str:
         return "the engine holds the new weights"
     verdict = "the engine holds the new weights" if difference <= bound else "the engine does NOT hold the new weights"
     return f"{verdict} (log-prob difference {difference:.2g}, bound {bound:.2g})"
+
+
+def reward_text(event: Mapping[str, Any]) -> str:
+    accuracy, pairs = event.get("accuracy"), event.get("pairs")
+    if not isinstance(accuracy, int | float) or not isinstance(pairs, int):
+        return "the reward model is trained"
+    return f"the reward model is right on {accuracy:.1%} of {pairs:,} held-out pairs"
 
 
 def gate_text(event: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from selfalign.cli import main
-from tests.cli.fabricate import make_run
+from tests.cli.fabricate import make_mixed_run, make_run
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -28,10 +28,11 @@ def environment(**extra: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the runs `sample` and `other`, read but never written by tests."""
+    """A folder with the runs `sample`, `other` and `mixed`, read but never written by tests."""
     root = tmp_path_factory.mktemp("sample")
     make_run(root)
     make_run(root, "other", seed=3, rejected=True)
+    make_mixed_run(root)
     return root
 
 

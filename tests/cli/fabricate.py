@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from selfalign import config
 from selfalign.records import (
@@ -16,6 +18,7 @@ from selfalign.records import (
     Message,
     Pair,
     Prompt,
+    Ranking,
     Report,
     Revision,
     Sample,
@@ -63,38 +66,84 @@ def make_run(root: Path, name: str = "sample", *, seed: int = 17, rejected: bool
     return run
 
 
-def _round(run: Run, number: int, *, accepted: bool) -> None:
-    folder = f"rounds/{number:03d}"
+MIXED = """\
+replay: {ratio: 0.5}
+schedule:
+  - {rounds: 1, train: {algorithm: sft}}
+  - {rounds: 1, train: {algorithm: kto, beta: 0.3}}
+  - {rounds: 1, pairs: {strategy: spin}}
+"""
+
+
+def make_mixed_run(root: Path, name: str = "mixed") -> Run:
+    """Beside what `make_run` wrote: three rounds, of demonstrations, of labelled rankings, and of spin's pairs."""
+    file = root / f"{name}.yaml"
+    file.write_text(CAMPAIGN.format(name=name, seed=17) + MIXED)
+    run = Run.create(root / "runs" / name, config.load(file).to_yaml())
+    with run.lock():
+        run.emit("campaign_started", rounds=3)
+        for number, kind in enumerate(("demonstrations", "rankings", "pairs")):
+            _round(run, number, accepted=True, kind=kind, gold=True)
+        run.emit("campaign_done", rounds=3)
+    return run
+
+
+def _round(run: Run, number: int, *, accepted: bool, kind: str = "pairs", gold: bool = False) -> None:
+    folder, response = f"rounds/{number:03d}", f"gold {HOSTILE}" if gold else None
     prompts = [
-        Prompt.make((Message("user", f"prompt {number}.{i} {HOSTILE}"),), source=HOSTILE) for i in range(NUM_PROMPTS)
+        Prompt.make((Message("user", f"prompt {number}.{i} {HOSTILE}"),), source=HOSTILE, response=response)
+        for i in range(NUM_PROMPTS)
     ]
     candidates = [_candidate(prompt, index, number) for prompt in prompts for index in range(2)]
-    judgments = [
-        judgment for a, b in zip(candidates[::2], candidates[1::2], strict=True) for judgment in _judgments(a, b)
-    ]
-    pairs = [
-        Pair(
-            a.prompt_id,
-            a.id,
-            b.id,
-            0.8,
-            0.1 * (i + 1),
-            judgment_ids=tuple(j.id for j in judgments if j.prompt_id == a.prompt_id),
-        )
-        for i, (a, b) in enumerate(zip(candidates[::2], candidates[1::2], strict=True))
-    ]
+    judged = list(zip(prompts, candidates[::2], candidates[1::2], strict=True))
+    judgments = [judgment for _, a, b in judged for judgment in _judgments(a, b)]
     digests: dict[str, str] = {}
-    for name, rows in (("prompts", prompts), ("candidates", candidates), ("judgments", judgments), ("pairs", pairs)):
-        step = run.step(f"{folder}/{name}", inputs=digests, config={})
-        step.write(0, rows)
-        step.finish({"seconds": 2.5})
-        digests = {**digests, step.name: step.digest}
+    for name, rows in (("prompts", prompts), ("candidates", candidates), ("judgments", judgments)):
+        digests |= _write(run, f"{folder}/{name}", rows, digests)
+    revised = dict(digests)
     if number == 0:
-        _revise(run, {name: digests[name] for name in (f"{folder}/prompts", f"{folder}/candidates")}, candidates)
+        inputs = {name: digests[name] for name in (f"{folder}/prompts", f"{folder}/candidates")}
+        revised |= _revise(run, inputs, candidates)
+    examples = [_example(kind, *three, i, gold) for i, three in enumerate(judged)]
+    digests |= _write(run, f"{folder}/{kind}", examples, revised if kind == "demonstrations" else digests)
+    if gold and kind == "pairs":
+        digests |= _write(run, f"{folder}/replay/{kind}", [Pair("earlier", "a", "b", 0.8, 0.5)] * 3, digests)
     policy = run.step(f"{folder}/policy", inputs=digests, config={})
     (policy.path / "config.json").write_text("{}")
+    (policy.path / "metrics.jsonl").write_text("".join(f"{json.dumps(_metrics(kind, i))}\n" for i in range(1, 21)))
     policy.finish({"seconds": 9.0})
-    report.write(run, make_report(run, number, accepted=accepted))
+    report.write(run, make_report(run, number, accepted=accepted, kind=kind))
+
+
+def _metrics(kind: str, step: int) -> dict[str, float]:
+    """What training on a kind of example logs: of demonstrations no rewards, of labelled answers no accuracies."""
+    found = {"step": step, "loss": 0.7 - 0.001 * step, "logps/chosen": -40.0 + 0.1 * step}
+    if kind != "demonstrations":
+        found |= {"logps/rejected": -40.0, "rewards/chosen": 0.01 * step, "rewards/rejected": -0.01 * step}
+        found["rewards/margins"] = 0.02 * step
+    return found | ({"rewards/accuracies": 0.5 + 0.005 * step} if kind == "pairs" else {})
+
+
+def _write(run: Run, name: str, rows: list[Any], inputs: dict[str, str], seconds: float = 2.5) -> dict[str, str]:
+    step = run.step(name, inputs=inputs, config={})
+    step.write(0, rows, counts={"rows": len(rows)})
+    step.finish({"seconds": seconds})
+    return {name: step.digest}
+
+
+def _example(
+    kind: str, prompt: Prompt, a: Candidate, b: Candidate, i: int, gold: bool
+) -> Pair | Ranking | Candidate | None:
+    evidence = tuple(judgment.id for judgment in _judgments(a, b))
+    if kind == "demonstrations":  # a revision, an answer as it was sampled, then gold answers
+        return _revision(a, 1, a.id, f"kinder {HOSTILE}").candidate() if i == 0 else a if i == 1 else prompt.gold()
+    if kind == "rankings":  # the first has lost its best answer
+        kept = slice(0 if i else 1, None)
+        values = ((a.id, b.id), (0.9, -0.9), (0.7, 0.3), (True, False))
+        return Ranking(prompt.id, *(value[kept] for value in values), judgment_ids=evidence)
+    if gold:
+        return Pair(prompt.id, prompt.gold().id, b.id, 1.0, 1.0)
+    return Pair(prompt.id, a.id, b.id, 0.8, 0.1 * (i + 1), judgment_ids=evidence)
 
 
 def _candidate(prompt: Prompt, index: int, number: int) -> Candidate:
@@ -103,7 +152,7 @@ def _candidate(prompt: Prompt, index: int, number: int) -> Candidate:
     return Candidate(identity, prompt.id, f"policy{number}", index, index, text, (1, 2, 3), "stop", -2.0)
 
 
-def _revise(run: Run, inputs: dict[str, str], answers: list[Candidate]) -> None:
+def _revise(run: Run, inputs: dict[str, str], answers: list[Candidate]) -> dict[str, str]:
     """Two steps of critique and revision; in the second, one is cut off, one has no critique, one changes nothing."""
     first = [_revision(answer, 1, answer.id, f"kinder {HOSTILE}\nsecond line") for answer in answers if answer.text]
     second = [_revision(r, 2, r.id, f"kinder still {HOSTILE}\nthird line") for r in first]
@@ -111,10 +160,8 @@ def _revise(run: Run, inputs: dict[str, str], answers: list[Candidate]) -> None:
     second[2] = replace(second[2], critique="", critique_finish="error", text="", token_ids=(), finish_reason="error")
     second[3] = replace(second[3], text=first[3].text)
     for number, rows in ((1, first), (2, second)):
-        step = run.step(f"rounds/000/steps/{number}/revisions", inputs=inputs, config={})
-        step.write(0, rows)
-        step.finish({"seconds": 1.5})
-        inputs = {**inputs, step.name: step.digest}
+        inputs = {**inputs, **_write(run, f"rounds/000/steps/{number}/revisions", rows, inputs, seconds=1.5)}
+    return inputs
 
 
 def _revision(before: Candidate | Revision, step: int, before_id: str, text: str) -> Revision:
@@ -145,7 +192,7 @@ def _judgments(a: Candidate, b: Candidate) -> list[Judgment]:
     return [judgment(a, b, 0.85), judgment(b, a, 0.25)]
 
 
-def make_report(run: Run, number: int, *, accepted: bool) -> Report:
+def make_report(run: Run, number: int, *, accepted: bool, kind: str = "pairs") -> Report:
     rate = 0.58 + 0.07 * number
     win = WinRate(rate, rate - 0.06, rate + 0.05, 128, 70, 8, 50, rate - 0.01)
     looks = Behaviour(128, 21.5 + number, 0.01, 0.0, 0.25, 0.04, 0.31, 0.62)
@@ -165,9 +212,9 @@ def make_report(run: Run, number: int, *, accepted: bool) -> Report:
         constitution=f"rules 1.0.0 {HOSTILE}",
         constitution_hash="c0ffee",
         candidates={"candidates": 12, "duplicate": 1, "seconds": 2.5},
-        examples="pairs",
+        examples=kind,
         num_examples=6,
-        discarded={"pairs": 6, "tie": 1, "below_margin": 2},
+        discarded={kind: 6, "tie": 1, "below_margin": 2},
         win_rates={"previous": win, "base": win},
         by_principle={"previous": {"kind": win, f"x{HOSTILE}": win}},
         kl=Kl(1.5 + number, 0.2, 0.05, 128),

@@ -21,14 +21,7 @@ def test_runs_ls_gives_state_rounds_and_win_rate(sample: Path, cli: Cli) -> None
     assert rows["sample"]["win_rate_vs_base"]["rate"] == pytest.approx(0.65)
     table = cli("runs", "ls", cwd=sample).stdout.splitlines()
     assert table[0].split()[:3] == ["run", "state", "rounds"]
-    assert "runs/sample" in table[2]
-
-
-def test_runs_compare_names_the_settings_that_differ(sample: Path, cli: Cli) -> None:
-    found = json.loads(cli("runs", "compare", "sample", "other", "--json", cwd=sample).stdout)
-    assert found["settings"] == [{"name": "name", "a": "sample", "b": "other"}, {"name": "seed", "a": 17, "b": 3}]
-    assert found["figures"][0]["KL to base"] == [1.5, 2.5]
-    assert "▁█" in cli("runs", "compare", "sample", "other", cwd=sample).stdout
+    assert "runs/sample" in table[-1]
 
 
 def test_status_tells_a_dead_run_from_a_finished_one(sample: Path, cli: Cli, tmp_path: Path) -> None:
@@ -153,9 +146,13 @@ def test_plan_offline_counts_and_shows_a_judge_prompt(sample: Path, cli: Cli, tm
     done = cli("plan", "fresh.yaml", "--offline", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert found["work"]["candidates"] == 6 * 4
-    assert found["work"]["judgments"] == 6 * 6 * 2  # six comparisons of four candidates, in both orders
-    assert found["work"]["heldout_judgments"] == 2 * 2 * 2
+    first, second, third = found["work"]["rounds"]
+    assert (first["candidates"], first["examples"]) == (6 * 4, 6)
+    assert first["judgments"] == 6 * 6 * 2  # six comparisons of four candidates, in both orders
+    assert first["heldout_judgments"] == 2 * 2  # the previous policy is the base
+    assert second["heldout_judgments"] == third["heldout_judgments"] == 2 * 2 * 2
+    assert found["work"]["total"]["candidates"] == 3 * 6 * 4
+    assert [phase["rounds"] for phase in found["phases"]] == [[0, 1, 2]]
     assert "The first response stands here." in found["judge_prompt"]
     assert found["probe"] is None
     assert "unknown" in cli("plan", "fresh.yaml", "--offline", cwd=tmp_path).stderr

@@ -12,7 +12,9 @@ from rich.console import Console
 from selfalign.cli.display import Follower, LogDisplay, PlainDisplay, follow, open_display
 from selfalign.cli.live import render
 from selfalign.cli.output import clock, duration, size, sparkline
-from selfalign.cli.progress import Progress
+from selfalign.cli.progress import Progress, works_of
+from selfalign.cli.words import metrics_text
+from selfalign.config import Campaign, Phase
 from selfalign.text import one_line
 from tests.cli.events import stream
 
@@ -124,6 +126,95 @@ def test_campaign_eta_comes_from_earlier_rounds() -> None:
     assert before.campaign_eta(before.last_time) is None
     seconds = {name: stage.seconds for (round, name), stage in after.stages.items() if round == 0}
     assert after.campaign_eta(after.last_time) == pytest.approx(2 * sum(seconds.values()))
+
+
+def one_round(number: int, seconds: dict[str, float]) -> list[dict]:
+    """The events of a whole round, its stages one after the other from `number` x 1000 on."""
+    time, events = 1000.0 * number, [{"event": "round_started", "round": number}]
+    for stage, taken in seconds.items():
+        where = {"round": number, "stage": stage, "step": stage}
+        events += [{"event": "stage_started", **where, "total": 1}, {"event": "stage_done", **where, "seconds": taken}]
+    return [{"time": time, **event} for event in (*events, {"event": "round_done", "round": number})]
+
+
+def test_the_time_left_comes_from_rounds_that_do_the_same() -> None:
+    campaign = Campaign(
+        rounds=4, bootstrap="critique-revision", schedule=(Phase(rounds=3), Phase(rounds=1, pairs={"strategy": "spin"}))
+    )
+    works = works_of(campaign)
+    assert works == ["revise", "judge", "judge", "judge", "sample"]
+    start = {"time": 0.0, "event": "campaign_started", "rounds": 5}
+    bootstrap = one_round(0, {"generate": 5.0, "revise": 50.0, "train": 10.0, "evaluate": 5.0})
+    usual = one_round(1, {"generate": 20.0, "judge": 30.0, "pairs": 1.0, "train": 40.0, "evaluate": 5.0})
+    progress = Progress.of([start, *bootstrap, *usual], works)
+    assert progress.usual_seconds(2) == {"generate": 20.0, "judge": 30.0, "pairs": 1.0, "train": 40.0, "evaluate": 5.0}
+    assert progress.usual_seconds(4) is None
+    assert progress.campaign_eta(2000.0) is None
+    assert progress.eta_known_after() == 4
+    progress = Progress.of([{**start, "rounds": 4}, *bootstrap, *usual], works[:4])
+    assert progress.campaign_eta(2000.0) == 2 * 96.0
+    progress.handle({"time": 2000.0, "event": "round_started", "round": 2})
+    assert progress.campaign_eta(2000.0) == 2 * 96.0
+
+
+def test_the_live_screen_has_a_column_for_revisions_where_there_are_some() -> None:
+    out = io.StringIO()
+    events = [{"time": 0.0, "event": "campaign_started", "rounds": 2}, *one_round(0, {"revise": 50.0})]
+    Console(file=out, width=80, markup=False).print(render(Progress.of(events, ["revise", "judge"]), "x", 60.0))
+    assert out.getvalue().splitlines()[0].endswith("time left: known after round 1")
+    assert out.getvalue().splitlines()[2].split()[:4] == ["round", "prompts", "generate", "revise"]
+    progress = progress_after(10_000)
+    out = io.StringIO()
+    Console(file=out, width=80, markup=False).print(render(progress, "x", progress.last_time))
+    assert "revise" not in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("stage", "step", "line"),
+    [
+        ("revise", "rounds/000/steps/2/revisions", "round 0  revise    step 2: 20 answers  (2.0 s)"),
+        ("pairs", "rounds/000/replay/pairs", "round 0  pairs     replayed: 20 answers  (2.0 s)"),
+        ("reward", "rounds/000/rewards", "round 0  reward    rewards: 20 answers  (2.0 s)"),
+        ("pairs", "rounds/000/rankings", "round 0  pairs     20 answers  (2.0 s)"),
+    ],
+)
+def test_a_finished_step_is_named_where_its_stage_has_several(stage: str, step: str, line: str) -> None:
+    out = io.StringIO()
+    display = PlainDisplay(out)
+    where = {"time": 0.0, "round": 0, "stage": stage, "step": step}
+    display.handle({**where, "event": "stage_started", "total": 1})
+    display.handle({**where, "event": "stage_done", "seconds": 2.0, "counts": {"answers": 20}})
+    assert out.getvalue() == line + "\n"
+
+
+def test_steps_of_a_reward_model_are_not_the_policys() -> None:
+    progress = Progress()
+    for event in (
+        {"event": "stage_started", "stage": "reward", "step": "rounds/000/reward_model", "unit": "steps"},
+        {"event": "train_step", "step": 3, "total": 9, "metrics": {"loss": 0.6}},
+    ):
+        progress.handle({"time": 0.0, "round": 0, **event})
+    assert (progress.current.done, progress.current.total, progress.current.metrics) == (3, 9, {"loss": 0.6})
+    assert progress.train_history == {}
+    out = io.StringIO()
+    Console(file=out, width=100, markup=False).print(render(progress, "x", 1.0))
+    assert "round 0 · reward" in out.getvalue()
+    assert "loss 0.600" in out.getvalue()
+    display = PlainDisplay(out)
+    display.handle({"time": 0.0, "event": "reward_model", "round": 0, "accuracy": 0.825, "pairs": 40})
+    assert out.getvalue().endswith("round 0  reward    the reward model is right on 82.5% of 40 held-out pairs\n")
+
+
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        ({"loss": 0.5, "rewards/accuracies": 0.6, "rewards/margins": 0.1}, "loss 0.500  accuracy 0.600  margin 0.100"),
+        ({"loss": 0.5, "rewards/margins": 0.1, "logps/chosen": -9.0, "shift": 0.0}, "loss 0.500  margin 0.100"),
+        ({"loss": 0.5, "logps/chosen": -9.0}, "loss 0.500  log-prob -9.000"),
+    ],
+)
+def test_metrics_of_any_algorithm_in_words(metrics: dict, words: str) -> None:
+    assert metrics_text(metrics) == words
 
 
 def test_elapsed_leaves_out_the_time_between_sessions() -> None:

@@ -17,10 +17,16 @@ from tests.cli.conftest import Cli, environment
 OURS = re.compile(rb"\x1b\[(?:[0-9;]*m|[0-9]*[AG]|2K|\?25[lh]|H)")
 READERS = [
     ["runs", "ls"],
-    ["runs", "compare", "sample", "other"],
+    ["runs", "compare", "sample", "other", "mixed"],
     ["status", "sample"],
     ["pairs", "ls", "sample"],
     ["pairs", "show", "sample", "0:0"],
+    ["pairs", "ls", "mixed"],
+    ["pairs", "show", "mixed", "2:0"],
+    ["rankings", "ls", "mixed"],
+    ["rankings", "show", "mixed", "1:1"],
+    ["demonstrations", "ls", "mixed"],
+    ["demonstrations", "show", "mixed", "0:0"],
     ["revisions", "ls", "sample"],
     ["revisions", "show", "sample", "0:0"],
     ["revisions", "ls", "sample", "--json"],
@@ -82,7 +88,7 @@ def test_the_live_screen_is_harmless(sample: Path) -> None:
     assert b"not markup" in received
 
 
-@pytest.mark.parametrize("arguments", READERS[:7], ids=" ".join)
+@pytest.mark.parametrize("arguments", [reader for reader in READERS if reader[-1] != "--json"], ids=" ".join)
 def test_a_pipe_gets_no_sequence_at_all(sample: Path, cli: Cli, arguments: list[str]) -> None:
     done = cli(*arguments, cwd=sample)
     assert "\x1b" not in done.stdout + done.stderr

@@ -9,12 +9,14 @@ from xml.etree import ElementTree
 
 import pytest
 
+from selfalign.config import Adapter, Campaign, Policy, Train
 from selfalign.stages import report
+from selfalign.stages.report import training
 from selfalign.stages.report.document import Dialogue, Paragraph, Table, fenced, markdown, to_html, to_markdown
 from selfalign.stages.report.plots import Point, Series, line_chart, nice_step
 from selfalign.store import Run
 from tests.cli.events import HOSTILE
-from tests.cli.fabricate import make_run
+from tests.cli.fabricate import make_mixed_run, make_run
 
 ATTACKS = (
     "<script>alert(1)</script>",
@@ -56,6 +58,7 @@ def test_the_report_comes_back_as_it_was_written(run: Run) -> None:
     assert found.candidates == {"candidates": 12, "duplicate": 1}
     assert found.discarded == {"tie": 1, "below_margin": 2}
     assert found.seconds == {"prompts": 2.5, "generate": 2.5, "judge": 2.5, "pairs": 2.5, "train": 9.0}
+    assert report.read(run)[0].seconds["revise"] == 3.0  # of two steps
     assert found.gate.accepted is False
 
 
@@ -124,6 +127,87 @@ def test_the_card_names_origin_judge_data_gate_and_limits(run: Run) -> None:
     ):
         assert said in card
     assert "discarded: below margin" in card
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Rounds of demonstrations, rankings and pairs."""
+    root = tmp_path_factory.mktemp("mixed")
+    make_run(root)
+    return make_mixed_run(root)
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "unsaid"),
+    [
+        (0, ["6 demonstrations", "SFT, learning rate", "| reference | none |", ": loss 0.699 (1) to 0.68 (20)"],
+         ["Rewards, by step", "replayed"]),
+        (1, ["6 rankings", "KTO (beta 0.3), learning rate", "| reference | the policy before this round |",
+             "Rewards, by step: chosen 0.01 (1) to 0.2 (20); rejected"], ["Reward accuracy", "replayed"]),
+        (2, ["6 pairs", "DPO (sigmoid loss, beta 0.1)", "| replayed | 3 pairs of earlier rounds |",
+             "Reward accuracy, by step: accuracy 0.505 (1) to 0.6 (20)"], []),
+    ],
+)  # fmt: skip
+def test_a_page_says_how_its_round_was_trained(number: int, said: list[str], unsaid: list[str], mixed: Run) -> None:
+    page = (mixed.path / f"rounds/{number:03d}/report.md").read_text()
+    assert all(text in page for text in said)
+    assert not any(text in page for text in unsaid)
+    assert f"rounds/{number:03d}/policy" in page
+    assert f"<td>{said[1].split(', ')[0]}" in (mixed.path / f"rounds/{number:03d}/report.html").read_text()
+
+
+def test_the_page_of_a_run_names_the_algorithm_of_each_round(mixed: Run) -> None:
+    page = (mixed.path / "report.md").read_text()
+    for line in (
+        "| 0 | accepted | sft | 6 demonstrations |",
+        "| 1 | accepted | kto | 6 rankings |",
+        "| dpo | 6 pairs |",
+    ):
+        assert line in page
+
+
+def test_a_card_names_the_rounds_own_algorithm(mixed: Run) -> None:
+    card = (mixed.path / "rounds/001/model_card.md").read_text()
+    assert "tags: [selfalign, kto, constitutional-ai, rlaif]" in card
+    assert "| training | KTO (beta 0.3), learning rate 5e-06, 1 epoch, all weights |" in card
+    assert "| trained on | 6 rankings |" in card
+    assert "| trained on | 6 pairs, 3 replayed |" in (mixed.path / "rounds/002/model_card.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "number", "words"),
+    [
+        ({"reference": "previous"}, 2, "the policy before this round"),
+        ({"reference": "base"}, 2, "the base policy"),
+        ({"reference": 0}, 2, "the policy of round 0"),
+        ({"reference": 2}, 2, "the policy before this round"),
+        ({"reference": "ema"}, 2, "the average of the base and the policies before this round (decay 0.5)"),
+        ({"train": Train(algorithm="raft")}, 2, "none"),
+        ({"reference": "none", "train": Train(loss="simpo")}, 2, "none"),
+    ],
+)
+def test_references_in_words(settings: dict, number: int, words: str) -> None:
+    assert training.reference(Campaign(**settings), number) == words
+
+
+def test_losses_in_words() -> None:
+    assert training.loss_name(Train(loss={"sigmoid": 1.0, "nll": 0.2})) == "sigmoid + 0.2 nll"
+    assert training.loss_name(Train(algorithm="kto")) == "–"
+    adapted = Campaign(train=Train(algorithm="sppo", epochs=2), policy=Policy(adapter=Adapter(rank=8)))
+    assert training.method(adapted) == "SPPO (beta 0.1), learning rate 5e-06, 2 epochs, LoRA rank 8"
+
+
+def test_curves_of_few_steps_and_of_none() -> None:
+    assert training.curves([]) == []
+    (chart,) = training.curves([{"step": 1, "loss": 0.5}])
+    assert chart.words == "Training loss, by step: loss 0.5 (1)."
+
+
+def test_a_long_curve_shows_the_means_of_stretches() -> None:
+    steps = [{"step": step, "loss": float(step)} for step in range(1, 1001)]
+    (chart,) = training.curves(steps)
+    assert chart.svg.count("<circle") == 24
+    assert chart.words == "Training loss, by step: loss 21.5 (1) to 984 (967)."
 
 
 def test_a_chart_is_well_formed_and_within_its_frame() -> None:

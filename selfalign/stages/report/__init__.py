@@ -12,23 +12,13 @@ from typing import Any
 
 import msgspec
 
+from selfalign import config
+from selfalign.config import Campaign
 from selfalign.records import Report
 from selfalign.stages.report import card, content
 from selfalign.stages.report.document import to_html, to_markdown
+from selfalign.stages.report.steps import seconds as stage_seconds
 from selfalign.store import Run
-
-STAGE_OF_STEP = {
-    "prompts": "prompts",
-    "candidates": "generate",
-    "judgments": "judge",
-    "pairs": "pairs",
-    "rankings": "pairs",
-    "demonstrations": "pairs",
-    "policy": "train",
-    "heldout/candidates": "evaluate",
-    "heldout/scores": "evaluate",
-    "heldout/judgments": "evaluate",
-}
 
 
 def write(run: Run, report: Report) -> None:
@@ -45,10 +35,12 @@ def render(run: Run, rounds: Sequence[int] | None = None) -> list[str]:
     reports = read(run)
     if not reports:
         return []
-    written = _write_pages(run, "", f"{run.path.name}: report", content.campaign_page(run, reports, gold(run)))
+    campaign = config.load(run.path / "campaign.yaml").campaign
+    page = content.campaign_page(run, reports, campaign, gold(run))
+    written = _write_pages(run, "", f"{run.path.name}: report", page)
     for report in reports:
         if rounds is None or report.round in rounds:
-            written += _write_round(run, report, reports)
+            written += _write_round(run, report, reports, campaign)
     return written
 
 
@@ -60,16 +52,6 @@ def read(run: Run) -> list[Report]:
         if (run.path / name).exists():
             found.append(msgspec.convert(run.read_json(name), Report))
     return found
-
-
-def stage_seconds(run: Run, number: int) -> dict[str, float]:
-    """How long each finished stage of a round took, in seconds, by its steps' own account."""
-    seconds: dict[str, float] = {}
-    for name, stage in STAGE_OF_STEP.items():
-        step = run.view(f"{folder(number)}/{name}")
-        if step is not None and step.done:
-            seconds[stage] = seconds.get(stage, 0.0) + float(step.counts.get("seconds", 0.0))
-    return seconds
 
 
 def gold(run: Run) -> dict[str, dict[str, float]]:
@@ -90,12 +72,12 @@ def _counts_only(report: Report) -> Report:
     return replace(report, candidates=candidates, discarded=discarded)
 
 
-def _write_round(run: Run, report: Report, reports: Sequence[Report]) -> list[str]:
+def _write_round(run: Run, report: Report, reports: Sequence[Report], campaign: Campaign) -> list[str]:
     previous = next((other for other in reports if other.round == report.round - 1), None)
-    blocks = content.round_page(run, report, previous)
+    blocks = content.round_page(run, report, previous, campaign)
     names = _write_pages(run, f"{folder(report.round)}/", f"{run.path.name}: round {report.round}", blocks)
     name = f"{folder(report.round)}/model_card.md"
-    run.write_text(name, card.model_card(run, report))
+    run.write_text(name, card.model_card(run, report, campaign))
     return [*names, name]
 
 

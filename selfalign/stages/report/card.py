@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from selfalign import config
+from selfalign.config import Campaign, in_round
 from selfalign.records import Report
-from selfalign.stages.report import content
+from selfalign.stages.report import content, training
 from selfalign.stages.report.document import Block, Heading, Paragraph, Table, markdown, to_markdown
 from selfalign.store import Run
 
@@ -15,14 +15,14 @@ LIMITS = (
 )
 
 
-def model_card(run: Run, report: Report) -> str:
+def model_card(run: Run, report: Report, campaign: Campaign) -> str:
     """The card of a round's policy as Markdown with the metadata that model hubs read."""
-    settings = config.load(run.path / "campaign.yaml").campaign
+    settings = in_round(campaign, report.round)
     base = settings.policy.model
     front = [
         "---",
         "library_name: transformers",
-        "tags: [selfalign, dpo, constitutional-ai, rlaif]",
+        f"tags: [selfalign, {settings.train.algorithm}, constitutional-ai, rlaif]",
         *([f"base_model: {base}"] if _is_hub_name(base) else []),
         "---",
         "",
@@ -31,21 +31,19 @@ def model_card(run: Run, report: Report) -> str:
     return "\n".join(front) + to_markdown(title, _blocks(run, report, settings))
 
 
-def _blocks(run: Run, report: Report, settings: config.Campaign) -> list[Block]:
-    train, judge = settings.train, settings.judge
+def _blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
+    judge, last = settings.judge, settings.num_rounds - 1
     evaluating = settings.evaluate.judge.model or judge.model
-    method = (
-        f"{train.algorithm.upper()} ({train.loss} loss, beta {train.beta:g}), learning rate {train.learning_rate:g}, "
-    )
-    method += f"{train.epochs} epochs, " + (
-        f"LoRA rank {settings.policy.adapter.rank}" if settings.policy.adapter else "all weights"
-    )
+    again = training.replayed(run, report)
+    examples = f"{report.num_examples:,} {report.examples}" + (f", {again:,} replayed" if again else "")
+    bootstrap = ", the bootstrap" if report.round < settings.first_round else ""
     rows = (
         ("base model", settings.policy.model),
         ("policy", f"{report.policy_id}, trained from {report.parent_id or 'nothing'}"),
-        ("round", f"{report.round} of a campaign of {settings.rounds} (0 to {settings.rounds - 1})"),
-        ("training", method),
-        ("reference", str(settings.reference)),
+        ("round", f"{report.round}{bootstrap}, of a campaign of {last + 1} (0 to {last})"),
+        ("trained on", examples),
+        ("training", training.method(settings)),
+        ("reference", training.reference(settings, report.round)),
         ("constitution", f"{report.constitution}, hash {report.constitution_hash}"),
         ("labelling judge", f"{judge.model}, {judge.method}"),
         ("evaluating judge", evaluating),

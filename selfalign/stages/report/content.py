@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from selfalign.config import Campaign, in_round
 from selfalign.records import Behaviour, JudgeHealth, Report, Sample, WinRate
+from selfalign.stages.report import steps, training
 from selfalign.stages.report.document import Block, Dialogue, Figure, Fold, Heading, Paragraph, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
 from selfalign.store import Run
 
-STEPS = ("prompts", "candidates", "judgments", "pairs", "rankings", "demonstrations", "policy")
 NONE = "–"
 
 
-def campaign_page(run: Run, reports: Sequence[Report], gold: Mapping[str, Mapping[str, float]]) -> list[Block]:
+def campaign_page(
+    run: Run, reports: Sequence[Report], campaign: Campaign, gold: Mapping[str, Mapping[str, float]]
+) -> list[Block]:
     """The page of a whole run: how the figures moved, then every round."""
     last = reports[-1]
     blocks: list[Block] = [
         Paragraph(standing(reports)),
         _gate(last),
         Heading("The rounds"),
-        rounds_table(reports),
+        rounds_table(reports, campaign),
         *figures(reports),
     ]
     if gold:
@@ -28,17 +31,20 @@ def campaign_page(run: Run, reports: Sequence[Report], gold: Mapping[str, Mappin
     blocks += [Heading(f"Before and after, round {last.round}"), *samples(last.samples)]
     blocks += [Heading("Judge health"), judge_table(reports)]
     blocks += [Heading("Round by round")]
-    blocks += [Fold(f"Round {report.round}", tuple(details(report))) for report in reports]
+    for report in reports:
+        trained = training.blocks(run, report, in_round(campaign, report.round))
+        blocks.append(Fold(f"Round {report.round}", (*trained, *details(report))))
     return [*blocks, Heading("Lineage"), *lineage(run, reports)]
 
 
-def round_page(run: Run, report: Report, previous: Report | None) -> list[Block]:
+def round_page(run: Run, report: Report, previous: Report | None, campaign: Campaign) -> list[Block]:
     """The page of one round. `previous` is the report of the round before, where there was one."""
     changed = previous is not None and previous.constitution_hash != report.constitution_hash
     edited = [Paragraph(f"The constitution was edited since round {report.round - 1}.")] if changed else []
     return [
         _gate(report),
         *edited,
+        *training.blocks(run, report, in_round(campaign, report.round)),
         *details(report),
         Heading("Before and after"),
         *samples(report.samples),
@@ -67,10 +73,11 @@ def _gate(report: Report) -> Paragraph:
 # Tables --------------------------------------------------------------------------------------------------------------
 
 
-def rounds_table(reports: Iterable[Report]) -> Table:
+def rounds_table(reports: Iterable[Report], campaign: Campaign) -> Table:
     columns = (
         "round",
         "gate",
+        "algorithm",
         "examples",
         "swap consistency",
         "win rate vs previous",
@@ -79,7 +86,12 @@ def rounds_table(reports: Iterable[Report]) -> Table:
         "length",
         "seconds",
     )
-    return Table(columns, tuple(tuple(round_cells(report)) for report in reports), numbers_from=2)
+    rows = []
+    for report in reports:
+        number, gate, examples, *figures = round_cells(report)
+        algorithm = in_round(campaign, report.round).train.algorithm
+        rows.append((number, gate, algorithm, f"{examples} {report.examples}", *figures))
+    return Table(columns, tuple(rows), numbers_from=3)
 
 
 def round_cells(report: Report) -> list[str]:
@@ -242,10 +254,8 @@ def lineage(run: Run, reports: Iterable[Report]) -> list[Block]:
             ("trained from", report.parent_id or NONE),
             ("constitution", f"{report.constitution} ({report.constitution_hash})"),
         ]
-        for name in STEPS:
-            step = run.view(f"rounds/{report.round:03d}/{name}")
-            if step is not None and step.done:
-                rows.append((f"rounds/{report.round:03d}/{name}", step.digest))
+        found = steps.finished(run, report.round)
+        rows += [(step.name, step.digest) for stage, step in found if stage != "evaluate"]
         blocks.append(Table(("", f"round {report.round}"), tuple(rows), numbers_from=2))
     return blocks
 

@@ -85,7 +85,7 @@ class _Scale:
             value = self.low + index * self.step
             y = self.y(value)
             yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{_tick(value, self.step)}</text>'
+            yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_label(value, self.step)}</text>'
         every = math.ceil(len(x_labels) * max(map(len, x_labels), default=1) / 36)
         for place, label in enumerate(x_labels):
             if place % every == 0:
@@ -99,7 +99,8 @@ def nice_step(rough: float) -> float:
     return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= rough * (1 - 1e-9))
 
 
-def _tick(value: float, step: float) -> str:
+def tick_label(value: float, step: float) -> str:
+    """A value on an axis with ticks at every `step`, with the decimals that tell them apart."""
     decimals = max(0, -math.floor(math.log10(step) + 1e-9)) + (1 if f"{step:e}".startswith("2.5") else 0)
     return f"{value:.{decimals}f}"
 

@@ -1,0 +1,155 @@
+"""Runs beside one another, round by round: how good, how far from the base, how long, trained on what."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from selfalign.cli.config import shown
+from selfalign.cli.output import clock, is_unicode, print_table, say
+from selfalign.cli.scatter import ORIGIN, SEVERAL, scatter
+from selfalign.cli.summary import win_text
+from selfalign.cli.targets import CAMPAIGN_FILE
+from selfalign.config import Loaded, in_round, load
+from selfalign.records import Kl, Report, WinRate
+from selfalign.stages import report as reports
+from selfalign.stages.report.content import NONE
+from selfalign.store import Run
+from selfalign.text import one_line
+
+FAULTS = ("harmful_help", "false_agreement", "leaks", "wrong_facts")  # of a run's gold.json, shares of bad answers
+PIPE_WIDTH = 80  # of a plot that is not for a terminal
+MARKS = "abcdefghijklmnpqrstuvwxyz"  # of runs; the base policy has the o
+BASE = (0.0, 0.5)  # the base policy's distance from itself, and its win rate against itself
+
+
+@dataclass(frozen=True, slots=True)
+class RoundFigures:
+    """One round of one run. `gold` is 1 less the mean share of the faults that its gold.json tells of."""
+
+    round: int
+    accepted: bool
+    algorithm: str
+    examples: str
+    num_examples: int
+    win_rate_vs_base: WinRate | None
+    win_rate_vs_previous: WinRate | None
+    kl: Kl | None
+    length_ratio: float | None
+    swap_consistency: float | None
+    seconds: float
+    gold: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunFigures:
+    """One run with its settings."""
+
+    run: str
+    path: str
+    loaded: Loaded
+    base_gold: float | None
+    rounds: tuple[RoundFigures, ...]
+
+    def facts(self) -> dict[str, Any]:
+        return {"run": self.run, "path": self.path, "base_gold": self.base_gold, "rounds": self.rounds}
+
+
+def figures(run: Run) -> RunFigures:
+    """Everything that is compared of a run."""
+    loaded, gold = load(run.path / CAMPAIGN_FILE), reports.gold(run)
+    rounds = tuple(_of_round(report, loaded, gold) for report in reports.read(run))
+    return RunFigures(run.path.name, str(run.path), loaded, gold_score(gold.get("base", {})), rounds)
+
+
+def _of_round(report: Report, loaded: Loaded, gold: Mapping[str, Mapping[str, float]]) -> RoundFigures:
+    labelling = report.judges.get("labelling")
+    return RoundFigures(
+        round=report.round,
+        accepted=report.gate.accepted,
+        algorithm=in_round(loaded.campaign, report.round).train.algorithm,
+        examples=report.examples,
+        num_examples=report.num_examples,
+        win_rate_vs_base=report.win_rates.get("base"),
+        win_rate_vs_previous=report.win_rates.get("previous"),
+        kl=report.kl,
+        length_ratio=report.length_ratio,
+        swap_consistency=labelling.swap_consistency if labelling else None,
+        seconds=sum(report.seconds.values()),
+        gold=gold_score(gold.get(f"round {report.round}", {})),
+    )
+
+
+def gold_score(behaviours: Mapping[str, float]) -> float | None:
+    """1 less the mean of the FAULTS that were measured; None where none was."""
+    found = [behaviours[name] for name in FAULTS if name in behaviours]
+    return 1.0 - sum(found) / len(found) if found else None
+
+
+def settings_that_differ(compared: Sequence[RunFigures]) -> list[tuple[str, list[Any]]]:
+    """The settings in which the runs differ, each with its value in every run."""
+    known = [{name: value for name, value, _ in one.loaded.settings()} for one in compared]
+    names = dict.fromkeys(name for settings in known for name in settings)
+    rows = [(name, [settings.get(name) for settings in known]) for name in names]
+    return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
+
+
+def print_comparison(compared: Sequence[RunFigures]) -> None:
+    """Print the rounds of all runs, win rate against KL as a plot, and the settings that differ."""
+    with_gold = any(one.base_gold is not None or any(r.gold is not None for r in one.rounds) for one in compared)
+    columns = ("run", "round", "algorithm", "examples", "vs base", "KL", "length", "time", "gold")[
+        : 9 if with_gold else 8
+    ]
+    rows = [row[: len(columns)] for mark, one in zip(MARKS, compared, strict=False) for row in _rows(mark, one)]
+    print_table(columns, rows, right=("round", *columns[3:]))
+    _print_plot(compared)
+    if with_gold:
+        say(f"gold: 1 less the mean share of {', '.join(FAULTS)} in gold.json")
+    if changed := settings_that_differ(compared):
+        print()
+        print_table(
+            ("setting", *(one.run for one in compared)), [(name, *map(shown, values)) for name, values in changed]
+        )
+    else:
+        say("the settings are the same")
+
+
+def _rows(mark: str, one: RunFigures) -> Iterator[tuple[Any, ...]]:
+    """A line for each round of a run, after one for the base policy where its gold score is known."""
+    rows = [_row(found) for found in one.rounds]
+    if one.base_gold is not None or not rows:
+        rows.insert(0, ("base", *[NONE] * 6, f"{one.base_gold:.3f}" if one.base_gold is not None else NONE))
+    yield from ((f"{mark} {one.run}" if i == 0 else "", *row) for i, row in enumerate(rows))
+
+
+def _row(found: RoundFigures) -> tuple[str, ...]:
+    return (
+        str(found.round) if found.accepted else f"rejected {found.round}",
+        found.algorithm,
+        f"{found.num_examples:,}",
+        win_text(found.win_rate_vs_base),
+        f"{found.kl.mean + 0.0:.2f}" if found.kl else NONE,
+        f"×{found.length_ratio:.2f}" if found.length_ratio is not None else NONE,
+        clock(found.seconds),
+        f"{found.gold:.3f}" if found.gold is not None else NONE,
+    )
+
+
+def _print_plot(compared: Sequence[RunFigures]) -> None:
+    """Win rate against the base by the distance from it: the further up for as little to the right, the better."""
+    curves = {
+        mark: [(r.kl.mean, r.win_rate_vs_base.rate) for r in one.rounds if r.kl and r.win_rate_vs_base]
+        for mark, one in zip(MARKS, compared, strict=False)
+    }
+    if not any(curves.values()):
+        return
+    unicode = is_unicode(sys.stdout)
+    width = min(shutil.get_terminal_size().columns, 100) if sys.stdout.isatty() else PIPE_WIDTH
+    names = {"x_name": "KL to base, nats per response", "y_name": "win rate vs base"}
+    legend = "   ".join(f"{mark} {one_line(one.run, 30)}" for mark, one in zip(MARKS, compared, strict=False))
+    drawn = "\n".join(scatter(curves, BASE, width=width, unicode=unicode, **names))
+    several = f"   {SEVERAL} several" if SEVERAL in drawn else ""
+    print(f"\n{drawn}\n{ORIGIN} the base policy   {legend}{several}")

@@ -1,0 +1,122 @@
+"""How a round was trained: on what, with which algorithm, loss and reference, and how its metrics moved."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from selfalign.config import Campaign, Train
+from selfalign.objective import loss_terms, needs_reference
+from selfalign.records import Report
+from selfalign.stages.report.document import Block, Figure, Table
+from selfalign.stages.report.plots import Point, Series, line_chart
+from selfalign.store import Run
+
+METRICS_FILE = "metrics.jsonl"
+POINTS = 24  # of a curve; longer ones show the means of stretches of steps
+CURVES: Mapping[str, Mapping[str, str]] = {  # by title the metrics of a chart and what each is called
+    "Training loss": {"loss": "loss"},
+    "Rewards": {"rewards/chosen": "chosen", "rewards/rejected": "rejected"},
+    "Reward accuracy": {"rewards/accuracies": "accuracy"},
+    "Log-probability of answers": {"logps/chosen": "chosen", "logps/rejected": "rejected"},
+}
+
+
+def loss_name(train: Train) -> str:
+    """The loss of pairs with the weights of its terms, such as sigmoid + 0.2 nll; other algorithms have their own."""
+    if train.algorithm != "dpo":
+        return "–"
+    terms = loss_terms(train).items()
+    return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms)
+
+
+def method(settings: Campaign) -> str:
+    """Algorithm, loss and the figures that matter most, in a line; `settings` are those of the round."""
+    train = settings.train
+    learned = train.algorithm in ("sft", "raft")
+    own = [] if train.algorithm != "dpo" else [f"{loss_name(train)} loss"]
+    shown = ", ".join(own if learned else [*own, f"beta {train.beta:g}"])
+    epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
+    weights = f"LoRA rank {settings.policy.adapter.rank}" if settings.policy.adapter else "all weights"
+    name = f"{train.algorithm.upper()} ({shown})" if shown else train.algorithm.upper()
+    return f"{name}, learning rate {train.learning_rate:g}, {epochs}, {weights}"
+
+
+def reference(settings: Campaign, number: int) -> str:
+    """What a round was regularised toward, in words."""
+    named = settings.reference
+    if not needs_reference(settings.train) or named == "none":
+        return "none"
+    if named == "base":
+        return "the base policy"
+    if named == "ema":
+        return f"the average of the base and the policies before this round (decay {settings.reference_decay:g})"
+    if named == "previous" or int(named) >= number:
+        return "the policy before this round"
+    return f"the policy of round {named}"
+
+
+def replayed(run: Run, report: Report) -> int:
+    """How many examples of earlier rounds a round was trained on."""
+    step = run.view(f"rounds/{report.round:03d}/replay/{report.examples}")
+    return int(step.counts.get("rows", 0)) if step is not None and step.done else 0
+
+
+def blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
+    """What the page of a round says of its training; `settings` are those of the round."""
+    again = replayed(run, report)
+    more = (("replayed", f"{again:,} {report.examples} of earlier rounds"),) if again else ()
+    rows = (
+        ("trained on", f"{report.num_examples:,} {report.examples}"),
+        *more,
+        ("method", method(settings)),
+        ("reference", reference(settings, report.round)),
+    )
+    return [
+        Table(("training", "value"), rows, "How the round was trained", numbers_from=2),
+        *curves(metrics(run, report)),
+    ]
+
+
+def metrics(run: Run, report: Report) -> list[dict[str, Any]]:
+    """The metrics of every training step of a round; none where the trainer left no file."""
+    path = run.path / f"rounds/{report.round:03d}/policy/{METRICS_FILE}"
+    return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
+
+
+def curves(steps: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """A chart for each group of metrics that the algorithm has, each also in words."""
+    stretches = _stretches(steps)
+    labels = [str(stretch[0].get("step", "")) for stretch in stretches]
+    charts = []
+    for title, named in CURVES.items():
+        series = [Series(label, _points(stretches, name)) for name, label in named.items()]
+        series = [one for one in series if one.points]
+        if series:
+            heading = f"{title}, by step"
+            charts.append(Figure(line_chart(heading, labels, series), _words(heading, series, labels)))
+    return charts
+
+
+def _stretches(steps: Sequence[Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:
+    size = math.ceil(len(steps) / POINTS) or 1
+    return [steps[start : start + size] for start in range(0, len(steps), size)]
+
+
+def _points(stretches: Sequence[Sequence[Mapping[str, Any]]], name: str) -> tuple[Point, ...]:
+    """The mean of a metric over each stretch that has it."""
+    found = [[step[name] for step in stretch if isinstance(step.get(name), int | float)] for stretch in stretches]
+    return tuple(Point(i, fmean(values)) for i, values in enumerate(found) if values)
+
+
+def _words(heading: str, series: Sequence[Series], labels: Sequence[str]) -> str:
+    """A curve in words: where it began and where it ended."""
+    said = [
+        f"{one.label} "
+        + " to ".join(f"{point.y:.3g} ({labels[point.x]})" for point in one.points[:: len(one.points) - 1 or 1])
+        for one in series
+    ]
+    return f"{heading}: {'; '.join(said)}."

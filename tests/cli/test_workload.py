@@ -1,0 +1,187 @@
+"""What a campaign is counted to do, against counts made by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfalign.cli.estimate import Needs, Speed
+from selfalign.cli.plan import estimates
+from selfalign.cli.targets import check_inputs
+from selfalign.cli.workload import RoundWork, Workload, count_work, examples_per_prompt, phases
+from selfalign.config import Campaign, Generate, Judge, Pairs, Phase, Replay, Revise, RewardModel, Train, load
+from selfalign.constitution import Constitution
+from selfalign.constitution import load as load_constitution
+from selfalign.records import Message, Prompt
+from tests.cli.conftest import Cli
+from tests.cli.fabricate import RULES
+
+PROMPTS = [Prompt.make((Message("user", f"q{i}"),), response="gold" if i < 4 else None) for i in range(10)]
+HELDOUT = [Prompt.make((Message("user", f"h{i}"),)) for i in range(3)]
+
+
+@pytest.fixture
+def rules(tmp_path: Path) -> Constitution:
+    (tmp_path / "rules.yaml").write_text(
+        RULES + '  - {id: safe, text: "Safe.", kind: hard_constraint}\n  - {id: brief, text: "Brief."}\n'
+    )
+    return load_constitution(tmp_path / "rules.yaml")
+
+
+def counted(rules: Constitution, **settings: Any) -> tuple[RoundWork, ...]:
+    return count_work(Campaign(**settings), {"train": PROMPTS, "heldout": HELDOUT}, rules).rounds
+
+
+@pytest.mark.parametrize(
+    ("judge", "judgments"),
+    [
+        ({}, 6 * 2 * 2),  # one principle is drawn, and the hard constraint always asked
+        ({"principles": "all"}, 6 * 2 * 3),
+        ({"both_orders": False}, 6 * 2),
+        ({"comparisons": "ring"}, 4 * 2 * 2),
+        ({"comparisons": "random", "budget": 5}, 5 * 2 * 2),
+        ({"comparisons": "active", "budget": 3}, 3 * 2 * 2),
+        ({"method": "pointwise-logprob"}, 4 * 2),
+    ],
+)
+def test_judgments_of_a_prompt(judge: dict, judgments: int, rules: Constitution) -> None:
+    assert counted(rules, judge=Judge(**judge))[0].judgments == 10 * judgments
+
+
+@pytest.mark.parametrize(
+    ("settings", "examples"),
+    [
+        ({}, 1),
+        ({"pairs": Pairs(strategy="rso")}, 1),
+        ({"pairs": Pairs(strategy="all")}, 6),
+        ({"pairs": Pairs(strategy="all", max_per_prompt=2)}, 2),
+        ({"pairs": Pairs(strategy="random")}, 1),
+        ({"pairs": Pairs(strategy="random", max_per_prompt=4)}, 4),
+        ({"pairs": Pairs(strategy="margin-buckets", buckets=4)}, 4),
+        ({"pairs": Pairs(strategy="margin-buckets"), "generate": Generate(samples=2)}, 1),
+        ({"pairs": Pairs(strategy="all"), "judge": Judge(comparisons="active", budget=3)}, 3),
+        ({"train": Train(algorithm="kto")}, 1),
+        ({"train": Train(algorithm="raft")}, 1),
+    ],
+)
+def test_examples_of_a_prompt(settings: dict, examples: int) -> None:
+    assert examples_per_prompt(Campaign(**settings)) == examples
+
+
+def test_gold_answers_are_learned_without_sampling_or_judging(rules: Constitution) -> None:
+    work = counted(rules, train=Train(algorithm="sft"))[0]
+    assert (work.kind, work.candidates, work.judgments, work.examples) == ("demonstrations", 0, 0, 4)
+    assert (work.trained_answers, work.passes) == (4, 3)  # no reference is asked
+
+
+def test_spin_samples_and_asks_no_judge(rules: Constitution) -> None:
+    work = counted(rules, pairs=Pairs(strategy="spin"))[0]
+    assert (work.candidates, work.judgments, work.examples, work.trained_answers) == (40, 0, 4, 8)
+
+
+def test_a_reward_model_reads_the_pairs_and_then_all_candidates(rules: Constitution) -> None:
+    train = Train(loss={"sigmoid": 1.0, "distill": 1.0})
+    model = RewardModel(train=Train(algorithm="reward_model", epochs=2))
+    assert counted(rules, train=train, reward_model=model)[0].reward_passes == 3 * 2 * 20 + 40
+    assert counted(rules)[0].reward_passes == 0
+
+
+def test_the_bootstrap_is_round_0(rules: Constitution) -> None:
+    campaign = Campaign(rounds=1, bootstrap="critique-revision", revise=Revise(num_prompts=5, steps=2))
+    helpful = [Prompt.make((Message("user", f"help {i}"),)) for i in range(9)]
+    first, second = count_work(campaign, {"train": PROMPTS, "heldout": HELDOUT, "helpful": helpful}, rules).rounds
+    assert (first.candidates, first.revisions, first.judgments) == (5 + 9, 5 * 2 * 2, 0)
+    assert (first.kind, first.examples) == ("demonstrations", 5 * 2 + 2)  # a quarter of ten, rounded to even
+    assert first.generations == 14 + 20 + 3
+    assert (second.kind, second.candidates, second.revisions) == ("pairs", 40, 0)
+
+
+def test_phases_are_counted_each_and_replay_takes_from_its_own_kind(rules: Constitution) -> None:
+    schedule = (Phase(rounds=2), Phase(rounds=1, train={"algorithm": "kto"}), Phase(rounds=1))
+    rounds = counted(rules, rounds=4, schedule=schedule, replay=Replay(ratio=1.5))
+    assert [work.kind for work in rounds] == ["pairs", "pairs", "rankings", "pairs"]
+    assert [work.replayed for work in rounds] == [0, 10, 0, 15]
+    assert [work.trained_answers for work in rounds] == [20, 40, 40, 50]
+    assert [work.replayed for work in counted(rules, replay=Replay(rounds=1, ratio=9.0))] == [0, 10, 10]
+
+
+def test_phases_have_their_rounds_and_settings() -> None:
+    campaign = Campaign(
+        rounds=3,
+        bootstrap="critique-revision",
+        schedule=(Phase(rounds=2), Phase(rounds=1, train={"beta": 0.5}, pairs={"strategy": "rso"})),
+    )
+    found = phases(campaign)
+    assert [phase.name for phase in found] == ["round 0", "rounds 1 to 2", "round 3"]
+    assert [phase.bootstraps for phase in found] == [True, False, False]
+    assert found[2].changes == {"train.beta": 0.5, "pairs.strategy": "rso"}
+    assert [phase.settings.train.algorithm for phase in found] == ["sft", "dpo", "dpo"]
+    assert [phase.name for phase in phases(Campaign(rounds=1))] == ["round 0"]
+
+
+def test_seconds_follow_the_counts() -> None:
+    speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
+    work = RoundWork(0, "pairs", candidates=20, revisions=40, judgments=10, heldout=5, heldout_judgments=5,
+                     examples=3, trained_answers=6, passes=4, reward_passes=40)  # fmt: skip
+    whole = Workload((work,), prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
+    assert speed.seconds(work, whole) == pytest.approx(
+        {
+            "generate": 2.0,
+            "revise": 4.0,
+            "judge": 2.0,
+            "reward": 40 * 30 / 200,
+            "train": 4 * (60 + 60) / 200,
+            "evaluate": 1.5,
+        }
+    )
+
+
+def test_plan_adds_up_the_seconds_of_all_rounds() -> None:
+    campaign = Campaign(rounds=2, schedule=(Phase(rounds=1), Phase(rounds=1, train={"algorithm": "sft"})))
+    speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
+    rounds = RoundWork(0, "pairs", candidates=20, judgments=10), RoundWork(1, "demonstrations", heldout=5)
+    whole = Workload(rounds, prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
+    needs = Needs(None, None, None, None, 0, "CPU")
+    rows = {row[0]: row[1:] for row in estimates(campaign, phases(campaign), whole, needs, speed)}
+    assert rows["judgments"] == ("10", "0", "10")
+    assert rows["generate, about"] == ("2.0 s", "0.0 s", "2.0 s")
+    assert rows["evaluate, about"] == ("0.0 s", "0.5 s", "0.5 s")
+    assert rows["time, about"] == ("4.0 s", "0.5 s", "14 s")  # with the start of the engine
+    assert "revise, about" not in rows
+    assert "replayed" not in rows
+
+
+DEEP = """\
+recipe: pocket
+name: deep
+rounds: 4
+bootstrap: critique-revision
+revise: {prompts: prompts/train/pocket.jsonl, num_prompts: 100, helpful: prompts/train/pocket.jsonl, steps: 2}
+replay: {ratio: 0.5}
+schedule:
+  - {rounds: 3, train: {loss: {sigmoid: 1, nll: 0.2}, beta: 0.5}}
+  - {rounds: 1, train: {algorithm: kto}}
+"""
+
+
+def test_plan_shows_a_line_for_each_phase(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text(DEEP)
+    shown = cli("plan", "deep.yaml", "--offline", cwd=tmp_path).stdout
+    lines = {" ".join(line.split()) for line in shown.splitlines()}
+    assert "round 0 demonstrations sft – critique and revision in 2 steps, with 0.25 helpful answers for each" in lines
+    assert "rounds 1 to 3 pairs dpo sigmoid + 0.2 nll train.beta 0.5" in lines
+    assert "round 4 rankings kto – –" in lines
+    assert "critiques and revisions 400 0 0 400" in lines
+    assert "replayed 0 128 0 256" in lines
+
+
+def test_the_prompts_of_the_bootstrap_are_read_and_kept_apart_from_the_held_out(tmp_path: Path) -> None:
+    (tmp_path / "deep.yaml").write_text(DEEP)
+    found = check_inputs(load(tmp_path / "deep.yaml"))
+    assert set(found) == {"train", "heldout", "revise", "helpful"}
+    held_out = DEEP.replace("revise: {prompts: prompts/train/", "revise: {prompts: prompts/heldout/")
+    (tmp_path / "wrong.yaml").write_text(held_out)
+    with pytest.raises(Exception, match="held-out prompts are training prompts too"):
+        check_inputs(load(tmp_path / "wrong.yaml"))
