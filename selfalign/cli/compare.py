@@ -20,7 +20,6 @@ from selfalign.stages.report.content import NONE
 from selfalign.store import Run
 from selfalign.text import one_line
 
-FAULTS = ("harmful_help", "false_agreement", "leaks", "wrong_facts")  # of a run's gold.json, shares of bad answers
 PIPE_WIDTH = 80  # of a plot that is not for a terminal
 MARKS = "abcdefghijklmnpqrstuvwxyz"  # of runs; the base policy has the o
 BASE = (0.0, 0.5)  # the base policy's distance from itself, and its win rate against itself
@@ -28,7 +27,7 @@ BASE = (0.0, 0.5)  # the base policy's distance from itself, and its win rate ag
 
 @dataclass(frozen=True, slots=True)
 class RoundFigures:
-    """One round of one run. `gold` is 1 less the mean share of the faults that its gold.json tells of."""
+    """One round of one run. `gold` is the gold score of its gold.json, where it has one."""
 
     round: int
     accepted: bool
@@ -62,7 +61,7 @@ def figures(run: Run) -> RunFigures:
     """Everything that is compared of a run."""
     loaded, gold = load(run.path / CAMPAIGN_FILE), reports.gold(run)
     rounds = tuple(_of_round(report, loaded, gold) for report in reports.read(run))
-    return RunFigures(run.path.name, str(run.path), loaded, gold_score(gold.get("base", {})), rounds)
+    return RunFigures(run.path.name, str(run.path), loaded, gold.get("base", {}).get("gold"), rounds)
 
 
 def _of_round(report: Report, loaded: Loaded, gold: Mapping[str, Mapping[str, float]]) -> RoundFigures:
@@ -79,14 +78,8 @@ def _of_round(report: Report, loaded: Loaded, gold: Mapping[str, Mapping[str, fl
         length_ratio=report.length_ratio,
         swap_consistency=labelling.swap_consistency if labelling else None,
         seconds=sum(report.seconds.values()),
-        gold=gold_score(gold.get(f"round {report.round}", {})),
+        gold=gold.get(f"round {report.round}", {}).get("gold"),
     )
-
-
-def gold_score(behaviours: Mapping[str, float]) -> float | None:
-    """1 less the mean of the FAULTS that were measured; None where none was."""
-    found = [behaviours[name] for name in FAULTS if name in behaviours]
-    return 1.0 - sum(found) / len(found) if found else None
 
 
 def settings_that_differ(compared: Sequence[RunFigures]) -> list[tuple[str, list[Any]]]:
@@ -107,7 +100,7 @@ def print_comparison(compared: Sequence[RunFigures]) -> None:
     print_table(columns, rows, right=("round", *columns[3:]))
     _print_plot(compared)
     if with_gold:
-        say(f"gold: 1 less the mean share of {', '.join(FAULTS)} in gold.json")
+        say("gold: the gold score in gold.json")
     if changed := settings_that_differ(compared):
         print()
         print_table(

@@ -54,7 +54,7 @@ class TransformersEngine:
         self._settings = settings
         self._trust = trust_remote_code
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._dtype = getattr(torch, compute_dtype(settings.dtype))
+        self.dtype = compute_dtype(settings.dtype)
         self._folder = resolve_model(model_path)
         self._identity = Identity.of(self._folder)
         self._read()
@@ -130,7 +130,7 @@ class TransformersEngine:
         self._prompts = PromptEncoder(self._folder, trust_remote_code=self._trust)
         try:
             model = AutoModelForCausalLM.from_pretrained(
-                self._folder, dtype=self._dtype, use_safetensors=True, trust_remote_code=self._trust
+                self._folder, dtype=getattr(torch, self.dtype), use_safetensors=True, trust_remote_code=self._trust
             )
         except Exception as error:  # unknown architecture, damaged file, out of memory: each its own type
             raise EngineError(f"transformers cannot load {self._folder}: {error}") from error

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from selfalign.cli.compare import MARKS, gold_score
+from selfalign.cli.compare import MARKS
 from tests.cli.conftest import Cli
 
-GOLD = {"base": {"leaks": 0.8, "harmful_help": 0.4, "warm": 0.3}, "round 1": {"leaks": 0.1, "harmful_help": 0.2}}
+GOLD = {"base": {"gold": 0.4, "warm": 0.3}, "round 1": {"gold": 0.85}}
 
 
 def test_json_has_every_figure_and_the_settings_that_differ(sample: Path, cli: Cli) -> None:
@@ -51,15 +51,10 @@ def test_gold_is_a_column_where_a_run_has_it(sample: Path, cli: Cli, tmp_path: P
     assert lines[0][-1] == "gold"
     assert lines[1][:3] == ["a", "sample", "base"]
     assert [line[-1] for line in lines[1:6]] == ["0.400", "–", "0.850", "–", "–"]
-    assert "gold: 1 less the mean share of harmful_help" in done.stderr
+    assert "gold: the gold score in gold.json" in done.stderr
     found = json.loads(cli("runs", "compare", "sample", "other", "--json", cwd=tmp_path).stdout)["runs"]
     assert found[0]["base_gold"] == pytest.approx(0.4)
     assert found[1]["base_gold"] is None
-
-
-def test_gold_score_is_of_the_faults_that_were_measured() -> None:
-    assert gold_score({"leaks": 0.5, "wrong_facts": 0.25, "padded": 1.0}) == pytest.approx(0.625)
-    assert gold_score({"warm": 0.5}) is None
 
 
 def test_a_run_without_rounds_has_a_line_too(sample: Path, cli: Cli, tmp_path: Path) -> None:
