@@ -69,6 +69,9 @@ def contradictions(train: Train, pairs: Pairs, reference: Any) -> Iterator[Probl
     if not terms or any(weight <= 0 for weight in terms.values()):
         yield "train.loss", "every term of the loss needs a weight above 0", "Such as {sigmoid: 1, nll: 0.2}."
         return
+    if train.batch_size == 1 and (train.algorithm == "kto" or "kto" in terms):
+        why = "kto measures its divergence as a mean over the batch, and of one example that is noise"
+        yield "train.batch_size", why, "Set it to 8 or more."
     if train.algorithm != "dpo":
         yield from _without_pairs(train, pairs)
     elif terms.keys() == {"nll"}:

@@ -415,3 +415,9 @@ def test_a_section_keeps_the_defaults_of_the_place_it_stands_in(tmp_path: Path) 
     campaign = config.load(path).campaign
     assert campaign.revise.train == config.Train(algorithm="sft", learning_rate=1e-4)
     assert config.load(write(tmp_path, config.to_yaml(campaign))).campaign == campaign
+
+
+@pytest.mark.parametrize("override", ["train.algorithm=kto", "train.loss=kto"])
+def test_kto_on_batches_of_one_is_refused(override: str, tmp_path: Path) -> None:
+    with pytest.raises(config.ConfigError, match="mean over the batch"):
+        config.load(write(tmp_path, MINIMAL + "train: {batch_size: 1}\n"), overrides=[override])
