@@ -211,7 +211,7 @@ def test_a_bootstrap_without_a_revision_to_learn_says_why(tmp_path: Path) -> Non
 def test_settings_of_the_bootstrap_alone_are_refused_without_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="read by the bootstrap alone"):
         write_campaign(tmp_path, revise__steps=2)
-    with pytest.raises(ConfigError, match="answers to learn, not to compare"):
+    with pytest.raises(ConfigError, match=r'unknown setting "revise\.train\.algorithm"'):
         write_campaign(tmp_path, bootstrap="critique-revision", revise__train__algorithm="dpo")
 
 
@@ -242,7 +242,6 @@ def test_a_reward_model_that_is_no_better_than_chance_stops_the_round(
     [
         ({"train__algorithm": "reward_model"}, "a reward model is no policy"),
         ({"reward_model__holdout": 0.2}, "no round asks for rewards"),
-        ({"reward_model__train__algorithm": "dpo"}, "trains the reward model and nothing else"),
     ],
 )
 def test_reward_models_that_nobody_asks_for_are_refused(settings: Any, words: str, tmp_path: Path) -> None:

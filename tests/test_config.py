@@ -411,9 +411,9 @@ def test_the_schema_accepts_recipes_and_refuses_unknown_keys() -> None:
 
 
 def test_a_section_keeps_the_defaults_of_the_place_it_stands_in(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL + "bootstrap: critique-revision\nrevise: {train: {learning_rate: 1e-4}}\n")
+    path = write(tmp_path, MINIMAL + "train: {reward_weight: true}\nreward_model: {train: {epochs: 2}}\n")
     campaign = config.load(path).campaign
-    assert campaign.revise.train == config.Train(algorithm="sft", learning_rate=1e-4)
+    assert campaign.reward_model.train == config.Optimizer(learning_rate=1e-5, epochs=2)
     assert config.load(write(tmp_path, config.to_yaml(campaign))).campaign == campaign
 
 

@@ -154,8 +154,6 @@ def _schedule(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         why = "it is read by the bootstrap alone"
         yield "revise", why, "Remove it, or add `bootstrap: critique-revision`."
     yield from _reward_model(campaign)
-    if campaign.bootstrap != "none" and campaign.revise.train.algorithm != "sft":
-        yield "revise.train.algorithm", "revisions are answers to learn, not to compare", "Remove it: it is sft."
 
 
 def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
@@ -163,8 +161,6 @@ def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     if any(settings.train.algorithm == "reward_model" for settings in rounds):
         why = "a reward model is no policy; it is trained where a loss asks for rewards"
         yield "train.algorithm", why, "Write dpo with `loss: {sigmoid: 1, distill: 0.1}`, or another algorithm."
-    if campaign.reward_model.train.algorithm != "reward_model":
-        yield "reward_model.train.algorithm", "it trains the reward model and nothing else", "Remove it."
     if campaign.reward_model != RewardModel() and not any(objective.needs_rewards(s.train) for s in rounds):
         why = "no round asks for rewards"
         fix = "Remove it, or add a distill term to train.loss, or set train.reward_weight."

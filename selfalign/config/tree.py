@@ -94,7 +94,9 @@ class Pairs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Train:
+class Objective:
+    """What training makes more likely, and by which loss."""
+
     algorithm: Literal["dpo", "kto", "bco", "sppo", "ranking", "raft", "sft", "reward_model"] = "dpo"
     loss: LossName | dict[LossName, float] = "sigmoid"  # one, or several with their weights: {sigmoid: 1, nll: 0.2}
     beta: Positive = 0.1
@@ -109,6 +111,12 @@ class Train:
     ld_alpha: Fraction | None = None  # LD-DPO: what a token past the shorter answer's length counts
     wpo: bool = False  # weigh pairs by how likely the policy is to say them
     reward_weight: bool = False  # weigh pairs by how sure a reward model is of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """How training steps are made."""
+
     learning_rate: Positive = 5e-6
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: Fraction = 0.1
@@ -126,6 +134,16 @@ class Train:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Train(Optimizer, Objective):
+    """The training of a round."""
+
+    @staticmethod
+    def of(algorithm: str, optimizer: Optimizer) -> Train:
+        """An algorithm that has no settings of its own, with these steps."""
+        return Train(algorithm=algorithm, **vars(optimizer))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RewardModel:
     """A Bradley-Terry model of the pairs, a scalar head on the policy before the round; read by what needs rewards."""
 
@@ -135,7 +153,7 @@ class RewardModel:
     centering: NonNegative = 0.01  # weight of (r(w) + r(l))^2, which keeps rewards about 0
     margin: NonNegative = 0.0  # what the gap of a pair is to exceed, times 2 p - 1
     min_accuracy: Fraction = 0.55  # on held-out pairs; below it the round stops
-    train: Train = field(default_factory=lambda: Train(algorithm="reward_model", learning_rate=1e-5))
+    train: Optimizer = field(default_factory=lambda: Optimizer(learning_rate=1e-5))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +188,7 @@ class Revise:
     examples: Whole = 1  # of a principle's examples, shown before each request
     helpful: str | list[str] = ""  # prompts whose answers are kept as they are
     helpful_ratio: NonNegative = 0.25  # helpful answers for each revision trained on
-    train: Train = field(default_factory=lambda: Train(algorithm="sft"))
+    train: Optimizer = field(default_factory=Optimizer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +280,7 @@ def in_round(campaign: Campaign, number: int) -> Campaign:
     Raises msgspec.ValidationError for overrides that `load` would refuse.
     """
     if number < campaign.first_round:
-        return dataclasses.replace(campaign, train=campaign.revise.train)
+        return dataclasses.replace(campaign, train=Train.of("sft", campaign.revise.train))
     ends = itertools.accumulate((phase.rounds for phase in campaign.schedule), initial=campaign.first_round)
     phases = zip(itertools.islice(ends, 1, None), campaign.schedule, strict=True)
     phase = next((phase for end, phase in phases if number < end), None)

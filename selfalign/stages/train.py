@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from selfalign import resources
-from selfalign.config import Campaign, Judge
+from selfalign.config import Campaign, Judge, Train
 from selfalign.engines.base import Engine, EngineError, ScoreRequest
 from selfalign.records import Candidate, Checkpoint, CheckpointKind, Prompt, digest
 from selfalign.store import Step, sha256_file
@@ -111,7 +111,7 @@ def make_reward_job(settings: Campaign, number: int, output: Path, data: Data, s
         policy_path=start.path,
         **data.folders(),
         output_dir=str(output),
-        train=settings.reward_model.train,
+        train=Train.of("reward_model", settings.reward_model.train),
         adapter=settings.reward_model.adapter,
         reward_model=settings.reward_model,
         seed=settings.seed,

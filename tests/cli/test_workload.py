@@ -11,7 +11,19 @@ from selfalign.cli.estimate import Needs, Speed
 from selfalign.cli.plan import estimates
 from selfalign.cli.targets import check_inputs
 from selfalign.cli.workload import RoundWork, Workload, count_work, examples_per_prompt, phases
-from selfalign.config import Campaign, Generate, Judge, Pairs, Phase, Replay, Revise, RewardModel, Train, load
+from selfalign.config import (
+    Campaign,
+    Generate,
+    Judge,
+    Optimizer,
+    Pairs,
+    Phase,
+    Replay,
+    Revise,
+    RewardModel,
+    Train,
+    load,
+)
 from selfalign.constitution import Constitution
 from selfalign.constitution import load as load_constitution
 from selfalign.records import Message, Prompt
@@ -83,7 +95,7 @@ def test_spin_samples_and_asks_no_judge(rules: Constitution) -> None:
 
 def test_a_reward_model_reads_the_pairs_and_then_all_candidates(rules: Constitution) -> None:
     train = Train(loss={"sigmoid": 1.0, "distill": 1.0})
-    model = RewardModel(train=Train(algorithm="reward_model", epochs=2))
+    model = RewardModel(train=Optimizer(epochs=2))
     assert counted(rules, train=train, reward_model=model)[0].reward_passes == 3 * 2 * 20 + 40
     assert counted(rules)[0].reward_passes == 0
 
