@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -184,7 +185,7 @@ def _bootstrap(settings: Campaign, prompts: Mapping[str, Sequence[Prompt]]) -> d
     revise, available = settings.revise, len(prompts.get("revise") or prompts.get("train", []))
     num_prompts = min(revise.num_prompts or available, available)
     rewritten = num_prompts * revise.steps
-    helpful = len(prompts.get("helpful", [])) if revise.helpful_ratio else 0
+    helpful = min(len(prompts.get("helpful", [])), math.ceil(revise.helpful_ratio * rewritten))
     return {
         "prompts": num_prompts + helpful,
         "candidates": num_prompts + helpful,

@@ -104,9 +104,9 @@ def test_the_bootstrap_is_round_0(rules: Constitution) -> None:
     campaign = Campaign(rounds=1, bootstrap="critique-revision", revise=Revise(num_prompts=5, steps=2))
     helpful = [Prompt.make((Message("user", f"help {i}"),)) for i in range(9)]
     first, second = count_work(campaign, {"train": PROMPTS, "heldout": HELDOUT, "helpful": helpful}, rules).rounds
-    assert (first.candidates, first.revisions, first.judgments) == (5 + 9, 5 * 2 * 2, 0)
+    assert (first.candidates, first.revisions, first.judgments) == (5 + 3, 5 * 2 * 2, 0)
     assert (first.kind, first.examples) == ("demonstrations", 5 * 2 + 2)  # a quarter of ten, rounded to even
-    assert first.generations == 14 + 20 + 3
+    assert first.generations == 8 + 20 + 3
     assert (second.kind, second.candidates, second.revisions) == ("pairs", 40, 0)
 
 
