@@ -450,9 +450,9 @@ def agreement(ours: Values, theirs: Values) -> Agreement | None:
     """The agreement of two raters of the same pairs, such as reward model and judge, or either and gold.
 
     A rater is given by leads [N] of one answer over the other, of which only the sign counts: gaps, 2p - 1, or -1, 0
-    and 1. NaN is a pair that a rater says nothing of. For kappa each pair counts in both orders, half each: which answer
-    is named first means nothing, and of pairs of chosen and rejected the judge would otherwise always say the same. None
-    where no pair is known to both.
+    and 1. NaN is a pair that a rater says nothing of. For kappa each pair counts in both orders, half each: which
+    answer is named first means nothing, and of pairs of chosen and rejected the judge would otherwise always say the
+    same. None where no pair is known to both.
     """
     ours, theirs = np.asarray(ours, dtype=np.float64), np.asarray(theirs, dtype=np.float64)
     if ours.shape != theirs.shape:
