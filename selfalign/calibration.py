@@ -346,7 +346,7 @@ def explains_as_well(
     as_well = not (interval.low > 0 and p_value < 0.05)
     reason = (
         f"accuracy {ours.mean():.3f} against the baseline's {theirs.mean():.3f} on the same {len(ours):,} pairs: "
-        f"{gains.mean():+.3f} (95% interval {interval.low:+.3f} to {interval.high:+.3f}, McNemar p = {_p(p_value)}), "
+        f"{gains.mean():+.3f} (95% interval {interval.low:+.3f} to {interval.high:+.3f}, McNemar p {_p(p_value)}), "
         + ("which chance can make" if as_well and gains.mean() > 0 else "no better" if as_well else "so it is better")
     )
     return Comparison(as_well, reason, float(gains.mean()), interval, p_value)
@@ -361,7 +361,7 @@ def _sign_test(better: int, worse: int) -> float:
 
 
 def _p(value: float) -> str:
-    return f"{value:.3f}" if value >= 0.001 else "below 0.001"
+    return f"= {value:.3f}" if value >= 0.001 else "below 0.001"
 
 
 # Go or no-go ---------------------------------------------------------------------------------------------------------
@@ -413,7 +413,11 @@ def _problems(
 
 def _inaccurate(measured: Accuracy, min_accuracy: float) -> Iterator[tuple[str, str]]:
     if measured.value < min_accuracy:
-        reach = "reaches it, so chance may do it" if measured.cautious.high >= min_accuracy else "ends below it"
+        reach = (
+            "reaches it, so that more held-out pairs may clear it"
+            if measured.cautious.high >= min_accuracy
+            else "ends below it"
+        )
         yield (
             f"held-out accuracy {measured} is below reward_model.min_accuracy {min_accuracy:g}; its interval {reach}; "
             "a policy optimised against the model would learn its errors",

@@ -280,6 +280,14 @@ def test_a_model_is_not_better_by_chance_or_by_a_few_pairs():
     assert explains_as_well([1.0] * 9, [1.0] * 9).reason.endswith("no better")
 
 
+def test_of_models_no_better_than_the_baseline_few_pass_for_better():
+    generator, passed = np.random.default_rng(0), 0
+    for trial in range(400):
+        gaps, baseline = generator.normal(0.3, 1, (2, 120))
+        passed += not explains_as_well(gaps, baseline, np.arange(120) // 2, resamples=200, seed=trial).as_well
+    assert passed / 400 < 0.05
+
+
 def test_one_prompt_with_many_pairs_does_not_make_a_model_better():
     gaps, baseline = np.ones(60), np.ones(60)
     baseline[:30] = -1
