@@ -169,7 +169,7 @@ class Bin:
 
     @property
     def calibrated(self) -> bool:
-        """Whether what came of them is within chance of what was said."""
+        """Whether what came of them is within chance of what was said; of calibrated bins one in twenty is not."""
         return self.interval.low <= self.confidence <= self.interval.high
 
 
@@ -213,8 +213,8 @@ def maximum_calibration_error(bins: Sequence[Bin]) -> float:
 def chance_calibration_error(forecasts: Forecasts, *, bins: int = 10, resamples: int = 200, seed: int = 0) -> float:
     """The ECE to expect of these forecasts if they were calibrated: what comes of few pairs alone.
 
-    Outcomes are drawn with the probabilities that were forecast (Broecker and Smith 2007). For outcomes that are right
-    or wrong; soft ones vary less, and their ECE can lie below.
+    Outcomes are drawn with the probabilities that were forecast (after Broecker and Smith 2007), each right or wrong;
+    soft ones vary less, and their ECE can lie below.
     """
     generator, p = np.random.default_rng(seed), forecasts.probabilities
     draws = (Forecasts(p, (generator.random(len(p)) < p).astype(float), forecasts.floor) for _ in range(resamples))
@@ -255,8 +255,8 @@ def fit_temperature(gaps: Values, labels: Values | None = None) -> float:
 class Calibration:
     """How well probabilities fit what came of them, before and after dividing the gaps by `temperature`.
 
-    All of it is of folded forecasts in ten bins. The temperature is fitted on the same pairs, which flatters `*_scaled`
-    by about one part in their number.
+    All of it is of folded forecasts in ten bins; `ece_by_chance` is what a calibrated model would show of so few pairs.
+    The temperature is fitted on the same pairs, which flatters `nll_scaled` by about 1 / num_pairs.
     """
 
     num_pairs: int
