@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent / "selfalign"
 # A room is a module or package right under selfalign; what belongs to one room imports within it freely.
 FLOORS = {
     "records": 0, "schemas": 0, "source": 0, "resources": 0, "statistics": 0,
-    "config": 1, "constitution": 1, "store": 1, "text": 1, "chat": 1,
+    "config": 1, "constitution": 1, "store": 1, "text": 1, "chat": 1, "calibration": 1,
     "engines": 2, "training": 2, "preferences": 2, "preflight": 2,
     "stages": 3,
     "campaign": 4, "launch": 4,

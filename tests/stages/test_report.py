@@ -9,11 +9,12 @@ from xml.etree import ElementTree
 
 import pytest
 
+from selfalign.calibration import Bin, folded, reliability, wilson_interval
 from selfalign.config import Adapter, Campaign, Policy, Train
 from selfalign.stages import report
 from selfalign.stages.report import training
 from selfalign.stages.report.document import Dialogue, Paragraph, Table, fenced, markdown, to_html, to_markdown
-from selfalign.stages.report.plots import Point, Series, line_chart, nice_step
+from selfalign.stages.report.plots import Point, Series, line_chart, nice_step, reliability_chart, reliability_words
 from selfalign.store import Run
 from tests.cli.events import HOSTILE
 from tests.cli.fabricate import make_mixed_run, make_run
@@ -231,6 +232,67 @@ def test_a_chart_of_any_values_is_drawn(values: list[float]) -> None:
     assert (
         ElementTree.fromstring(line_chart("t", [str(i) for i in range(len(values))], [Series("s", points)])) is not None
     )
+
+
+GAPS = [0.2, -0.3, 0.9, 1.4, -1.1, 2.5, 3.0, -4.0, -4.0, -4.0, 9.0]
+
+
+@pytest.mark.parametrize(
+    ("bins", "floor"),
+    [
+        ((), 0.5),
+        (reliability(folded(GAPS)), 0.5),
+        (reliability(folded(GAPS), equal_mass=True), 0.5),
+        (reliability(folded([0.0])), 0.5),
+        (reliability(folded([99.0] * 3)), 0.5),
+        ((Bin(0.0, 0.1, 0.04, 0.0, 12_345_678, wilson_interval(0, 12_345_678)),), 0.0),
+    ],
+)
+def test_a_reliability_diagram_is_well_formed_and_within_its_frame(bins: tuple[Bin, ...], floor: float) -> None:
+    root = ElementTree.fromstring(reliability_chart("t", bins, floor=floor))
+    width, height = float(root.get("width", "")), float(root.get("height", ""))
+    for node in root.iter():
+        left, right = (sum(float(node.get(key, "0")) for key in keys) for keys in (("x",), ("x", "width")))
+        assert left >= 0
+        assert right <= width or node is root
+        assert all(0 <= float(node.get(key, "0")) <= width for key in ("cx", "x1", "x2"))
+        assert all(0 <= float(node.get(key, "0")) <= height for key in ("y", "cy", "y1", "y2"))
+        assert float(node.get("height", "0")) >= 0
+    markers = len(root.findall(".//{*}circle")) + len(root.findall(".//{*}rect/{*}title"))
+    assert markers == len(bins)
+
+
+def test_a_reliability_diagram_shows_shares_intervals_counts_and_what_chance_does_not_explain() -> None:
+    fair, off = (
+        Bin(0.5, 0.6, 0.55, 0.5, 40, wilson_interval(20, 40)),
+        Bin(0.9, 1.0, 0.95, 0.5, 1240, wilson_interval(620, 1240)),
+    )
+    root = ElementTree.fromstring(reliability_chart("reward model", (fair, off)))
+    (point,) = root.findall(".//{*}circle")
+    (square,) = [node for node in root.iter() if node.find("{*}title") is not None and node is not point]
+    assert float(point.get("cx", "")) == pytest.approx(42 + 254 * 0.1, abs=0.1)
+    assert square.get("class") == "b"
+    assert float(square.get("y", "")) + 3.5 == pytest.approx(float(point.get("cy", "")), abs=0.1)  # both right by half
+    words = [node.text for node in root.iter() if node.text]
+    assert {"40", "1.2k", "too sure", "■ off by more"} <= set(words)
+    assert "0.5 (0.352 to 0.648)" in words
+    (diagonal,) = root.findall(".//{*}line[@class='limit']")
+    assert float(diagonal.get("y1", "")) > float(diagonal.get("y2", ""))
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_titles_of_charts_stay_text(attack: str) -> None:
+    for svg in (reliability_chart(attack, ()), line_chart(attack, ["0"], [Series(attack, (Point(0, 1.0),))])):
+        page = Tags()
+        page.feed(svg)
+        assert page.tags <= {"svg", "text", "line", "circle", "title"}
+        assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e]", svg)
+
+
+def test_a_reliability_diagram_in_words() -> None:
+    bins = (Bin(0.5, 0.6, 0.55, 0.5, 1240, wilson_interval(620, 1240)),)
+    assert reliability_words("Reliability", bins) == "Reliability: 0.55 sure, 0.50 right (1,240 pairs)."
+    assert reliability_words("Reliability", ()) == "Reliability: no pairs."
 
 
 @pytest.mark.parametrize(("rough", "step"), [(1.0, 1), (0.3, 0.5), (23, 25), (0.011, 0.02), (7, 10)])

@@ -1,14 +1,20 @@
-"""Line charts over rounds as SVG, drawn by hand: nothing to install, nothing to run, readable without colour."""
+"""Charts as SVG, drawn by hand, over rounds and of reliability: nothing to install or run, readable without colour."""
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from selfalign.stages.report.document import escape
+
+if TYPE_CHECKING:  # who reads a run's pages need not wait for numpy
+    from selfalign.calibration import Bin
 
 WIDTH, HEIGHT = 310, 210
 LEFT, RIGHT, TOP, BOTTOM = 42, 14, 30, 34
+RELIABILITY_HEIGHT, COUNTS_HEIGHT, UNDER_COUNTS = 330, 40, 52
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +48,20 @@ def line_chart(
     like a trend; it begins at `floor` where one is given. Values that are not finite are left out.
     """
     scale = _Scale.over(series, (limit, floor), min_span, len(x_labels))
-    parts = [f'<text class="title" x="4" y="14">{html.escape(title)}</text>', *scale.axes(x_labels)]
+    parts = [f'<text class="title" x="4" y="14">{escape(title)}</text>', *scale.axes(x_labels)]
     if limit is not None:
         y = scale.y(limit)
         parts.append(f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
     for index, one in enumerate(series[:2]):
         parts += _draw(one, "ab"[index], index, scale)
     parts += _legend(series[:2])
+    return _svg(title, HEIGHT, parts)
+
+
+def _svg(title: str, height: int, parts: Sequence[str]) -> str:
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
-        f'role="img" aria-label="{html.escape(title)}">{"".join(parts)}</svg>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
+        f'role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
     )
 
 
@@ -61,6 +71,7 @@ class _Scale:
     high: float
     step: float
     count: int
+    bottom: float = HEIGHT - BOTTOM  # where `low` is drawn
 
     @staticmethod
     def over(series: Sequence[Series], fixed: Sequence[float | None], min_span: float, count: int) -> _Scale:
@@ -78,7 +89,7 @@ class _Scale:
         return LEFT + (WIDTH - LEFT - RIGHT) * (place + 0.5) / self.count
 
     def y(self, value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (self.high - value) / (self.high - self.low)
+        return TOP + (self.bottom - TOP) * (self.high - value) / (self.high - self.low)
 
     def axes(self, x_labels: Sequence[str]) -> Iterator[str]:
         for index in range(round((self.high - self.low) / self.step) + 1):
@@ -90,7 +101,7 @@ class _Scale:
         for place, label in enumerate(x_labels):
             if place % every == 0:
                 x, y = self.x(place), HEIGHT - BOTTOM + 16
-                yield f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{html.escape(label)}</text>'
+                yield f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{escape(label)}</text>'
 
 
 def nice_step(rough: float) -> float:
@@ -132,5 +143,123 @@ def _legend(series: Sequence[Series]) -> Iterator[str]:
         return
     x = float(LEFT)
     for style, mark, one in zip("ab", "●■", series, strict=False):
-        yield f'<text class="{style}" x="{x:.0f}" y="{HEIGHT - 4}">{mark} {html.escape(one.label)}</text>'
+        yield f'<text class="{style}" x="{x:.0f}" y="{HEIGHT - 4}">{mark} {escape(one.label)}</text>'
         x += 18 + 6.4 * len(one.label)
+
+
+# Reliability ---------------------------------------------------------------------------------------------------------
+
+
+def reliability_chart(title: str, bins: Sequence[Bin], *, floor: float = 0.5) -> str:
+    """A reliability diagram (DeGroot and Fienberg 1983): how often forecasts came true against how sure they were.
+
+    A point and its interval for each bin, a shaded box from there to the diagonal on which calibrated forecasts lie,
+    and the number of pairs below. Bins that chance does not explain are drawn in the second style, as squares. `floor`
+    is the lowest probability that can be forecast: .5 where they are folded, else 0.
+    """
+    scale = _Chances.over(bins, floor)
+    frame = (*scale.heights.axes(()), *scale.diagonal(), *scale.labels())
+    drawn = [part for one in bins for part in (*_gap(one, scale), *_estimate(one, scale))]
+    counts = list(_counts(bins, scale))
+    heading = f'<text class="title" x="4" y="14">{escape(title)}</text>'
+    return _svg(title, RELIABILITY_HEIGHT, [heading, *frame, *drawn, *counts, *_reliability_legend(bins)])
+
+
+def reliability_words(title: str, bins: Sequence[Bin]) -> str:
+    """The same in words."""
+    said = [f"{one.confidence:.2f} sure, {one.accuracy:.2f} right ({one.n:,} pairs)" for one in bins]
+    return f"{title}: {'; '.join(said) or 'no pairs'}."
+
+
+@dataclass(frozen=True, slots=True)
+class _Chances:
+    """Probabilities from `floor` to 1 on the x axis, what came of them as `heights`."""
+
+    floor: float
+    heights: _Scale
+
+    @staticmethod
+    def over(bins: Sequence[Bin], floor: float) -> _Chances:
+        bottom = RELIABILITY_HEIGHT - UNDER_COUNTS - COUNTS_HEIGHT
+        lowest = min([floor, *(one.interval.low for one in bins)])
+        step = 0.1 if lowest >= 0.4 else 0.2
+        return _Chances(floor, _Scale(max(0.0, math.floor(lowest / step + 1e-9) * step), 1.0, step, 1, bottom))
+
+    def x(self, probability: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (probability - self.floor) / (1 - self.floor)
+
+    def y(self, share: float) -> float:
+        return self.heights.y(share)
+
+    def diagonal(self) -> Iterator[str]:
+        ends = f'x1="{self.x(self.floor):.1f}" y1="{self.y(self.floor):.1f}" x2="{self.x(1):.1f}" y2="{self.y(1):.1f}"'
+        yield f'<line class="limit" {ends}/>'
+
+    def labels(self) -> Iterator[str]:
+        """The ticks of the x axis, the names of all axes, and what it means to be off the diagonal."""
+        names = ("how sure", "how often right", "not sure enough", "too sure")
+        if self.floor < 0.5:
+            names = ("forecast", "how often so", "too low", "too high")
+        y, step = RELIABILITY_HEIGHT - UNDER_COUNTS + 14, (1 - self.floor) / 5
+        for index in range(6):
+            value = self.floor + index * step
+            yield f'<text x="{self.x(value):.1f}" y="{y}" text-anchor="middle">{_tick(value, 0.1)}</text>'
+        yield f'<text x="{self.x((1 + self.floor) / 2):.1f}" y="{y + 16}" text-anchor="middle">{names[0]}</text>'
+        middle = (TOP + self.heights.bottom) / 2
+        turned = f'transform="rotate(-90 12 {middle:.1f})"'
+        yield f'<text x="12" y="{middle:.1f}" text-anchor="middle" {turned}>{names[1]}</text>'
+        yield f'<text x="{LEFT + 6}" y="{TOP + 14}">{names[2]}</text>'
+        yield f'<text x="{WIDTH - RIGHT - 6}" y="{self.heights.bottom - 8:.1f}" text-anchor="end">{names[3]}</text>'
+        yield f'<text x="{LEFT - 6}" y="{y - 14}" text-anchor="end">pairs</text>'
+
+
+def _style(one: Bin) -> str:
+    return "a" if one.calibrated else "b"
+
+
+def _gap(one: Bin, scale: _Chances) -> Iterator[str]:
+    """The box between what was said and what came of it."""
+    top, bottom = sorted((scale.y(one.confidence), scale.y(one.accuracy)))
+    yield _box(_style(one), scale.x(one.low), scale.x(one.high), top, bottom)
+
+
+def _estimate(one: Bin, scale: _Chances) -> Iterator[str]:
+    x, style = scale.x(one.confidence), _style(one)
+    low, high = scale.y(one.interval.low), scale.y(one.interval.high)
+    yield f'<line class="{style}" x1="{x:.1f}" x2="{x:.1f}" y1="{low:.1f}" y2="{high:.1f}"/>'
+    yield _marker(x, scale.y(one.accuracy), style, Point(0, one.accuracy, *one.interval))
+
+
+def _counts(bins: Sequence[Bin], scale: _Chances) -> Iterator[str]:
+    """How many pairs each bin holds, as bars with numbers where there is room for them."""
+    base, most, taken = RELIABILITY_HEIGHT - UNDER_COUNTS, max((one.n for one in bins), default=1), 0.0
+    yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{base}" y2="{base}"/>'
+    for one in bins:
+        top = base - (COUNTS_HEIGHT - 18) * one.n / most
+        yield _box("a", scale.x(one.low), scale.x(one.high), top, base)
+        x, number = scale.x((one.low + one.high) / 2), _short(one.n)
+        half = 3.5 * len(number.replace(".", "")) + 0.9 * number.count(".")
+        if x - half >= taken:
+            yield f'<text x="{x:.1f}" y="{top - 3:.1f}" text-anchor="middle">{number}</text>'
+            taken = x + half
+
+
+def _box(style: str, left: float, right: float, top: float, bottom: float) -> str:
+    width = max(right - left - 1.0, 1.0)
+    place = f'x="{left + 0.5:.1f}" y="{top:.1f}" width="{width:.1f}" height="{bottom - top:.1f}"'
+    return f'<rect class="{style}" {place} fill-opacity="0.25" stroke-opacity="0"/>'
+
+
+def _short(n: int) -> str:
+    return str(n) if n < 1000 else f"{n / 1000:.1f}k" if n < 9950 else f"{n / 1000:.0f}k"
+
+
+def _reliability_legend(bins: Sequence[Bin]) -> Iterator[str]:
+    y = RELIABILITY_HEIGHT - 4
+    if not bins:
+        middle = (WIDTH + LEFT - RIGHT) / 2
+        yield f'<text x="{middle}" y="{RELIABILITY_HEIGHT / 2}" text-anchor="middle">no pairs</text>'
+        return
+    yield f'<text class="a" x="{LEFT}" y="{y}">● within chance</text>'
+    if not all(one.calibrated for one in bins):
+        yield f'<text class="b" x="{LEFT + 104}" y="{y}">■ off by more</text>'
