@@ -203,7 +203,7 @@ class _Chances:
         y, step = RELIABILITY_HEIGHT - UNDER_COUNTS + 14, (1 - self.floor) / 5
         for index in range(6):
             value = self.floor + index * step
-            yield f'<text x="{self.x(value):.1f}" y="{y}" text-anchor="middle">{_tick(value, 0.1)}</text>'
+            yield f'<text x="{self.x(value):.1f}" y="{y}" text-anchor="middle">{tick_label(value, 0.1)}</text>'
         yield f'<text x="{self.x((1 + self.floor) / 2):.1f}" y="{y + 16}" text-anchor="middle">{names[0]}</text>'
         middle = (TOP + self.heights.bottom) / 2
         turned = f'transform="rotate(-90 12 {middle:.1f})"'
