@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-_FALSE_ALARM = 0.01
+_FALSE_ALARM = 0.005
 _HALF_WIDTHS = NormalDist().inv_cdf(0.975)  # standard errors in half a 95% interval
 
 
@@ -36,8 +36,8 @@ def overoptimised(proxy: Sequence[float], judge: Sequence[Reading]) -> str | Non
 
     That two 95% intervals come apart is no proof: among 50 readings of an unchanged policy some two do so in most runs.
     So the fall has to be beyond what chance does in any pair of the n readings so far: z standard errors of a
-    difference, z of a one-sided test at 0.01 / (n (n - 1) / 2). Then an unchanged policy under a proxy that always
-    rises is stopped in about one run of 25.
+    difference, z of a one-sided test at 0.005 / (n (n - 1) / 2). An unchanged policy under a proxy that always rises
+    is then stopped in about 1.5% of runs of 10 readings, and 3% of runs of 50.
     """
     if len(proxy) != len(judge):
         raise ValueError(f"{len(proxy)} proxy rewards, but {len(judge)} readings of the judge: one of each an iterate")

@@ -166,3 +166,12 @@ def test_groups_without_contrast_teach_nothing_and_can_be_counted() -> None:
         assert found[:4].tolist() == [0.0] * 4
         assert found[4] > 0 > found[5]
     assert (~has_contrast(rewards, sizes)).sum().item() == 3
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), float("-inf")])
+def test_a_reward_that_is_not_finite_takes_its_group_and_no_other(broken: float) -> None:
+    rewards, sizes = torch.tensor([1.0, broken, 0.5, 1.0, 0.0]), torch.tensor([3, 2])
+    assert has_contrast(rewards, sizes).tolist() == [False, True]
+    for found in (leave_one_out(rewards, sizes), group_normalised(rewards, sizes)):
+        assert found[:3].tolist() == [0.0] * 3
+        assert found[3] > 0 > found[4]

@@ -93,7 +93,7 @@ def test_it_says_why() -> None:
     reason = overoptimised([0.4, 0.9], [Reading(0.6, 0.55, 0.65), Reading(0.3, 0.25, 0.35)])
     assert reason == (
         "the reward is over-optimised: since iterate 0 it rose from 0.4 to 0.9, while the held-out judge fell from "
-        "0.6 [0.55, 0.65] to 0.3 [0.25, 0.35], by 0.3; chance explains 0.0839"
+        "0.6 [0.55, 0.65] to 0.3 [0.25, 0.35], by 0.3; chance explains 0.0929"
     )
 
 
@@ -116,7 +116,7 @@ def test_an_unchanged_policy_is_seldom_stopped() -> None:
         judge = [Reading(r, r - h, r + h) for r, h in zip(rates.tolist(), halves.tolist(), strict=True)]
         stopped += first_stop(proxy, judge) is not None
         apart += any(judge[n].high < max(j.low for j in judge[:n]) for n in range(1, 50))
-    assert stopped <= 16  # 0.04 of the runs, and what sampling allows
+    assert stopped <= 12  # 3% of the runs, and what sampling allows
     assert apart > 100
 
 
