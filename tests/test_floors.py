@@ -30,7 +30,9 @@ STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
 LIGHT_ROOMS = {room for room, floor in FLOORS.items() if floor <= 1} | {"preflight", "stages", "campaign", "cli"}
-LIGHT_MODULES = {"selfalign", "selfalign.engines.base", "selfalign.training.job", "selfalign.launch.local"}
+LIGHT_MODULES = {
+    "selfalign", "selfalign.engines.base", "selfalign.training.job", "selfalign.training.guards", "selfalign.launch.local",
+}  # fmt: skip
 
 
 class Import(NamedTuple):
