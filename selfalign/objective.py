@@ -60,7 +60,9 @@ def needs_reference(train: Train) -> bool:
 
 def needs_rewards(train: Train) -> bool:
     """Whether a reward model has to be trained first."""
-    return train.algorithm == "dpo" and ("distill" in loss_terms(train) or train.reward_weight)
+    return (
+        train.algorithm == "ppo" or (train.algorithm == "dpo" and ("distill" in loss_terms(train) or train.reward_weight))
+    )
 
 
 def contradictions(train: Train, pairs: Pairs, reference: Any) -> Iterator[Problem]:

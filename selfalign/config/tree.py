@@ -97,7 +97,7 @@ class Pairs:
 class Objective:
     """What training makes more likely, and by which loss."""
 
-    algorithm: Literal["dpo", "kto", "bco", "sppo", "ranking", "raft", "sft", "reward_model"] = "dpo"
+    algorithm: Literal["dpo", "kto", "bco", "sppo", "ranking", "raft", "sft", "reward_model", "ppo"] = "dpo"
     loss: LossName | dict[LossName, float] = "sigmoid"  # one, or several with their weights: {sigmoid: 1, nll: 0.2}
     beta: Positive = 0.1
     label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
@@ -154,6 +154,40 @@ class RewardModel:
     margin: NonNegative = 0.0  # what the gap of a pair is to exceed, times 2 p - 1
     min_accuracy: Fraction = 0.55  # on held-out pairs; below it the round stops
     train: Optimizer = field(default_factory=lambda: Optimizer(learning_rate=1e-5))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ppo:
+    """Policy gradients on rollouts, in place of pairs; read with `train: {algorithm: ppo}`.
+
+    Each iteration samples `prompts` of the round's prompts afresh, rewards the answers, and makes `epochs` passes over
+    them in `minibatches` optimizer steps each; `train` says how steps are made.
+    """
+
+    iterations: Count = 20
+    prompts: Count = 64
+    samples: Count = 1  # answers a prompt; rloo and grpo compare them, and need two or more
+    epochs: Count = 4
+    minibatches: Count = 1
+    advantage: Literal["gae", "rloo", "grpo", "reinforce"] = "gae"
+    kl_coef: NonNegative = 0.05
+    kl_estimator: Literal["k1", "k3"] = "k1"
+    kl_target: Positive | None = None  # nats per answer; then kl_coef is steered towards it
+    kl_horizon: Positive = 10_000.0  # answers
+    gamma: Fraction = 1.0
+    lam: Fraction = 0.95
+    cliprange: Positive = 0.2
+    dual_clip: Annotated[float, Meta(gt=1)] | None = None
+    value_cliprange: Positive = 0.2
+    value_coef: NonNegative = 0.1
+    whiten_advantages: bool = True
+    whiten_rewards: bool = False
+    whitening: Literal["population", "bessel"] = "population"
+    missing_eos: Literal["keep", "replace", "subtract"] = "replace"  # of the score of an answer that was cut off
+    missing_eos_value: float = 1.0  # replace: minus this is the score; subtract: this is taken off
+    reward_clip: Positive | None = None
+    shift_rewards: bool = True  # so that the first rollouts average 0
+    max_approxkl: Positive | None = None  # nats per token; past it the iteration ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +292,7 @@ class Campaign:
     pairs: Pairs = field(default_factory=Pairs)
     replay: Replay = field(default_factory=Replay)
     reward_model: RewardModel = field(default_factory=RewardModel)
+    ppo: Ppo = field(default_factory=Ppo)
     train: Train = field(default_factory=Train)
     evaluate: Evaluate = field(default_factory=Evaluate)
     accept: Accept = field(default_factory=Accept)

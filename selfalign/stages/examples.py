@@ -19,7 +19,7 @@ RECORDS: dict[Kind, type] = {"pairs": Pair, "rankings": Ranking, "demonstrations
 
 def kind_of(algorithm: str) -> Kind:
     """What an algorithm trains on, and the name of the step that holds it."""
-    if algorithm == "dpo":
+    if algorithm in ("dpo", "ppo"):  # PPO's reward model learns from pairs
         return "pairs"
     return "demonstrations" if algorithm in ("sft", "raft") else "rankings"
 

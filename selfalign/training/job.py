@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from selfalign.config import Adapter, RewardModel, Train
+from selfalign.config import Adapter, Ppo, RewardModel, Train
 from selfalign.records import Message, digest
 
 
@@ -32,7 +32,8 @@ class TrainJob:
     """One training run: a policy, what it is trained on, and where the trained policy goes.
 
     `examples_dirs` hold what `train.algorithm` reads: Pair for dpo and reward_model; Ranking for kto, bco, sppo and
-    ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them.
+    ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them. PPO has
+    no examples: it asks for rollouts as it goes, and `reward_path` is the model that rewards them.
     `reference` is a model, or several whose weights are averaged; empty, it is the policy as it is before training.
     `output_dir` is the folder of a step.
     """
@@ -46,6 +47,9 @@ class TrainJob:
     rewards_dirs: tuple[str, ...] = ()
     reference: tuple[ModelShare, ...] = ()
     reward_model: RewardModel | None = None
+    reward_path: str | None = None
+    ppo: Ppo | None = None
+    temperature: float = 1.0  # of rollouts, and so of log-probabilities
     adapter: Adapter | None = None
     seed: int = 17
     round: int = 0

@@ -61,6 +61,12 @@ class Task(Protocol):
     def num_tokens(self, step: int) -> int:
         """Tokens read in optimizer step `step`, over all processes."""
 
+    def skips(self, step: int) -> bool:
+        """Whether step `step` is not made."""
+
+    def resumable_at(self, step: int) -> bool:
+        """Whether training can go on from a checkpoint made before step `step`."""
+
 
 def learning_rate(step: int, total: int, settings: Train) -> float:
     """Learning rate of optimizer step `step` (from 0): linear warmup, then constant, linear or cosine down to 0."""
@@ -76,14 +82,18 @@ def learning_rate(step: int, total: int, settings: Train) -> float:
 
 
 def make_optimizer(model: nn.Module, settings: Train) -> torch.optim.AdamW:
-    """Fused AdamW (Loshchilov & Hutter 2019); biases and norms, being vectors, do not decay."""
+    """Fused AdamW (Loshchilov & Hutter 2019); biases and norms, being vectors, do not decay.
+
+    PPO's epsilon is 1e-5, as in OpenAI's code (Huang et al. 2024, arXiv:2403.17031).
+    """
+    epsilon = 1e-5 if settings.algorithm == "ppo" else 1e-8
     parameters = trainable(model).values()
     groups = [
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.999), eps=epsilon, fused=True)
 
 
 @dataclass
@@ -110,11 +120,14 @@ class Loop:
             self.log.rewind(progress.step)
         self.accelerator.wait_for_everyone()
         self.task.resume(self.log.read())
+        stop = False
         for step in range(progress.step, self.task.total_steps):
-            stop = self._step(step, progress)
-            progress = Progress(step + 1, progress.num_tokens + self.task.num_tokens(step))
+            skipped = self.task.skips(step)
+            stop = stop if skipped else self._step(step, progress)
+            progress = Progress(step + 1, progress.num_tokens + (0 if skipped else self.task.num_tokens(step)))
             every = self.settings.checkpoint_every
-            if (stop or (every and progress.step % every == 0)) and progress.step < self.task.total_steps:
+            due = (stop or (every and progress.step % every == 0)) and self.task.resumable_at(progress.step)
+            if due and progress.step < self.task.total_steps:
                 self.checkpoints.save(self.accelerator, self.model, self.optimizer, progress)
                 if stop:
                     raise Stopped

@@ -327,6 +327,16 @@ def save_adapter(folder: Path, model: PeftModel, state: Mapping[str, Tensor]) ->
     model.save_pretrained(folder, state_dict=dict(state), safe_serialization=True)
 
 
+class ValueScorer(Backbone):
+    """A sequence classifier of one label, read before every scored token: what is still to come."""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Values, float32. [N]"""
+        states = self.hidden_states(batch, batch.sources)
+        with torch.autocast(states.device.type, enabled=False):
+            return torch.nn.functional.linear(states.float(), self.whole.score.weight.float()).squeeze(-1)
+
+
 @torch.no_grad()
 def completion_logprobs(
     scorer: nn.Module, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], device: torch.device

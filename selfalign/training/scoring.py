@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,10 +15,11 @@ LOGITS_BUDGET = 512 * 2**20  # bytes of logits held at a time; within it the bac
 
 @dataclass(frozen=True)
 class Head:
-    """What an architecture does to its logits: scale, then cap (Gemma 2: cap * tanh(logits / cap))."""
+    """What becomes of logits: scaled, then capped (Gemma 2: cap * tanh(logits / cap)), then cooled."""
 
     scale: float = 1.0
     softcap: float | None = None
+    temperature: float = 1.0  # logits are divided by it at last
 
     @staticmethod
     def of(config: Any) -> Head:
@@ -138,6 +139,8 @@ def _chunk_logits(body: Tensor, matrix: Tensor, bias: Tensor | None, head: Head)
         logits.mul_(head.scale)
     if head.softcap is not None:
         logits.div_(head.softcap).tanh_().mul_(head.softcap)
+    if head.temperature != 1.0:
+        logits.div_(head.temperature)
     return logits
 
 
@@ -163,8 +166,11 @@ def _grad_logits(
     """grad * (onehot - softmax), back through cap and scale; overwrites `softmax`. [n, V]"""
     grad_logits = softmax.mul_(-grad[:, None])
     grad_logits.scatter_add_(-1, target[:, None], grad[:, None])
+    if head.temperature != 1.0:
+        grad_logits.div_(head.temperature)
     if head.softcap is not None:  # d cap tanh(u / cap) / du = 1 - tanh^2
-        grad_logits.mul_(1.0 - (_chunk_logits(body, matrix, bias, head) / head.softcap) ** 2)
+        warm = _chunk_logits(body, matrix, bias, replace(head, temperature=1.0))
+        grad_logits.mul_(1.0 - (warm / head.softcap) ** 2)
     if head.scale != 1.0:
         grad_logits.mul_(head.scale)
     return grad_logits

@@ -65,6 +65,12 @@ class GroupTask(ABC):
     def num_tokens(self, step: int) -> int:
         return self.setup.groups.num_tokens(self.indexes(step))
 
+    def skips(self, step: int) -> bool:
+        return False
+
+    def resumable_at(self, step: int) -> bool:
+        return True
+
     def metrics(self, step: int, sums: dict[str, float]) -> dict[str, float]:
         """Raises WrongStart if the first loss is not that of a policy that is its own reference."""
         if step == 0 and self.referenced and is_own_reference(self.setup.job):
