@@ -100,7 +100,7 @@ def group_normalised(rewards_S: Tensor, sizes_B: Tensor) -> Tensor:
 
 
 def has_contrast(rewards_S: Tensor, sizes_B: Tensor) -> Tensor:
-    """Which groups hold two different rewards, all finite; from the others nothing is learnt, so count them. [B] bool"""
+    """Which groups hold different rewards, all finite; the others teach nothing, so count them. [B] bool"""
     highest_B = torch.segment_reduce(rewards_S, "max", lengths=sizes_B)
     range_B = highest_B - torch.segment_reduce(rewards_S, "min", lengths=sizes_B)
     return (range_B > 0) & range_B.isfinite()
