@@ -31,7 +31,8 @@ LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam t
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
 LIGHT_ROOMS = {room for room, floor in FLOORS.items() if floor <= 1} | {"preflight", "stages", "campaign", "cli"}
 LIGHT_MODULES = {
-    "selfalign", "selfalign.engines.base", "selfalign.training.job", "selfalign.training.guards", "selfalign.launch.local",
+    "selfalign", "selfalign.engines.base", "selfalign.training.job", "selfalign.training.guards",
+    "selfalign.launch.local",
 }  # fmt: skip
 
 

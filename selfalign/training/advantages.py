@@ -79,7 +79,7 @@ def whiten(values: Tensor, *, shift_mean: bool = True, bessel: bool = False) -> 
 def leave_one_out(rewards_S: Tensor, sizes_B: Tensor) -> Tensor:
     """RLOO: each reward less the mean of the others' in its group. [S]
 
-    Ahmadian et al. 2024 (arXiv:2402.14740), eq. 6: k / (k - 1) (r - mean). An answer alone has nothing to be compared
+    Ahmadian et al. 2024 (arXiv:2402.14740): k / (k - 1) (r - mean). An answer alone has nothing to be compared
     with: 0.
     """
     others_S = spread(sizes_B - 1, sizes_B).clamp(min=1)
@@ -100,7 +100,7 @@ def group_normalised(rewards_S: Tensor, sizes_B: Tensor) -> Tensor:
 
 
 def has_contrast(rewards_S: Tensor, sizes_B: Tensor) -> Tensor:
-    """Which groups hold two different rewards, all finite; from the others nothing is learnt, so count them. [B] bool"""
+    """Which groups hold different rewards, all finite; the others teach nothing, so count them. [B] bool"""
     highest_B = torch.segment_reduce(rewards_S, "max", lengths=sizes_B)
     range_B = highest_B - torch.segment_reduce(rewards_S, "min", lengths=sizes_B)
     return (range_B > 0) & range_B.isfinite()

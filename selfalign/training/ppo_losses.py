@@ -22,7 +22,7 @@ def policy_loss(
     """max(-A r, -A clip(r, 1 - e, 1 + e)), r = pi / pi_old; [N] or [S].
 
     Schulman et al. 2017 (arXiv:1707.06347), eq. 7. With `dual_clip` c > 1 a negative advantage costs at most -c A,
-    however likely the token has become: Ye et al. 2020 (arXiv:1912.09729), eq. 3.
+    however likely the token has become: Ye et al. 2020 (arXiv:1912.09729).
     """
     free, clipped = _surrogates(logprobs, old, advantages, cliprange)
     loss = torch.maximum(free, clipped)
@@ -80,7 +80,7 @@ def sampler_weights(old: Tensor, sampler: Tensor, cap: float) -> Tensor:
 def token_mean(terms_N: Tensor, num_tokens: int | None = None) -> Tensor:
     """The mean over tokens, or their sum divided by the `num_tokens` of the whole step. []
 
-    By the whole step's tokens every token counts the same: DAPO, Yu et al. 2025 (arXiv:2503.14476), eq. 8, and PPO.
+    By the whole step's tokens every token counts the same: DAPO, Yu et al. 2025 (arXiv:2503.14476), and PPO.
     By a constant, such as answers x longest allowed answer: Dr. GRPO, Liu et al. 2025 (arXiv:2503.20783).
     """
     return terms_N.sum() / (terms_N.numel() if num_tokens is None else num_tokens)

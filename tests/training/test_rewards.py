@@ -54,7 +54,7 @@ def test_shift_and_clip() -> None:
     shifted = shift_scores(SCORES, torch.tensor([1.0, 2.0]))
     assert shifted.tolist() == [0.0, -2.0, 2.5]
     assert shift_scores(SCORES, SCORES).mean().item() == pytest.approx(0.0, abs=1e-6)
-    assert clip_scores(shifted, 2.0).tolist() == [0.0, -2.0, 2.0]
+    assert clip_scores(shifted, 1.5).tolist() == [0.0, -1.5, 1.5]
 
 
 def test_the_score_falls_on_the_last_token() -> None:
