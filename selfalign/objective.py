@@ -60,9 +60,9 @@ def needs_reference(train: Train) -> bool:
 
 def needs_rewards(train: Train) -> bool:
     """Whether a reward model has to be trained first."""
-    return (
-        train.algorithm == "ppo" or (train.algorithm == "dpo" and ("distill" in loss_terms(train) or train.reward_weight))
-    )
+    if train.algorithm == "dpo":
+        return "distill" in loss_terms(train) or train.reward_weight
+    return train.algorithm == "ppo"
 
 
 def contradictions(train: Train, pairs: Pairs, reference: Any) -> Iterator[Problem]:
@@ -92,7 +92,7 @@ def _without_pairs(train: Train, pairs: Pairs) -> Iterator[Problem]:
         if getattr(train, setting) != getattr(defaults, setting) and not weights:
             why = f"{train.algorithm} has a loss of its own, which does not read it"
             yield f"train.{setting}", why, "Remove it, or set `train: {algorithm: dpo}`."
-    for setting in ("strategy", "max_per_prompt", "length_balance", "labels"):
+    for setting in ("strategy", "max_per_prompt", "length_balance", "labels") if train.algorithm != "ppo" else ():
         if getattr(pairs, setting) != getattr(others, setting):
             why = f"{train.algorithm} makes no pairs"
             yield f"pairs.{setting}", why, "Remove it, or set `train: {algorithm: dpo}`."

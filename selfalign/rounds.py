@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from selfalign import config
@@ -69,12 +70,12 @@ def draw_prompts(work: Work, number: int) -> Step:
     return write_prompts(work, f"rounds/{number:03d}/prompts", drawn, number)
 
 
-def write_prompts(work: Work, name: str, drawn: list[Prompt], number: int | None) -> Step:
+def write_prompts(work: Work, name: str, drawn: list[Prompt], number: int | None, *, told: bool = True) -> Step:
     size = work.settings.generate.shard_prompts
     shards = [drawn[start : start + size] for start in range(0, len(drawn), size)]
     return perform(
         work, "prompts", name, lambda missing: ((index, shards[index]) for index in missing),
-        num_shards=len(shards), config=[prompt.id for prompt in drawn], round=number,
+        num_shards=len(shards), config=[prompt.id for prompt in drawn], round=number, told=told,
     )  # fmt: skip
 
 
@@ -168,7 +169,7 @@ def made_from(
         return examples.gold_answers(asked)
     if algorithm == "raft":
         return rankings.best_of(sampled, said, constitution, settings.pairs)
-    if algorithm == "dpo":
+    if algorithm in ("dpo", "ppo"):
         return pairs.build_pairs(sampled, said, constitution, settings.pairs, seed=seed, prompts=asked)
     return rankings.build_rankings(sampled, said, constitution, settings.pairs, algorithm)
 
@@ -213,7 +214,7 @@ def add_rewards(work: Work, number: int, data: train.Data, policy: Checkpoint, b
     found = reward.read_held_out(trained.path)
     work.run.emit("reward_model", round=number, accuracy=found.accuracy, pairs=found.pairs)
     reward.check_believable(found, work.settings.reward_model)
-    return replace(data, rewards=[reward_answers(work, number, data, trained, model)])
+    return replace(data, rewards=[reward_answers(work, number, data, trained, model)], reward_model=model)
 
 
 def train_reward_model(
@@ -251,17 +252,56 @@ def reward_answers(work: Work, number: int, data: train.Data, trained: Step, mod
 def train_policy(work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline) -> Checkpoint:
     """Train the policy on the examples. The trainer is a process of its own; it resumes where a crash left it."""
     settings = work.settings
+
+    def rollouts(iteration: int, model: str | None) -> dict[str, list[str]]:
+        return sample_rollouts(work, number, iteration, data, model, policy, baseline)
+
     reference = reference_policy(work, number, policy, baseline)
     shares = {f"reference {share:g}": checkpoint.digest for checkpoint, share in reference}
     step = perform_training(
         work, number, f"rounds/{number:03d}/policy",
         after=data.steps, inputs={"policy": policy.digest, **shares},
-        config=[settings.train, settings.policy.adapter, settings.seed],
+        config=[settings.train, settings.policy.adapter, settings.seed, *ppo_settings(settings)],
         job=lambda folder: train.make_job(
             settings, number, folder, data, policy=policy, reference=reference, probes=probes(baseline)
         ),
+        answer=rollouts if settings.train.algorithm == "ppo" else None,
     )  # fmt: skip
     return train.trained_checkpoint(step.path, step.digest, policy, number)
+
+
+def ppo_settings(settings: config.Campaign) -> list[Any]:
+    return [settings.ppo, settings.generate] if settings.train.algorithm == "ppo" else []
+
+
+def sample_rollouts(
+    work: Work, number: int, iteration: int, data: train.Data, model: str | None, policy: Checkpoint, baseline: Baseline
+) -> dict[str, list[str]]:
+    """Answers of the policy in training to some of the round's prompts; `model` None is the policy it began as.
+
+    A folder of weights is proven to be what the engine samples from, as after every reload.
+    """
+    settings, folder = work.settings, f"rounds/{number:03d}/rollouts/{iteration:04d}"
+    seed = derived_seed(settings.seed, "rollouts", number)
+    available = records_of(data.prompts[0], Prompt)
+    drawn = prompts.draw(available, min(settings.ppo.prompts, len(available)), seed, iteration)
+    asked = write_prompts(work, f"{folder}/prompts", drawn, number, told=False)
+    digest = policy.digest if model is None else train.model_digest(Path(model))
+    current = policy if model is None else Checkpoint(digest, policy.id, "policy", model, number, digest)
+    sampling = replace(settings.generate, samples=settings.ppo.samples)
+
+    def process(missing: list[int]) -> Shards:
+        engine = policy_engine(work, current, baseline)
+        return generate.generate(
+            only(missing, asked, Prompt), engine, sampling,
+            policy_id=current.id, seed=derived_seed(seed, iteration), logprobs=True,
+        )  # fmt: skip
+
+    answers = perform(
+        work, "generate", f"{folder}/candidates", process, after=[asked], inputs={"policy": digest},
+        config=[sampling, seed], count=lambda _, rows: generate.count_candidates(rows), round=number, told=False,
+    )  # fmt: skip
+    return {"prompts": [str(asked.path)], "candidates": [str(answers.path)]}
 
 
 def evaluate_policy(

@@ -20,6 +20,9 @@ Record = TypeVar("Record")
 Shards = Generator[tuple[int, list[Any]], None, None]
 
 
+Answer = Callable[[int, str | None], dict[str, list[str]]]  # iteration, model folder -> folders of records
+
+
 class Interrupted(Exception):
     """Somebody asked the campaign to stop, and it has: everything finished is recorded."""
 
@@ -40,8 +43,11 @@ class Workers(Protocol):
     def api(self, judge: Judge) -> Engine:
         """A judge behind an API."""
 
-    def train(self, job: TrainJob, emit: Callable[..., None]) -> None:
-        """Run a training job to its end. Raises RuntimeError with the trainer's last words when it fails."""
+    def train(self, job: TrainJob, emit: Callable[..., None], answer: Answer | None = None) -> None:
+        """Run a training job to its end; `answer` has the rollouts that it asks for on the way.
+
+        Raises RuntimeError with the trainer's last words when it fails.
+        """
 
 
 @dataclass(frozen=True)
@@ -74,16 +80,19 @@ def perform(
     config: Any = None,
     count: Callable[[int, list[Any]], Mapping[str, int]] | None = None,
     round: int | None = None,
+    told: bool = True,
 ) -> Step:
     """Make sure that step `name` is done, and return it.
 
     `after` are the steps it is made from (by default it has as many shards as the first of them), `inputs` the digests
     of whatever else it is made from. `process` gets the indexes of the missing shards and yields each as it is ready.
     `count` tallies a shard's rows (default: how many); a tally is kept with its shard, so that totals survive a crash.
-    Raises Interrupted, with the shard in hand written, when a stop was requested.
+    Raises Interrupted, with the shard in hand written, when a stop was requested. What is part of another stage's work
+    is not `told` as a stage of its own.
     """
     work.check_stop()
     where = {"round": round, "stage": stage, "step": name}
+    work = work if told else replace(work, run=_Quiet(work.run))
     step = open_step(work, name, after, inputs or {}, config)
     if step.done:
         work.run.emit("stage_skipped", **where, counts=step.counts)
@@ -100,6 +109,16 @@ def perform(
     return seal(work, step, where, time.monotonic() - started)
 
 
+class _Quiet:
+    """A run that keeps steps and tells nobody."""
+
+    def __init__(self, run: Run) -> None:
+        self.step = run.step
+
+    def emit(self, event: str, **fields: Any) -> None:
+        pass
+
+
 def perform_training(
     work: Work,
     number: int,
@@ -110,6 +129,7 @@ def perform_training(
     config: Any,
     job: Callable[[Path], TrainJob],
     stage: str = "train",
+    answer: Answer | None = None,
 ) -> Step:
     """Make sure that a trained model of a round is there: a step whose files a trainer process writes."""
     work.check_stop()
@@ -121,7 +141,8 @@ def perform_training(
     work.run.emit("stage_started", **where, total=None, done=0, unit="steps")
     started = time.monotonic()
     try:
-        work.workers.train(job(step.path), lambda event, **fields: work.run.emit(event, **{"round": number, **fields}))
+        told = lambda event, **fields: work.run.emit(event, **{"round": number, **fields})  # noqa: E731
+        work.workers.train(job(step.path), told, answer)
     except RuntimeError:
         work.check_stop()  # a trainer that was asked to stop ends early
         raise

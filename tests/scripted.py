@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from selfalign import config
 from selfalign.engines.base import Choice, ChoiceRequest, GenerateRequest, Generation, Sampling, Score, ScoreRequest
 from selfalign.records import Candidate, Pair, Prompt, Ranking, derived_seed
 from selfalign.stages.examples import kind_of
-from selfalign.steps import Work
+from selfalign.steps import Answer, Work
 from selfalign.store import Run, atomic_write, read_records
 from selfalign.training.job import TrainJob
 
@@ -84,6 +85,7 @@ class ScriptedWorkers:
         self.served: list[str] = []
         self.jobs: list[TrainJob] = []
         self.reward_jobs: list[TrainJob] = []
+        self.rollouts: list[dict[str, list[str]]] = []
         self.on_train: Callable[[], None] = lambda: None
         self._engine: KindEngine | None = None
 
@@ -93,24 +95,44 @@ class ScriptedWorkers:
             self._engine = KindEngine(model)
         return self._engine
 
-    def train(self, job: TrainJob, emit: Callable[..., None]) -> None:
+    def train(self, job: TrainJob, emit: Callable[..., None], answer: Answer | None = None) -> None:
         self.on_train()
         if job.train.algorithm == "reward_model":
             self.reward_jobs.append(job)
             write_rewards(job)
             return
         self.jobs.append(job)
+        if answer is not None:
+            self.learn_from_rollouts(job, answer)
+            return
         preferred = preferred_texts(job)
         share = sum(text.startswith("kind") for text in preferred) / len(preferred)
         before = KindEngine(job.policy_path)
         write_model(Path(job.output_dir), max(0.0, min(1.0, before.skill + self.learns * share)))
-        after = KindEngine(job.output_dir)
         emit("train_step", step=1, total=1, metrics={"loss": 0.6931, "rewards/margins": 0.0})
-        said = {
-            "before": [before.logprobs(probe.token_ids) for probe in job.probes],
-            "after": [after.logprobs(probe.token_ids) for probe in job.probes],
-        }
-        atomic_write(Path(job.output_dir) / "probes.json", json.dumps(said).encode())
+        write_probes(job, job.policy_path, job.output_dir)
+
+    def learn_from_rollouts(self, job: TrainJob, answer: Answer) -> None:
+        """Every iteration adds a part of the skill; the weights on the way are proven to the engine as at the end."""
+        model, skill = None, KindEngine(job.policy_path).skill
+        for iteration in range(job.ppo.iterations):
+            self.rollouts.append(answer(iteration, model))
+            skill = min(1.0, skill + self.learns / job.ppo.iterations)
+            before = model or job.policy_path
+            model = str(Path(job.output_dir) / f"rollout-{iteration + 1}")
+            write_model(Path(model), skill)
+            write_probes(job, before, model)
+        write_model(Path(job.output_dir), skill)
+        write_probes(job, job.policy_path, job.output_dir)
+        shutil.rmtree(model)
+
+
+def write_probes(job: TrainJob, before: str, after: str) -> None:
+    said = {
+        name: [KindEngine(model).logprobs(probe.token_ids) for probe in job.probes]
+        for name, model in (("before", before), ("after", after))
+    }
+    atomic_write(Path(after) / "probes.json", json.dumps(said).encode())
 
 
 def preferred_texts(job: TrainJob) -> list[str]:

@@ -11,6 +11,7 @@ import pytest
 
 from selfalign.campaign import run_campaign
 from selfalign.config import ConfigError, in_round
+from selfalign.engines.base import EngineError
 from selfalign.records import GOLD, Candidate, Pair, Prompt, Ranking, Revision, Reward
 from selfalign.stages import StageError
 from selfalign.steps import Interrupted, Work
@@ -245,5 +246,46 @@ def test_a_reward_model_that_is_no_better_than_chance_stops_the_round(
     ],
 )
 def test_reward_models_that_nobody_asks_for_are_refused(settings: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        write_campaign(tmp_path, **settings)
+
+
+# On rollouts.
+
+
+def test_ppo_samples_the_policy_as_it_is_at_each_iteration(tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=0.4)
+    settings = write_campaign(tmp_path, train__algorithm="ppo", ppo__iterations=3, ppo__prompts=8, rounds=1)
+    outcome = run(tmp_path, settings, workers)
+    assert outcome.stopped is None and outcome.reports[0].win_rates["base"].rate > 0.6
+    names = [f"rounds/000/rollouts/{iteration:04d}/candidates" for iteration in range(3)]
+    sampled = [rows(tmp_path, name, Candidate) for name in names]
+    assert [len(candidates) for candidates in sampled] == [8, 8, 8]
+    assert len({candidates[0].policy_id for candidates in sampled}) == 3
+    asked = [{c.prompt_id for c in candidates} for candidates in sampled]
+    assert not asked[0] & asked[1]  # every prompt of the round before any comes again
+    assert workers.jobs[0].reward_path == workers.reward_jobs[0].output_dir
+    again = ScriptedWorkers()
+    assert run(tmp_path, settings, again) == outcome and again.rollouts == []
+
+
+def test_an_engine_that_keeps_old_weights_is_caught_between_iterations(tmp_path: Path) -> None:
+    settings = write_campaign(tmp_path, train__algorithm="ppo", ppo__iterations=3, ppo__prompts=8, rounds=1)
+    with pytest.raises(EngineError, match="stale policy"):
+        run(tmp_path, settings, ScriptedWorkers(stale=True))
+    assert step(tmp_path, "rounds/000/rollouts/0000/candidates").done
+    assert not step(tmp_path, "rounds/000/rollouts/0001/candidates").done
+    assert run(tmp_path, settings).stopped is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"ppo__iterations": 3}, "no round trains by PPO"),
+        ({"train__algorithm": "ppo", "reference": "ema"}, "averages none"),
+        ({"train__algorithm": "ppo", "ppo__advantage": "rloo"}, "compares the answers to one prompt"),
+    ],
+)
+def test_settings_of_ppo_that_make_no_sense_are_refused(settings: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         write_campaign(tmp_path, **settings)

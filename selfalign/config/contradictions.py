@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from selfalign import objective, source
-from selfalign.config.tree import Campaign, EngineSettings, Judge, Pairs, Revise, RewardModel, in_round
+from selfalign.config.tree import Campaign, EngineSettings, Judge, Pairs, Ppo, Revise, RewardModel, in_round
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -154,6 +154,7 @@ def _schedule(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         why = "it is read by the bootstrap alone"
         yield "revise", why, "Remove it, or add `bootstrap: critique-revision`."
     yield from _reward_model(campaign)
+    yield from _ppo(campaign)
 
 
 def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
@@ -165,6 +166,19 @@ def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         why = "no round asks for rewards"
         fix = "Remove it, or add a distill term to train.loss, or set train.reward_weight."
         yield "reward_model", why, fix
+
+
+def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    rounds = [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]
+    asked = any(settings.train.algorithm == "ppo" for settings in rounds)
+    if campaign.ppo != Ppo() and not asked:
+        yield "ppo", "no round trains by PPO", "Remove it, or set `train: {algorithm: ppo}`."
+    if asked and campaign.reference == "ema":
+        why = "PPO keeps its reference in memory, and averages none"
+        yield "reference", why, "Write previous, base, or a round's number."
+    if campaign.ppo.advantage in ("rloo", "grpo") and campaign.ppo.samples < 2:
+        why = f"{campaign.ppo.advantage} compares the answers to one prompt, and there is one"
+        yield "ppo.samples", why, "Set it to 2 or more, such as 4."
 
 
 def _engine(engine: EngineSettings) -> Iterator[tuple[str, str, str]]:

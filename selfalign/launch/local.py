@@ -34,6 +34,7 @@ from selfalign.engines.base import (
 from selfalign.engines.hardware import has_gpu
 from selfalign.launch import wire
 from selfalign.launch.worker import Start, Use
+from selfalign.steps import Answer
 from selfalign.training.job import TrainJob, write_job
 
 WINDOW = 4096  # requests sent and not yet answered: more than an engine keeps in flight, so that it never starves
@@ -79,8 +80,11 @@ class LocalWorkers:
 
         return OpenAIEngine(judge)
 
-    def train(self, job: TrainJob, emit: Emit) -> None:
-        """Run the trainer to its end, passing its progress on. Raises WorkerDied with the last lines of its log."""
+    def train(self, job: TrainJob, emit: Emit, answer: Answer | None = None) -> None:
+        """Run the trainer to its end, passing its progress on, and the rollouts that it asks for back.
+
+        Raises WorkerDied with the last lines of its log, and what `answer` raises.
+        """
         if self._worker is not None:
             self._worker.sleep()
         job_path = self.logs / f"train-{job.round:03d}.json"
@@ -89,18 +93,31 @@ class LocalWorkers:
         with log_path.open("ab") as log:
             self._trainer = _spawn(
                 trainer_command(job, job_path),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if answer else subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
                 env={**os.environ, **trainer_environment()},
             )
-            for line in self._trainer.stdout:
-                _relay(line, emit, log)
+            try:
+                for line in self._trainer.stdout:
+                    wanted = _relay(line, emit, log)
+                    if wanted is not None and answer is not None:
+                        self._reply(answer(**wanted))
+            finally:
+                if self._trainer.stdin is not None:
+                    self._trainer.stdin.close()  # a trainer that waits for rollouts ends; what it has is saved
             status = self._trainer.wait()
         self._trainer = None
         if status != 0:
             raise WorkerDied(f"the trainer of round {job.round} ended with status {status}\n{tail(log_path)}")
+
+    def _reply(self, answer: dict[str, list[str]]) -> None:
+        if self._worker is not None:
+            self._worker.sleep()
+        with suppress(BrokenPipeError):  # it has ended; its status tells why
+            self._trainer.stdin.write(msgspec.json.encode(answer).decode() + "\n")
+            self._trainer.stdin.flush()
 
     def stop_training(self) -> None:
         """Ask the trainer, where one runs, to write a checkpoint and end."""
@@ -253,13 +270,21 @@ def tail(path: Path, lines: int = 20) -> str:
         return f"last lines of {path}:\n" + "".join(deque(log, maxlen=lines)).rstrip()
 
 
-def _relay(line: str, emit: Emit, log: Any) -> None:
-    """Pass a progress line on as an event; anything else that the trainer prints belongs to its log."""
+def _relay(line: str, emit: Emit, log: Any) -> dict[str, Any] | None:
+    """Pass a progress line on as an event; anything else that the trainer prints belongs to its log.
+
+    What it asks for is returned.
+    """
     try:
         event = msgspec.json.decode(line, type=dict[str, Any])
-        emit(event.pop("event"), **event)
+        name = event.pop("event")
     except (msgspec.DecodeError, KeyError):
         log.write(line.encode())
+        return None
+    if name == "rollouts_wanted":
+        return event
+    emit(name, **event)
+    return None
 
 
 def _spawn(command: Sequence[str], **options: Any) -> subprocess.Popen[Any]:

@@ -54,6 +54,7 @@ class Data:
     candidates: Sequence[Step]
     examples: Sequence[Step]
     rewards: Sequence[Step] = ()
+    reward_model: Checkpoint | None = None
 
     @property
     def steps(self) -> list[Step]:
@@ -96,6 +97,9 @@ def make_job(
         **data.folders(),
         output_dir=str(output),
         train=settings.train,
+        ppo=settings.ppo if settings.train.algorithm == "ppo" else None,
+        reward_path=data.reward_model.path if data.reward_model else None,
+        temperature=settings.generate.temperature,
         reference=() if own else tuple(ModelShare(checkpoint.path, share) for checkpoint, share in reference),
         adapter=settings.policy.adapter,
         seed=settings.seed,

@@ -159,6 +159,12 @@ class GroupDataset:
 # From the records of a run.
 
 
+def probe_groups(job: TrainJob, encode: Encode) -> GroupDataset:
+    """The probes: what stands for the data of a job that has none before its first rollouts."""
+    probes = enumerate(job.probes)
+    return GroupDataset(Group(str(i), encode(probe.messages), (probe.token_ids,), (1.0,)) for i, probe in probes)
+
+
 def load_groups(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple[GroupDataset, Counter[str]]:
     """Read what a job trains on as token ids, and count what is left out, by reason.
 

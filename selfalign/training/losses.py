@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from selfalign.config import Train
 from selfalign.objective import REFERENCE_FREE, FDivergence, LossName, loss_terms
+from selfalign.training.kl import bounded_exp
 
-_MAX_EXPONENT = 20.0  # beyond it exp is continued as a line: no overflow, and still a gradient
 _NOTHING = -1e9  # the reward of no answer: adds nothing to any sum of exponentials
 
 
@@ -114,7 +114,7 @@ def exo_loss(z: Tensor, p_chosen: Tensor) -> Tensor:
 def discopop_loss(z: Tensor, temperature: float) -> Tensor:
     """(1 - m) L(z) + m exp(-z), m = sigmoid(z / temperature). DiscoPOP, Lu et al. 2024 (arXiv:2406.08414)."""
     blend = torch.sigmoid(z / temperature)
-    return (1.0 - blend) * sigmoid_loss(z) + blend * _exp(-z)
+    return (1.0 - blend) * sigmoid_loss(z) + blend * bounded_exp(-z)
 
 
 def divergence_score(log_ratio: Tensor, divergence: FDivergence, alpha: float) -> Tensor:
@@ -126,15 +126,10 @@ def divergence_score(log_ratio: Tensor, divergence: FDivergence, alpha: float) -
     if divergence == "reverse_kl":
         return log_ratio
     if divergence == "forward_kl":
-        return -_exp(-log_ratio)
+        return -bounded_exp(-log_ratio)
     if divergence == "js":
         return F.logsigmoid(log_ratio)
-    return _exp((alpha - 1.0) * log_ratio) / (alpha - 1.0)
-
-
-def _exp(t: Tensor) -> Tensor:
-    inside = t.clamp(max=_MAX_EXPONENT)
-    return torch.exp(inside) * (1.0 + (t - inside))
+    return bounded_exp((alpha - 1.0) * log_ratio) / (alpha - 1.0)
 
 
 # Losses of pairs under the label "chosen is better", [B].

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,11 +182,13 @@ class Scorer(Backbone):
                 "keep the output layer out of policy.adapter.target_modules, or choose another architecture"
             )
 
-    def forward(self, batch: Batch, *, with_collision: bool = False) -> Tensor | tuple[Tensor, Tensor]:
+    def forward(
+        self, batch: Batch, *, with_collision: bool = False, temperature: float = 1.0
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Log-probabilities of the batch's targets in nats, float32, [N]; on demand log sum_v p_v^2 beside it. [N]"""
-        head = self.whole.get_output_embeddings()
+        head, made = self.whole.get_output_embeddings(), replace(self.head, temperature=temperature)
         score = token_logprobs_and_collision if with_collision else token_logprobs
-        return score(self.hidden_states(batch, batch.sources), head.weight, head.bias, batch.targets, self.head)
+        return score(self.hidden_states(batch, batch.sources), head.weight, head.bias, batch.targets, made)
 
     @torch.no_grad()
     def expected(self, group: GroupDataset) -> Tensor:

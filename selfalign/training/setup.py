@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from torch import nn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from selfalign.chat import encode_answer, encode_chat
-from selfalign.records import derived_seed
+from selfalign.records import Message, derived_seed
 from selfalign.training.batches import AttentionKinds, Extents, Layout, collate, plan_step
-from selfalign.training.dataset import GroupDataset, load_groups
+from selfalign.training.dataset import GroupDataset, load_groups, probe_groups
 from selfalign.training.job import TrainJob
 from selfalign.training.loop import MicroBatch, emit
 from selfalign.training.model import (
@@ -79,11 +80,17 @@ def prepare(job: TrainJob) -> Setup:
     _check_processes(job, accelerator)
     tokenizer = AutoTokenizer.from_pretrained(job.policy_path, trust_remote_code=job.trust_remote_code)
     ends = end_tokens(job.policy_path, tokenizer)
-    groups, dropped = load_groups(
-        job,
-        lambda messages: encode_chat(tokenizer, messages),
-        lambda messages, text: encode_answer(tokenizer, messages, text, ends),
-    )
+
+    def encode(messages: Sequence[Message]) -> list[int]:
+        return encode_chat(tokenizer, messages)
+
+    def encode_text(messages: Sequence[Message], text: str) -> list[int]:
+        return encode_answer(tokenizer, messages, text, ends)
+
+    if job.train.algorithm == "ppo":
+        groups, dropped = probe_groups(job, encode), Counter[str]()
+    else:
+        groups, dropped = load_groups(job, encode, encode_text)
     if dropped and accelerator.is_main_process:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         emit("warning", message=f"round {job.round}: left out of training: {reasons}; {len(groups)} remain")

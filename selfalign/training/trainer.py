@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from selfalign.chat import ChatError, encode_chat
 from selfalign.objective import loss_terms, needs_reference
@@ -30,18 +34,22 @@ from selfalign.training.checkpoint import (
 from selfalign.training.dataset import NothingToTrainOn
 from selfalign.training.dpo import DpoTask
 from selfalign.training.job import TrainJob
-from selfalign.training.loop import Loop, MetricsLog, NonFiniteStep, emit, make_optimizer
+from selfalign.training.loop import Loop, MetricsLog, NonFiniteStep, Stopped, emit, make_optimizer
 from selfalign.training.model import (
     ModelError,
+    RewardScorer,
     Scorer,
+    ValueScorer,
     completion_logprobs,
     is_peft,
     load_model,
+    load_reward_model,
     merge_lora,
     save_adapter,
     save_model,
     stored_dtype,
 )
+from selfalign.training.ppo import ActorCritic, NonFiniteScore, PpoTask
 from selfalign.training.ranking import RankingTask
 from selfalign.training.reference import WrongStart, mismatch, reference_logps
 from selfalign.training.reward_model import RewardTask, encode_results, held_out, hold_out, reward_candidates
@@ -59,6 +67,7 @@ REFUSALS = (
     LaunchError,
     ModelError,
     NothingToTrainOn,
+    NonFiniteScore,
     NonFiniteStep,
     NonFiniteWeights,
     StoreError,
@@ -79,6 +88,8 @@ def train(job: TrainJob, should_stop: Callable[[], bool] = lambda: False) -> Non
     setup.accelerator.wait_for_everyone()
     if job.train.algorithm == "reward_model":
         train_reward_model(setup, should_stop)
+    elif job.train.algorithm == "ppo":
+        train_on_rollouts(setup, should_stop)
     else:
         train_policy(setup, should_stop)
 
@@ -100,6 +111,75 @@ def train_reward_model(setup: Setup, should_stop: Callable[[], bool]) -> None:
     progress = run_steps(setup, model, RewardTask(setup, None), should_stop)
     save_trained(setup, model)
     finish(setup, progress, encode_results(held_out(setup, model, pairs), reward_candidates(setup, model)))
+
+
+def train_on_rollouts(setup: Setup, should_stop: Callable[[], bool]) -> None:
+    job, accelerator = setup.job, setup.accelerator
+    before = probe_logprobs(setup, setup.scorer)
+    reward, critic = reward_models(setup)
+    model = accelerator.prepare(ActorCritic(setup.scorer, critic, job.temperature))
+    reference = None if job.adapter else ActorCritic(frozen_policy(setup), None, job.temperature)
+    task = PpoTask(setup, model, reference, reward, Asking(setup, model, before))
+    job = replace(job, train=replace(job.train, checkpoint_every=1))  # the loop waits for an iteration's end
+    progress = run_steps(replace(setup, job=job), model, task, should_stop)
+    save_trained(setup, model)
+    after = probe_logprobs(setup, _saved_scorer(setup))
+    finish(setup, progress, [(PROBES_FILE, msgspec.json.encode({"before": before, "after": after}))])
+
+
+def reward_models(setup: Setup) -> tuple[RewardScorer, ValueScorer | None]:
+    """The reward model, frozen, and for GAE a critic that begins as a copy of it (Huang et al. 2024)."""
+    job, device = setup.job, setup.accelerator.device
+
+    def load(dtype: torch.dtype) -> PreTrainedModel:
+        return load_reward_model(job.reward_path, dtype, None, trust_remote_code=job.trust_remote_code)
+
+    reward = RewardScorer(load(setup.dtype)).to(device).requires_grad_(False)
+    critic = ValueScorer(load(torch.float32)).to(device) if job.ppo.advantage == "gae" else None
+    return reward, critic
+
+
+def frozen_policy(setup: Setup) -> Scorer:
+    """The policy as it is before training: what the KL is measured from, where all weights are trained."""
+    path = setup.job.reference[0].path if setup.job.reference else setup.job.policy_path
+    model = load_model(path, setup.dtype, trust_remote_code=setup.job.trust_remote_code)
+    return Scorer(model).to(setup.accelerator.device).requires_grad_(False)
+
+
+@dataclass
+class Asking:
+    """Ask whoever started the trainer for rollouts of the present weights: an event on stdout, a line on stdin."""
+
+    setup: Setup
+    model: nn.Module
+    before: list[list[float]]  # log-probabilities of the probes under the weights last asked about
+
+    def __call__(self, iteration: int) -> tuple[list[str], list[str]]:
+        """Folders of prompts and of candidates. Raises Stopped where nobody answers any more."""
+        accelerator, folder = self.setup.accelerator, self.setup.output / f"rollout-{iteration:04d}"
+        if iteration:
+            self._write(folder)
+        reply = [None]
+        if accelerator.is_main_process:
+            emit("rollouts_wanted", iteration=iteration, model=str(folder) if iteration else None)
+            reply = [sys.stdin.readline()]
+            shutil.rmtree(folder, ignore_errors=True)
+        (line,) = broadcast_object_list(reply)
+        if not line:
+            raise Stopped
+        found = msgspec.json.decode(line)
+        return found["prompts"], found["candidates"]
+
+    def _write(self, folder: Path) -> None:
+        """The present weights as a model folder, with what they say of the probes."""
+        setup = self.setup
+        state = policy_state(setup, self.model)
+        after = probe_logprobs(setup, setup.scorer)
+        if setup.accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_model(setup, state, folder)
+            (folder / PROBES_FILE).write_bytes(msgspec.json.encode({"before": self.before, "after": after}))
+        self.before = after
 
 
 def run_steps(setup: Setup, model: nn.Module, task: GroupTask, should_stop: Callable[[], bool]) -> Progress:
@@ -158,11 +238,18 @@ def save_trained(setup: Setup, model: nn.Module) -> None:
     bfloat16 can tell apart, and the next round would start without them. A merged adapter is saved in the dtype in
     which the base is stored, and the adapter itself beside it.
     """
-    state = full_state(setup.accelerator, model)
+    state = policy_state(setup, model)
     if setup.accelerator.is_main_process:
         check_finite(state)
-        save_policy(setup, {name.removeprefix("model."): weight for name, weight in state.items()})
+        save_policy(setup, state)
     setup.accelerator.wait_for_everyone()
+
+
+def policy_state(setup: Setup, model: nn.Module) -> dict[str, Tensor]:
+    """The weights of the model that is kept, by their names in it; a critic is not."""
+    state = full_state(setup.accelerator, model)
+    kept = {name.removeprefix("actor."): weight for name, weight in state.items() if not name.startswith("critic.")}
+    return {name.removeprefix("model."): weight for name, weight in kept.items()}
 
 
 def finish(setup: Setup, progress: Progress, files: Iterable[tuple[str, bytes]]) -> None:
@@ -177,17 +264,23 @@ def finish(setup: Setup, progress: Progress, files: Iterable[tuple[str, bytes]])
     setup.accelerator.wait_for_everyone()
 
 
+def write_model(setup: Setup, state: dict[str, Tensor], folder: Path) -> None:
+    """Write a model folder: all weights in float32, or an adapter merged in the dtype of its base."""
+    scorer, job = setup.scorer, setup.job
+    if is_peft(scorer.model):
+        dtype = stored_dtype(job.policy_path, trust_remote_code=job.trust_remote_code)
+        save_model(folder, scorer.whole, merge_lora(state, scorer.model, dtype), setup.tokenizer, dtype)
+    else:
+        save_model(folder, scorer.whole, state, setup.tokenizer, torch.float32)
+
+
 def save_policy(setup: Setup, state: dict[str, Tensor]) -> None:
     """Write the model folder aside, then move its files in place, so that none is ever half there."""
     aside = setup.output / ".saving"
     shutil.rmtree(aside, ignore_errors=True)
-    scorer, job = setup.scorer, setup.job
-    if is_peft(scorer.model):
-        dtype = stored_dtype(job.policy_path, trust_remote_code=job.trust_remote_code)
-        save_model(aside, scorer.whole, merge_lora(state, scorer.model, dtype), setup.tokenizer, dtype)
-        save_adapter(aside / ADAPTER_FOLDER, scorer.model, state)
-    else:
-        save_model(aside, scorer.whole, state, setup.tokenizer, torch.float32)
+    write_model(setup, state, aside)
+    if is_peft(setup.scorer.model):
+        save_adapter(aside / ADAPTER_FOLDER, setup.scorer.model, state)
     for path in sorted(path for path in aside.rglob("*") if path.is_file()):
         target = setup.output / path.relative_to(aside)
         target.parent.mkdir(exist_ok=True)

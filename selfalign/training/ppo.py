@@ -1,0 +1,331 @@
+"""Policy gradients on the policy's own rollouts: PPO, RLOO, GRPO and REINFORCE++ in one loop.
+
+rollouts (asked for, sampled by the engine) -> scores, old log-probabilities, values -> advantages -> epochs of steps
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from selfalign.chat import encode_chat
+from selfalign.config import Ppo
+from selfalign.records import Candidate, Prompt
+from selfalign.store import read_records
+from selfalign.training import advantages as estimators
+from selfalign.training.advantages import group_normalised, has_contrast, leave_one_out, returns_to_go, whiten
+from selfalign.training.batches import Batch
+from selfalign.training.dataset import Group, GroupDataset, NothingToTrainOn
+from selfalign.training.kl import KLController, kl_estimates, past_target
+from selfalign.training.loop import MicroBatch
+from selfalign.training.model import RewardScorer, Scorer, ValueScorer
+from selfalign.training.ppo_losses import grpo_loss, policy_loss, policy_statistics, value_clipfrac, value_loss
+from selfalign.training.reward_model import rewards_of
+from selfalign.training.rewards import (
+    clip_scores,
+    penalise_unended,
+    penalised_scores,
+    replace_unended,
+    shift_scores,
+    token_rewards,
+)
+from selfalign.training.segments import spread, sums
+from selfalign.training.setup import Setup
+
+ITERATION = (
+    "objective/kl", "objective/entropy", "objective/scores", "objective/rlhf_reward", "objective/kl_coef",
+    "rollout/answers", "rollout/mean_tokens", "rollout/ended", "rollout/without_contrast", "rollout/sampler_difference",
+)  # fmt: skip
+STEP = ("loss", "loss/policy", "loss/value", "policy/approxkl", "policy/clipfrac", "val/ratio", "val/clipfrac")
+
+
+class NonFiniteScore(RuntimeError):
+    """A reward is NaN or infinite; nothing was trained on it."""
+
+
+class ActorCritic(nn.Module):
+    """The policy at the temperature of its rollouts, and a model of what is still to come, where one is asked for."""
+
+    def __init__(self, actor: Scorer, critic: ValueScorer | None, temperature: float) -> None:
+        super().__init__()
+        self.actor, self.critic, self.temperature = actor, critic, temperature
+        self._no_split_modules = actor._no_split_modules
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Log-probabilities and values of the batch's targets, float32. Both [N]"""
+        values = self.critic(batch) if self.critic is not None else None
+        return self.actor(batch, temperature=self.temperature), values
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """One iteration's answers, M of them with T tokens, and all that is known of them before the first step.
+
+    `advantages` and `log_probabilities` are of tokens, [T]; RLOO's advantages are of answers, [M].
+    """
+
+    groups: GroupDataset
+    places: Tensor  # [M + 1]: where each answer's tokens begin
+    old: Tensor  # [T]
+    reference: Tensor  # [T]
+    advantages: Tensor
+    values: Tensor | None = None  # [T]
+    returns: Tensor | None = None  # [T]
+    summary: tuple[float, ...] = ()  # in the order of ITERATION
+
+    def tokens_of(self, batch: Batch) -> Tensor:
+        """The numbers of the batch's scored tokens. [N]"""
+        starts = self.places[batch.answers] - (batch.lengths.cumsum(0) - batch.lengths)
+        return spread(starts, batch.lengths) + torch.arange(int(batch.lengths.sum()), device=starts.device)
+
+
+def load_rollouts(
+    setup: Setup, folders: Sequence[str], prompts: Sequence[str]
+) -> tuple[GroupDataset, list[Candidate], Counter[str]]:
+    """The sampled answers by prompt, labelled 1 where they ended; their records; what is left out, by reason."""
+    asked = {p.id: p for folder in prompts for p in read_records(Path(folder), Prompt)}
+    grouped: dict[str, list[Candidate]] = {}
+    dropped: Counter[str] = Counter()
+    for candidate in (c for folder in folders for c in read_records(Path(folder), Candidate)):
+        if candidate.finish_reason == "error" or not candidate.token_ids:
+            dropped["error" if candidate.finish_reason == "error" else "empty"] += 1
+        else:
+            grouped.setdefault(candidate.prompt_id, []).append(candidate)
+    groups, kept = [], []
+    for prompt_id, answers in grouped.items():
+        tokens = encode_chat(setup.tokenizer, asked[prompt_id].messages)
+        fitting = [a for a in answers if len(tokens) + len(a.token_ids) <= setup.job.train.max_length]
+        dropped["too_long"] += len(answers) - len(fitting)
+        if fitting:
+            ended = tuple(float(a.finish_reason == "stop") for a in fitting)
+            groups.append(Group(prompt_id, tokens, tuple(a.token_ids for a in fitting), ended))
+            kept += fitting
+    if not groups:
+        raise NothingToTrainOn(f"no rollout of {len(grouped)} prompts can be trained on: {dict(+dropped)}")
+    return GroupDataset(groups), kept, +dropped
+
+
+class PpoTask:
+    """Optimizer step s is minibatch s mod `minibatches` of epoch ... of iteration s div (epochs x minibatches).
+
+    `ask(iteration)` hands out the rollouts of the present weights, as folders of prompts and of candidates. All is
+    computed anew from recorded rollouts and the weights at the iteration's start, so training can go on from there.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        model: nn.Module,
+        reference: ActorCritic | None,
+        reward: RewardScorer,
+        ask: Callable[[int], tuple[Sequence[str], Sequence[str]]],
+    ) -> None:
+        self.setup, self.model, self.reference, self.reward, self.ask = setup, model, reference, reward, ask
+        self.ppo: Ppo = setup.job.ppo
+        self.per_iteration = self.ppo.epochs * self.ppo.minibatches
+        self.total_steps = self.ppo.iterations * self.per_iteration
+        self.metric_names = STEP
+        self.controller = KLController(self.ppo.kl_coef, self.ppo.kl_target, self.ppo.kl_horizon)
+        self.shift: float | None = None  # the mean score of the first rollouts
+        self.iteration, self.rollouts = -1, None
+        self.ended = -1  # the iteration that was ended early
+
+    # What the loop asks.
+
+    def resume(self, metrics: Sequence[dict[str, float]]) -> None:
+        for step in _first_of_each(metrics):
+            self.controller = self.controller.update(step["objective/kl"], int(step["rollout/answers"]))
+            self.shift = step["objective/shift"]
+
+    def skips(self, step: int) -> bool:
+        return step // self.per_iteration == self.ended
+
+    def resumable_at(self, step: int) -> bool:
+        return step % self.per_iteration == 0
+
+    def micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        self.enter(step // self.per_iteration)
+        return replace(self.setup, groups=self.rollouts.groups).micro_batches(self.indexes(step))
+
+    def indexes(self, step: int) -> np.ndarray:
+        """The groups of an optimizer step: each epoch is a fresh permutation, cut into minibatches."""
+        iteration, inner = divmod(step, self.per_iteration)
+        epoch, part = divmod(inner, self.ppo.minibatches)
+        order = np.random.default_rng([self.setup.job.seed, iteration, epoch]).permutation(len(self.rollouts.groups))
+        return np.array_split(order, min(self.ppo.minibatches, len(order)))[part % len(order)]
+
+    def num_tokens(self, step: int) -> int:
+        return self.rollouts.groups.num_tokens(self.indexes(step))
+
+    def loss(self, model: nn.Module, micro: MicroBatch, step: int) -> tuple[Tensor, Tensor]:
+        """This micro-batch's part of the policy's loss and the critic's, by the tokens (RLOO: answers) of the step."""
+        batch, groups, counts = micro.batch, self.rollouts.groups, float(micro.counts)
+        answers = groups.answers_of(self.indexes(step))
+        tokens = int(groups.answer_lengths[answers].sum())
+        with self.setup.accelerator.autocast():
+            logprobs, values = model(batch)
+        places = self.rollouts.tokens_of(batch)
+        old, advantages = self.rollouts.old[places], self.rollouts.advantages
+        advantages = advantages[batch.answers] if self.ppo.advantage == "rloo" else advantages[places]
+        policy = self.policy_terms(logprobs, old, places, advantages, batch)
+        policy = policy.sum() * (counts / (len(answers) if self.ppo.advantage == "rloo" else tokens))
+        value, clipped = self.value_terms(values, places)
+        loss = policy + self.ppo.value_coef * value.sum() * (counts / tokens)
+        found = policy_statistics(
+            logprobs.detach(), old, spread(advantages, batch.lengths) if self.ppo.advantage == "rloo" else advantages,
+            self.ppo.cliprange,
+        )  # fmt: skip
+        share = counts * len(places) / tokens
+        parts = [loss, policy, value.sum() * (counts / tokens)]
+        means = [found.approxkl, found.clipfrac, found.ratio, clipped]
+        return loss, torch.stack([*(part.detach() for part in parts), *(mean * share for mean in means)])
+
+    def policy_terms(self, logprobs: Tensor, old: Tensor, places: Tensor, advantages: Tensor, batch: Batch) -> Tensor:
+        """[N], for RLOO [S]."""
+        if self.ppo.advantage == "rloo":
+            return policy_loss(
+                sums(logprobs, batch.lengths), sums(old, batch.lengths), advantages, self.ppo.cliprange,
+                self.ppo.dual_clip,
+            )  # fmt: skip
+        if self.ppo.advantage == "grpo":
+            reference = self.rollouts.reference[places]
+            return grpo_loss(logprobs, old, reference, advantages, self.ppo.cliprange, self.controller.coef)
+        return policy_loss(logprobs, old, advantages, self.ppo.cliprange, self.ppo.dual_clip)
+
+    def value_terms(self, values: Tensor | None, places: Tensor) -> tuple[Tensor, Tensor]:
+        """The critic's loss at each token, [N], and how often it is clipped, []."""
+        zero = self.rollouts.old.new_zeros(())
+        if values is None:
+            return zero, zero
+        old, returns = self.rollouts.values[places], self.rollouts.returns[places]
+        clipped = value_clipfrac(values.detach(), old, returns, self.ppo.value_cliprange)
+        return value_loss(values, old, returns, self.ppo.value_cliprange), clipped
+
+    def metrics(self, step: int, sums: dict[str, float]) -> dict[str, float]:
+        if past_target(sums["policy/approxkl"], self.ppo.max_approxkl):
+            self.ended = step // self.per_iteration
+        iteration = step // self.per_iteration
+        named = dict(zip(ITERATION, self.rollouts.summary, strict=True))
+        return {**sums, "iteration": iteration, **named, "objective/shift": self.shift}
+
+    def drift(self) -> None:
+        return None
+
+    # An iteration.
+
+    def enter(self, iteration: int) -> None:
+        """Have the rollouts of an iteration at hand, sampled by the weights as they are at its beginning."""
+        if iteration == self.iteration:
+            return
+        if self.rollouts is not None:
+            kl, answers = self.rollouts.summary[0], self.rollouts.summary[5]
+            self.controller = self.controller.update(kl, int(answers))
+        self.rollouts = self.collect(iteration)
+        self.iteration = iteration
+
+    @torch.no_grad()
+    def collect(self, iteration: int) -> Rollouts:
+        prompts, folders = self.ask(iteration)
+        groups, candidates, _ = load_rollouts(self.setup, folders, prompts)
+        setup = replace(self.setup, groups=groups)
+        device = setup.accelerator.device
+        lengths = torch.from_numpy(groups.answer_lengths).to(device)
+        places = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        empty = torch.zeros(0, device=device)
+        base = Rollouts(groups, places, empty, empty, empty)
+        old, values = score_tokens(setup, self.model, base)
+        reference = self.reference_logprobs(setup, base)
+        raw = torch.from_numpy(rewards_of(setup, self.reward, groups)).to(device)
+        if not torch.isfinite(raw).all():
+            raise NonFiniteScore(f"iteration {iteration}: the reward model gives rewards that are not finite")
+        ended = torch.from_numpy(groups.labels > 0.5).to(device)
+        scores = self.scores(raw, ended)
+        kl = kl_estimates(old, reference, self.ppo.kl_estimator)
+        sizes = torch.from_numpy(groups.sizes).to(device)
+        found = self.advantages(scores, kl, lengths, sizes, values)
+        per_answer = sums(old - reference, lengths)
+        logprob = torch.tensor([math.nan if c.logprob is None else c.logprob for c in candidates], device=device)
+        gap = (sums(old, lengths) - logprob).abs().nanmean() / lengths.float().mean()
+        contrast = has_contrast(scores, sizes).float().mean() if self.ppo.samples > 1 else torch.ones((), device=device)
+        summary = (
+            per_answer.mean(), -sums(old, lengths).mean(), raw.mean(),
+            (scores - self.controller.coef * sums(kl, lengths)).mean(), self.controller.coef,
+            len(lengths), lengths.float().mean(), ended.float().mean(), 1.0 - contrast,
+            0.0 if torch.isnan(gap) else gap,
+        )  # fmt: skip
+        return Rollouts(
+            groups, places, old, reference, found.advantages, values,
+            found.returns if values is not None else None, tuple(map(float, summary)),
+        )  # fmt: skip
+
+    def reference_logprobs(self, setup: Setup, base: Rollouts) -> Tensor:
+        if self.reference is not None:
+            return score_tokens(setup, self.reference, base)[0]
+        with self.setup.scorer.without_adapter():
+            return score_tokens(setup, self.model, base)[0]
+
+    def scores(self, raw: Tensor, ended: Tensor) -> Tensor:
+        """What the reward model says: shifted so that the first rollouts average 0, clipped, cut answers seen to."""
+        if self.shift is None:
+            self.shift = float(raw.mean()) if self.ppo.shift_rewards else 0.0
+        scores = shift_scores(raw, raw.new_tensor([self.shift]))
+        scores = scores if self.ppo.reward_clip is None else clip_scores(scores, self.ppo.reward_clip)
+        if self.ppo.missing_eos == "replace":
+            return replace_unended(scores, ended, -self.ppo.missing_eos_value)
+        if self.ppo.missing_eos == "subtract":
+            return penalise_unended(scores, ended, self.ppo.missing_eos_value)
+        return scores
+
+    def advantages(
+        self, scores: Tensor, kl: Tensor, lengths: Tensor, sizes: Tensor, values: Tensor | None
+    ) -> estimators.Advantages:
+        """By `ppo.advantage`; of tokens, for RLOO of answers."""
+        ppo, bessel, coef = self.ppo, self.ppo.whitening == "bessel", self.controller.coef
+        if ppo.advantage == "rloo":
+            found = leave_one_out(penalised_scores(scores, kl, lengths, coef), sizes)
+            return estimators.Advantages(found, found)
+        if ppo.advantage == "grpo":
+            found = spread(group_normalised(scores, sizes), lengths)
+            return estimators.Advantages(found, found)
+        rewards = token_rewards(scores, kl, lengths, coef)
+        if ppo.whiten_rewards:
+            rewards = whiten(rewards, shift_mean=False, bessel=bessel)
+        if ppo.advantage == "reinforce":
+            found = returns_to_go(rewards, lengths, ppo.gamma)
+            return estimators.Advantages(whiten(found, bessel=bessel), found)
+        found = estimators.gae(rewards, values, lengths, ppo.gamma, ppo.lam)
+        return found._replace(advantages=whiten(found.advantages, bessel=bessel)) if ppo.whiten_advantages else found
+
+
+def _first_of_each(metrics: Sequence[dict[str, float]]) -> list[dict[str, float]]:
+    """The first step of each iteration."""
+    first: dict[float, dict[str, float]] = {}
+    for step in metrics:
+        first.setdefault(step["iteration"], step)
+    return list(first.values())
+
+
+@torch.no_grad()
+def score_tokens(setup: Setup, model: nn.Module, rollouts: Rollouts) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of all tokens, and their values where the model has a critic; each process its share. [T]"""
+    accelerator, total = setup.accelerator, int(rollouts.places[-1])
+    found = torch.zeros(2, total, device=accelerator.device)
+    with_values = False
+    for micro in setup.micro_batches(np.arange(len(setup.groups))):
+        with accelerator.autocast():
+            answer = model(micro.batch)
+        logprobs, values = answer if isinstance(answer, tuple) else (answer, None)
+        if micro.counts:
+            places = rollouts.tokens_of(micro.batch)
+            found[0, places] = logprobs
+            if values is not None:
+                found[1, places], with_values = values, True
+    found = accelerator.reduce(found, "sum")
+    return found[0], found[1] if with_values else None
