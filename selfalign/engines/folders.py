@@ -43,14 +43,15 @@ def resolve_model(model: str) -> Path:
 class Identity:
     """What must agree for the weights of one folder to fit into an engine that holds another."""
 
-    folder: Path
+    folder: Path  # it may be gone by the time that it is compared
     shape: dict[str, Any]
-    files: str  # hash of the tokenizer's files and the chat template
+    vocabulary: str  # hash of the tokenizer's files
+    files: str  # the same with the chat template
 
     @staticmethod
     def of(folder: Path) -> Identity:
         shape = {key: value for key, value in _config(folder).items() if key not in _INCIDENTAL}
-        return Identity(folder, shape, _hash(folder, (*_VOCABULARY, *_TEMPLATE)))
+        return Identity(folder, shape, _hash(folder, _VOCABULARY), _hash(folder, (*_VOCABULARY, *_TEMPLATE)))
 
     def difference(self, other: Identity) -> str | None:
         """Say what keeps the weights of `other` out of an engine that holds `self`; None where they fit."""
@@ -59,7 +60,7 @@ class Identity:
         if changed:
             was = [f"{f} is {other.shape.get(f)!r}, not {self.shape.get(f)!r}" for f in changed[:3]]
             return "its config.json differs: " + "; ".join(was)
-        same = _hash(self.folder, _VOCABULARY) == _hash(other.folder, _VOCABULARY)
+        same = self.vocabulary == other.vocabulary
         return None if same or _words(self.folder) == _words(other.folder) else "its tokenizer differs"
 
 

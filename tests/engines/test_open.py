@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -112,3 +113,10 @@ def test_softmax_is_exact_far_from_zero():
     assert softmax([float("-inf"), float("-inf")]) is None
     assert softmax([float("nan"), 0.0]) is None
     assert softmax([0.0, float("nan")]) is None
+
+
+def test_an_engine_is_compared_though_the_folder_that_it_was_loaded_from_is_gone(tmp_path, make_model):
+    held = shutil.copytree(make_model(0), tmp_path / "held")
+    identity = Identity.of(held)
+    shutil.rmtree(held)
+    assert identity.difference(Identity.of(make_model(0))) is None
