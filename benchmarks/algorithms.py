@@ -52,7 +52,7 @@ METHODS: dict[str, dict[str, str]] = {
     "apo_down": {"train.loss": "apo_down", **HARD},
     "kto (pairs)": {"train.loss": "kto", **HARD},
     "simpo": {"train.loss": "simpo", "train.beta": "4", "train.simpo_gamma": "2", "reference": "none"},
-    "cpo": {"train.loss": "{cpo: 1, nll: 1}", "reference": "none"},
+    "cpo": {"train.loss": "{cpo: 1, nll: 1}", "train.beta": "0.1", "reference": "none"},
     "orpo": {"train.loss": "orpo", "reference": "none"},
     "sigmoid + nll": {"train.loss": "{sigmoid: 1, nll: 0.2}"},
     "forward KL": {"train.f_divergence": "forward_kl"},
@@ -167,7 +167,7 @@ def plot(curves: dict[str, list[Point]], base: dict[str, float]) -> None:
         print("no plot: matplotlib is not installed", file=sys.stderr)
         return
     matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "selfalign"
+    matplotlib.rcParams.update({"svg.hashsalt": "selfalign", "svg.fonttype": "none"})
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 6))
