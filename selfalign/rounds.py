@@ -29,7 +29,7 @@ from selfalign.stages import (
     reward,
     train,
 )
-from selfalign.steps import Shards, Work, nothing, only, perform, perform_training, records_of
+from selfalign.steps import NoGo, Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
 
 
@@ -205,15 +205,25 @@ def replay(work: Work, number: int, kind: examples.Kind, built: Step, earlier: l
 def add_rewards(work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline) -> train.Data:
     """Train a reward model on the pairs and let it reward every answer, where the loss asks for rewards.
 
-    Raises StageError where the reward model is no better than chance.
+    Raises NoGo where the reward model is not one to follow.
     """
     if not needs_rewards(work.settings.train):
         return data
     trained, model = train_reward_model(work, number, data, policy, baseline)
-    found = reward.read_held_out(trained.path)
-    work.run.emit("reward_model", round=number, accuracy=found.accuracy, pairs=found.pairs)
-    reward.check_believable(found, work.settings.reward_model)
+    check_reward_model(work, number, trained, model)
     return replace(data, rewards=[reward_answers(work, number, data, trained, model)])
+
+
+def check_reward_model(work: Work, number: int, trained: Step, model: Checkpoint) -> None:
+    """Measure the reward model on pairs held out from it, record and tell what it is worth. Raises NoGo."""
+    bound, seed = work.settings.reward_model.min_accuracy, work.settings.seed
+    found = reward.measure(trained.path, bound, round=number, model_id=model.id, seed=seed)
+    report.write_reward_model(work.run, found)
+    low, high = found.interval
+    figures = {"accuracy": found.accuracy, "low": low, "high": high, "baseline": found.baseline, "ece": found.ece}
+    work.run.emit("reward_model", round=number, go=found.go, pairs=found.num_pairs, **figures)
+    if not found.go:
+        raise NoGo(found.reason)
 
 
 def train_reward_model(

@@ -13,6 +13,7 @@ from selfalign.campaign import run_campaign
 from selfalign.config import ConfigError, in_round
 from selfalign.records import GOLD, Candidate, Pair, Prompt, Ranking, Revision, Reward
 from selfalign.stages import StageError
+from selfalign.stages.report import not_to_follow
 from selfalign.steps import Interrupted, Work
 from selfalign.store import Step
 from tests.scripted import ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
@@ -233,8 +234,32 @@ def test_a_reward_model_that_is_no_better_than_chance_stops_the_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.scripted.write_rewards", lambda job: write_rewards(job, right=5))
-    with pytest.raises(StageError, match=r"right on 50\.0% of 10 held-out pairs"):
-        run(tmp_path, write_campaign(tmp_path, train__reward_weight=True))
+    workers, settings = ScriptedWorkers(), write_campaign(tmp_path, train__reward_weight=True)
+    for _ in range(2):  # the same command again finds the same
+        outcome = run(tmp_path, settings, workers)
+        assert outcome.stopped.startswith("no-go: held-out accuracy 0.500") and outcome.reports == ()
+        assert outcome.policy.path == str(tmp_path / "base") and workers.jobs == []
+    assert len(workers.reward_jobs) == 1
+    opened = start(tmp_path, None, workers).run
+    events = list(opened.events())
+    assert [event["go"] for event in events if event["event"] == "reward_model"] == [False, False]
+    assert events[-1]["event"] == "campaign_stopped" and events[-1]["reason"] == outcome.stopped
+    assert opened.verify() == [] and [found.round for found in not_to_follow(opened)] == [0]
+    for page in ("report.md", "report.html", "rounds/000/report.html"):
+        text = (opened.path / page).read_text()
+        assert "Round 0 was stopped before its policy was trained" in text and "What to do: train on more pairs" in text
+
+
+def test_a_later_round_that_is_stopped_keeps_the_policy_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.scripted.write_rewards", lambda job: write_rewards(job, right=9 - 5 * job.round))
+    outcome = run(tmp_path, write_campaign(tmp_path, train__reward_weight=True))
+    assert [report.round for report in outcome.reports] == [0] and "accuracy 0.400" in outcome.stopped
+    assert outcome.policy.id == outcome.reports[0].policy_id
+    run_page, first = ((tmp_path / "run" / name).read_text() for name in ("report.md", "rounds/000/report.md"))
+    assert "Round 1 was stopped" in run_page and "Verdict: go: held-out accuracy 0.900" in run_page
+    assert "accuracy of length alone | 0.500" in first
 
 
 @pytest.mark.parametrize(

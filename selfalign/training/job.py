@@ -10,6 +10,8 @@ import msgspec
 from selfalign.config import Adapter, RewardModel, Train
 from selfalign.records import Message, digest
 
+REWARDS_FILE, HELDOUT_FILE = "rewards.json", "heldout.json"  # beside a reward model: rewards by id, and HeldOut
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -25,6 +27,23 @@ class ModelShare:
 
     path: str
     weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What a reward model says of pairs that it was not trained on, and what those it was trained on look like.
+
+    One entry a held-out pair. `prompt_ids`: to which prompt it belongs; `gaps`: the chosen answer's reward minus the
+    rejected one's; `p_chosen`: the judge's soft label; `lengths`: the same difference of lengths in tokens.
+    `trained_p_chosen` and `trained_lengths` are the same of the pairs trained on.
+    """
+
+    prompt_ids: list[str]
+    gaps: list[float]
+    p_chosen: list[float]
+    lengths: list[int]
+    trained_p_chosen: list[float]
+    trained_lengths: list[int]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -13,13 +13,15 @@ from torch import Tensor, nn
 from selfalign.chat import encode_answer, encode_chat
 from selfalign.records import digest
 from selfalign.training.dataset import GroupDataset, NothingToTrainOn, load_answers
+from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, HeldOut
 from selfalign.training.loop import MicroBatch
 from selfalign.training.losses import sigmoid_loss
 from selfalign.training.setup import Setup, end_tokens
 from selfalign.training.task import GroupTask
 
-REWARDS_FILE = "rewards.json"
-HELDOUT_FILE = "heldout.json"
+
+class NonFiniteReward(RuntimeError):
+    """A reward is NaN or infinite: nothing can be said of its answer."""
 
 
 def reward_loss(
@@ -34,20 +36,6 @@ def reward_loss(
     gap, apart = chosen - rejected, margin * (2.0 * p_chosen - 1.0).abs()
     preferred = p_chosen * sigmoid_loss(gap - apart) + (1.0 - p_chosen) * sigmoid_loss(-gap - apart)
     return preferred + centering * (chosen + rejected) ** 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """What a reward model says of pairs that it was not trained on; one entry a pair.
-
-    `gaps`: reward of the chosen answer minus the rejected one's; `p_chosen`: the judge's soft label; `lengths`: the
-    same differences of lengths in tokens; `prompt_ids`: to which prompt each belongs.
-    """
-
-    prompt_ids: list[str]
-    gaps: list[float]
-    p_chosen: list[float]
-    lengths: list[int]
 
 
 class RewardTask(GroupTask):
@@ -94,7 +82,7 @@ def prompt_of(key: str) -> str:
 
 @torch.no_grad()
 def rewards_of(setup: Setup, model: nn.Module, answers: GroupDataset) -> np.ndarray:
-    """The reward of every answer, each process its share. [M] float32"""
+    """The reward of every answer, each process its share. [M] float32. Raises NonFiniteReward."""
     wide = replace(setup, groups=answers.with_room_behind())
     result = torch.zeros(answers.num_answers, dtype=torch.float32, device=setup.accelerator.device)
     for micro in wide.micro_batches(np.arange(len(answers))):
@@ -102,17 +90,31 @@ def rewards_of(setup: Setup, model: nn.Module, answers: GroupDataset) -> np.ndar
             rewards = model(micro.batch)
         if micro.counts:
             result[micro.batch.answers] = rewards
-    return setup.accelerator.reduce(result, "sum").cpu().numpy()
+    rewards = setup.accelerator.reduce(result, "sum").cpu().numpy()
+    if wrong := int((~np.isfinite(rewards)).sum()):
+        raise NonFiniteReward(
+            f"{wrong} of {len(rewards)} rewards are not finite; nothing was saved. Lower "
+            "reward_model.train.learning_rate, or set reward_model.train.dtype to float32"
+        )
+    return rewards
 
 
 def held_out(setup: Setup, model: nn.Module, pairs: GroupDataset) -> HeldOut:
-    rewards, lengths = rewards_of(setup, model, pairs).reshape(-1, 2), pairs.answer_lengths.reshape(-1, 2)
+    """`pairs` by the model; the pairs that it was trained on are those of the setup."""
+    rewards = rewards_of(setup, model, pairs).reshape(-1, 2)
     return HeldOut(
         prompt_ids=[prompt_of(key) for key in pairs.keys],
         gaps=(rewards[:, 0] - rewards[:, 1]).astype(float).tolist(),
         p_chosen=pairs.labels[::2].tolist(),
-        lengths=(lengths[:, 0] - lengths[:, 1]).tolist(),
+        lengths=longer_by(pairs),
+        trained_p_chosen=setup.groups.labels[::2].tolist(),
+        trained_lengths=longer_by(setup.groups),
     )
+
+
+def longer_by(pairs: GroupDataset) -> list[int]:
+    """By how many tokens each pair's chosen answer is the longer one. [N]"""
+    return (pairs.answer_lengths[::2] - pairs.answer_lengths[1::2]).tolist()
 
 
 def reward_candidates(setup: Setup, model: nn.Module) -> dict[str, float]:

@@ -44,7 +44,14 @@ from selfalign.training.model import (
 )
 from selfalign.training.ranking import RankingTask
 from selfalign.training.reference import WrongStart, mismatch, reference_logps
-from selfalign.training.reward_model import RewardTask, encode_results, held_out, hold_out, reward_candidates
+from selfalign.training.reward_model import (
+    NonFiniteReward,
+    RewardTask,
+    encode_results,
+    held_out,
+    hold_out,
+    reward_candidates,
+)
 from selfalign.training.setup import LaunchError, Setup, prepare
 from selfalign.training.sft import SftTask
 from selfalign.training.task import GroupTask
@@ -59,6 +66,7 @@ REFUSALS = (
     LaunchError,
     ModelError,
     NothingToTrainOn,
+    NonFiniteReward,
     NonFiniteStep,
     NonFiniteWeights,
     StoreError,

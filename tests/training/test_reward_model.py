@@ -22,7 +22,7 @@ from selfalign.training.dpo import reward_weights
 from selfalign.training.job import TrainJob
 from selfalign.training.losses import PairLogps, distill_loss
 from selfalign.training.model import ModelError, RewardScorer, choose_layout, load_reward_model
-from selfalign.training.reward_model import hold_out, prompt_of, reward_loss
+from selfalign.training.reward_model import NonFiniteReward, hold_out, prompt_of, reward_loss, rewards_of
 from selfalign.training.setup import prepare
 from selfalign.training.trainer import train
 from tests.training.conftest import make_job, metrics_of, save_tiny, tiny_tokenizer
@@ -118,6 +118,21 @@ def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
         pair = pairs[name]
         assert gap == pytest.approx(rewards[pair.chosen_id] - rewards[pair.rejected_id], abs=1e-4)
         assert p == pytest.approx(pair.p_chosen)
+    lengths = {c.id: len(c.token_ids) for c in read_records(Path(job.candidates_dirs[0]), Candidate)}
+    longer = {name: lengths[pair.chosen_id] - lengths[pair.rejected_id] for name, pair in pairs.items()}
+    assert found["lengths"] == [longer[name] for name in found["prompt_ids"]]
+    assert sorted(found["trained_lengths"]) == sorted(longer[name] for name in ours)
+    assert sorted(found["trained_p_chosen"]) == pytest.approx(sorted(pairs[name].p_chosen for name in ours))
+
+
+def test_a_reward_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    job = reward_job(tmp_path)
+    Path(job.output_dir).mkdir()
+    setup = prepare(job)
+    with torch.no_grad():
+        setup.scorer.whole.score.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteReward, match="80 of 80 rewards are not finite"):
+        rewards_of(setup, setup.scorer, setup.groups)
 
 
 def test_too_few_pairs_to_hold_any_out(tmp_path: Path) -> None:
