@@ -363,7 +363,9 @@ def decide(measured: Accuracy | None, min_accuracy: float, against_length: Compa
     return Verdict(True, f"go: held-out accuracy {measured}, at least {min_accuracy:g}{length}")
 
 
-_MORE_HELD_OUT = "hold out more pairs, by drawing more prompts (prompts.per_round)"
+_MORE_HELD_OUT = (
+    "hold out more pairs, by drawing more prompts (prompts.per_round) or a larger share (reward_model.holdout)"
+)
 
 
 def _problems(

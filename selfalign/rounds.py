@@ -5,7 +5,7 @@ Shard i of a step is about the prompts of shard i, so that a stage reads, works 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -229,15 +229,32 @@ def check_reward_model(work: Work, number: int, trained: Step, model: Checkpoint
 def train_reward_model(
     work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline
 ) -> tuple[Step, Checkpoint]:
+    """The reward model of a round, on its pairs and those of rounds before it; `data` is what it is to reward."""
     settings = work.settings.reward_model
     own = {"base": baseline.policy, "policy": policy}
     start = own.get(settings.model) or train.base_checkpoint(settings.model, None)
+    pairs = accumulated_pairs(work, number, data)
     trained = perform_training(
         work, number, f"rounds/{number:03d}/reward_model",
-        after=data.steps, inputs={"start": start.digest}, config=[settings, work.settings.seed], stage="reward",
-        job=lambda folder: train.make_reward_job(work.settings, number, folder, data, start),
+        after=pairs.steps, inputs={"start": start.digest}, config=[settings, work.settings.seed], stage="reward",
+        job=lambda folder: train.make_reward_job(work.settings, number, folder, pairs, data.candidates, start),
     )  # fmt: skip
     return trained, train.trained_checkpoint(trained.path, trained.digest, start, number, "reward_model")
+
+
+def accumulated_pairs(work: Work, number: int, data: train.Data) -> train.Data:
+    """This round's pairs and those of as many rounds before it as are asked for, beside all prompts and candidates."""
+    asked = work.settings.reward_model.data
+    window = {"all": number + 1, "last": 1}.get(asked, asked)
+    names = [f"rounds/{earlier:03d}" for earlier in range(max(0, number + 1 - window), number)]
+    paired = [name for name in names if work.run.view(f"{name}/pairs") is not None]
+
+    def with_earlier(part: str, steps: Sequence[Step]) -> list[Step]:
+        found = [*steps, *(work.run.view(f"{name}/{part}") for name in paired)]
+        return list({step.name: step for step in found}.values())
+
+    prompted, answered = with_earlier("prompts", data.prompts), with_earlier("candidates", data.candidates)
+    return train.Data(prompted, answered, with_earlier("pairs", data.examples[:1]))
 
 
 def reward_answers(work: Work, number: int, data: train.Data, trained: Step, model: Checkpoint) -> Step:

@@ -132,7 +132,7 @@ def write_rewards(job: TrainJob, right: int = 9) -> None:
     """What a trainer of a reward model leaves: one that knows what is kind, right on `right` of 10 pairs."""
     write_model(Path(job.output_dir), 0.0)
     golds = [gold for prompt in records_in(job.prompts_dirs, Prompt) if (gold := prompt.gold()) is not None]
-    answers = [*records_in(job.candidates_dirs, Candidate), *golds]
+    answers = [*records_in(job.rewarded_dirs, Candidate), *golds]
     rewards = {answer.id: float(answer.text.startswith("kind")) for answer in answers}
     gaps = ([1.0] * right + [-1.0] * (10 - right)) * 4
     names, labels, lengths = [f"prompt {i}" for i in range(40)], [0.9] * 40, [1, -1] * 20

@@ -230,6 +230,34 @@ def test_a_reward_model_rewards_what_the_policy_is_trained_on(tmp_path: Path) ->
     assert workers.jobs[1].rewards_dirs == (str(step(tmp_path, "rounds/001/rewards").path),)
 
 
+@pytest.mark.parametrize(
+    ("data", "rounds"), [("last", [[0], [1], [2]]), ("all", [[0], [1, 0], [2, 0, 1]]), (2, [[0], [1, 0], [2, 1]])]
+)
+def test_a_reward_model_learns_the_pairs_of_the_rounds_asked_for(data: Any, rounds: Any, tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=0.1)
+    settings = write_campaign(tmp_path, rounds=3, train__reward_weight=True, reward_model__data=data)
+    assert run(tmp_path, settings, workers).stopped is None
+
+    def folders(part: str, numbers: list[int]) -> tuple[str, ...]:
+        return tuple(str(tmp_path / f"run/rounds/{number:03d}/{part}") for number in numbers)
+
+    for job, numbers in zip(workers.reward_jobs, rounds, strict=True):
+        assert job.examples_dirs == folders("pairs", numbers)
+        assert job.prompts_dirs == folders("prompts", numbers)
+        assert job.candidates_dirs == folders("candidates", numbers)
+        assert job.rewarded_dirs == folders("candidates", numbers[:1])
+
+
+def test_replayed_pairs_are_not_learned_twice_by_the_reward_model(tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=0.1)
+    settings = write_campaign(tmp_path, train__reward_weight=True, replay__ratio=0.5, reward_model__data="all")
+    run(tmp_path, settings, workers)
+    names = [Path(folder).parent.name for folder in workers.reward_jobs[1].candidates_dirs]
+    assert names == ["001", "000"]
+    assert [Path(folder).name for folder in workers.reward_jobs[1].examples_dirs] == ["pairs", "pairs"]
+    assert len(workers.reward_jobs[1].rewarded_dirs) == 2  # replayed answers are rewarded too
+
+
 def test_a_reward_model_that_is_no_better_than_chance_stops_the_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

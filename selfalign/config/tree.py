@@ -148,6 +148,7 @@ class RewardModel:
     """A Bradley-Terry model of the pairs, a scalar head on the policy before the round; read by what needs rewards."""
 
     model: str = "base"  # what it starts from: base, policy (the round's own), or a model folder
+    data: Literal["all", "last"] | Count = "last"  # the rounds whose pairs it learns: all so far, this one, the last k
     adapter: Adapter | None = None
     holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.1  # of the prompts: their pairs are kept for its evaluation
     centering: NonNegative = 0.01  # weight of (r(w) + r(l))^2, which keeps rewards about 0

@@ -186,14 +186,14 @@ class _Named:
 
 
 def load_answers(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple[GroupDataset, list[str]]:
-    """Every candidate that a job's folders hold, and the gold answers, prompt by prompt; and their ids in this order.
+    """Every candidate that a job is to reward, and the gold answers, prompt by prompt; and their ids in this order.
 
     What is empty or does not fit `max_length` with its prompt is left out.
     """
     prompts = {p.id: p for p in _read(job.prompts_dirs, Prompt)}
     golds = (gold for prompt in prompts.values() if (gold := prompt.gold()) is not None)
     by_prompt: dict[str, dict[str, np.ndarray]] = {}
-    for candidate in chain(golds, _read(job.candidates_dirs, Candidate)):
+    for candidate in chain(golds, _read(job.rewarded_dirs, Candidate)):
         if candidate.prompt_id in prompts:
             tokens = _answer_tokens(candidate, prompts, encode_answer)
             by_prompt.setdefault(candidate.prompt_id, {})[candidate.id] = tokens

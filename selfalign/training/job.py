@@ -51,7 +51,8 @@ class TrainJob:
     """One training run: a policy, what it is trained on, and where the trained policy goes.
 
     `examples_dirs` hold what `train.algorithm` reads: Pair for dpo and reward_model; Ranking for kto, bco, sppo and
-    ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them.
+    ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them;
+    `rewarded_dirs` hold the candidates that a reward model is to reward, beside the gold answers of all prompts.
     `reference` is a model, or several whose weights are averaged; empty, it is the policy as it is before training.
     `output_dir` is the folder of a step.
     """
@@ -63,6 +64,7 @@ class TrainJob:
     output_dir: str
     train: Train
     rewards_dirs: tuple[str, ...] = ()
+    rewarded_dirs: tuple[str, ...] = ()
     reference: tuple[ModelShare, ...] = ()
     reward_model: RewardModel | None = None
     adapter: Adapter | None = None
@@ -74,7 +76,7 @@ class TrainJob:
     def identity(self) -> str:
         """Hash of what decides the result, apart from the records read; neither folders nor processes do."""
         fields = msgspec.to_builtins(self)
-        for name in ("prompts_dirs", "candidates_dirs", "examples_dirs", "rewards_dirs", "output_dir"):
+        for name in [name for name in fields if name.endswith(("_dirs", "_dir"))]:
             del fields[name]
         for name in ("num_processes", "accelerate_config", "checkpoint_every"):
             del fields["train"][name]

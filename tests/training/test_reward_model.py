@@ -33,7 +33,8 @@ ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2"]
 
 def reward_job(tmp_path: Path, **changes: object) -> TrainJob:
     settings = {"num_pairs": 40, "train_epochs": 6, "train_learning_rate": 5e-3, **changes}
-    return make_job(tmp_path, train_algorithm="reward_model", reward_model=RewardModel(holdout=0.3), **settings)
+    job = make_job(tmp_path, train_algorithm="reward_model", reward_model=RewardModel(holdout=0.3), **settings)
+    return replace(job, rewarded_dirs=job.candidates_dirs)
 
 
 def minus_log_sigmoid(t: float) -> float:
