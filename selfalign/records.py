@@ -224,11 +224,15 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What a reward model makes of a candidate; only differences between candidates of one prompt have a meaning."""
+    """What a reward model makes of a candidate; only differences between candidates of one prompt have a meaning.
+
+    `spread` is the standard deviation over the members of an ensemble.
+    """
 
     candidate_id: str
     model_id: str
     reward: float
+    spread: float = 0.0
 
 
 class Interval(NamedTuple):

@@ -134,11 +134,12 @@ def write_rewards(job: TrainJob, right: int = 9) -> None:
     golds = [gold for prompt in records_in(job.prompts_dirs, Prompt) if (gold := prompt.gold()) is not None]
     answers = [*records_in(job.rewarded_dirs, Candidate), *golds]
     rewards = {answer.id: float(answer.text.startswith("kind")) for answer in answers}
-    gaps = ([1.0] * right + [-1.0] * (10 - right)) * 4
+    rewards_of_chosen = ([1.0] * right + [-1.0] * (10 - right)) * 4
     names, labels, lengths = [f"prompt {i}" for i in range(40)], [0.9] * 40, [1, -1] * 20
     held = HeldOut(
-        prompt_ids=names, gaps=gaps, p_chosen=labels, lengths=lengths, trained_p_chosen=labels, trained_lengths=lengths
-    )
+        prompt_ids=names, chosen=rewards_of_chosen, rejected=[0.0] * 40, p_chosen=labels, lengths=lengths,
+        trained_p_chosen=labels, trained_lengths=lengths,
+    )  # fmt: skip
     atomic_write(Path(job.output_dir) / "rewards.json", json.dumps(rewards).encode())
     atomic_write(Path(job.output_dir) / "heldout.json", msgspec.json.encode(held))
 

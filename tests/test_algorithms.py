@@ -295,6 +295,11 @@ def test_a_later_round_that_is_stopped_keeps_the_policy_before_it(
     [
         ({"train__algorithm": "reward_model"}, "a reward model is no policy"),
         ({"reward_model__holdout": 0.2}, "no round asks for rewards"),
+        ({"train__reward_weight": True, "reward_model__combine": "min"}, "there is only one reward model"),
+        (
+            {"train__reward_weight": True, "reward_model__ensemble": 4, "reward_model__variance_weight": 1},
+            "`combine: mean` does not read it",
+        ),
     ],
 )
 def test_reward_models_that_nobody_asks_for_are_refused(settings: Any, words: str, tmp_path: Path) -> None:

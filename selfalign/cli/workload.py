@@ -254,7 +254,7 @@ def _reward_passes(settings: Campaign, work: RoundWork, done: Sequence[RoundWork
     window = {"all": work.round + 1, "last": 1}.get(model.data, model.data)
     earlier = done[max(0, work.round + 1 - window) :]
     pairs = work.examples + sum(before.examples for before in earlier if before.kind == "pairs")
-    return 3 * model.train.epochs * 2 * pairs + work.candidates
+    return model.ensemble * (3 * model.train.epochs * 2 * pairs + work.candidates)
 
 
 def _passes(settings: Campaign) -> int:

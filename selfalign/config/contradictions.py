@@ -165,6 +165,12 @@ def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         why = "no round asks for rewards"
         fix = "Remove it, or add a distill term to train.loss, or set train.reward_weight."
         yield "reward_model", why, fix
+    model = campaign.reward_model
+    if model.ensemble == 1 and model.combine != RewardModel.combine:
+        yield "reward_model.combine", "there is only one reward model", "Remove it, or set `ensemble: 4`."
+    if model.combine != "mean-variance" and model.variance_weight != RewardModel.variance_weight:
+        why = f"`combine: {model.combine}` does not read it"
+        yield "reward_model.variance_weight", why, "Remove it, or write `combine: mean-variance`."
 
 
 def _engine(engine: EngineSettings) -> Iterator[tuple[str, str, str]]:

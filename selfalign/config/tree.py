@@ -154,6 +154,9 @@ class RewardModel:
     centering: NonNegative = 0.01  # weight of (r(w) + r(l))^2, which keeps rewards about 0
     margin: NonNegative = 0.0  # what the gap of a pair is to exceed, times 2 p - 1
     min_accuracy: Fraction = 0.55  # on held-out pairs; below it the round stops
+    ensemble: Count = 1  # so many models, which differ by their seeds
+    combine: Literal["mean", "min", "mean-variance"] = "mean"  # of an ensemble's rewards (Coste et al. 2023)
+    variance_weight: NonNegative = 0.5  # mean-variance: lambda in mean - lambda x variance
     train: Optimizer = field(default_factory=lambda: Optimizer(learning_rate=1e-5))
 
 

@@ -11,13 +11,14 @@ import msgspec
 
 from selfalign import calibration
 from selfalign.records import BucketAccuracy, Candidate, Reward, RewardReport
-from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, HeldOut
+from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut
 
 
 def rewards_of(candidates: Sequence[Candidate], folder: Path, model_id: str) -> list[Reward]:
     """The rewards of some candidates; those that the trainer left out, being empty or too long, have none."""
     rewards = json.loads((folder / REWARDS_FILE).read_bytes())
-    return [Reward(c.id, model_id, rewards[c.id]) for c in candidates if c.id in rewards]
+    spreads = json.loads((folder / SPREADS_FILE).read_bytes()) if (folder / SPREADS_FILE).exists() else {}
+    return [Reward(c.id, model_id, rewards[c.id], spreads.get(c.id, 0.0)) for c in candidates if c.id in rewards]
 
 
 def measure(folder: Path, min_accuracy: float, *, round: int, model_id: str, seed: int) -> RewardReport:

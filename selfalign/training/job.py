@@ -10,7 +10,8 @@ import msgspec
 from selfalign.config import Adapter, RewardModel, Train
 from selfalign.records import Message, digest
 
-REWARDS_FILE, HELDOUT_FILE = "rewards.json", "heldout.json"  # beside a reward model: rewards by id, and HeldOut
+# Beside a reward model: rewards by candidate, of an ensemble how far its members are apart on each, and a HeldOut.
+REWARDS_FILE, SPREADS_FILE, HELDOUT_FILE = "rewards.json", "spreads.json", "heldout.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +34,22 @@ class ModelShare:
 class HeldOut:
     """What a reward model says of pairs that it was not trained on, and what those it was trained on look like.
 
-    One entry a held-out pair. `prompt_ids`: to which prompt it belongs; `gaps`: the chosen answer's reward minus the
-    rejected one's; `p_chosen`: the judge's soft label; `lengths`: the same difference of lengths in tokens.
+    One entry a held-out pair. `prompt_ids`: to which prompt it belongs; `chosen` and `rejected`: its answers' rewards;
+    `p_chosen`: the judge's soft label; `lengths`: by how many tokens the chosen answer is the longer one.
     `trained_p_chosen` and `trained_lengths` are the same of the pairs trained on.
     """
 
     prompt_ids: list[str]
-    gaps: list[float]
+    chosen: list[float]
+    rejected: list[float]
     p_chosen: list[float]
     lengths: list[int]
     trained_p_chosen: list[float]
     trained_lengths: list[int]
+
+    @property
+    def gaps(self) -> list[float]:
+        return [chosen - rejected for chosen, rejected in zip(self.chosen, self.rejected, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

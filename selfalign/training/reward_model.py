@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from selfalign.chat import encode_answer, encode_chat
-from selfalign.records import digest
+from selfalign.config import RewardModel
+from selfalign.records import derived_seed, digest
 from selfalign.training.dataset import GroupDataset, NothingToTrainOn, load_answers
-from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, HeldOut
+from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut, TrainJob
 from selfalign.training.loop import MicroBatch
 from selfalign.training.losses import sigmoid_loss
 from selfalign.training.setup import Setup, end_tokens
@@ -104,7 +106,8 @@ def held_out(setup: Setup, model: nn.Module, pairs: GroupDataset) -> HeldOut:
     rewards = rewards_of(setup, model, pairs).reshape(-1, 2)
     return HeldOut(
         prompt_ids=[prompt_of(key) for key in pairs.keys],
-        gaps=(rewards[:, 0] - rewards[:, 1]).astype(float).tolist(),
+        chosen=rewards[:, 0].astype(float).tolist(),
+        rejected=rewards[:, 1].astype(float).tolist(),
         p_chosen=pairs.labels[::2].tolist(),
         lengths=longer_by(pairs),
         trained_p_chosen=setup.groups.labels[::2].tolist(),
@@ -128,6 +131,63 @@ def reward_candidates(setup: Setup, model: nn.Module) -> dict[str, float]:
     return dict(zip(ids, rewards_of(setup, model, answers).astype(float).tolist(), strict=True))
 
 
-def encode_results(found: HeldOut, rewards: dict[str, float]) -> Sequence[tuple[str, bytes]]:
-    """The files that tell what the model made of held-out pairs and of every candidate."""
-    return [(HELDOUT_FILE, msgspec.json.encode(found)), (REWARDS_FILE, msgspec.json.encode(rewards))]
+@dataclass(frozen=True)
+class Results:
+    """What a reward model made of held-out pairs and of every candidate, and how far the members of an ensemble differ.
+
+    `rewards` and `spreads` (none of a single model) are by candidate.
+    """
+
+    heldout: HeldOut
+    rewards: dict[str, float]
+    spreads: dict[str, float] = field(default_factory=dict)
+
+    def files(self) -> list[tuple[str, bytes]]:
+        files = [(HELDOUT_FILE, msgspec.json.encode(self.heldout)), (REWARDS_FILE, msgspec.json.encode(self.rewards))]
+        return [*files, (SPREADS_FILE, msgspec.json.encode(self.spreads))] if self.spreads else files
+
+    @staticmethod
+    def read(folder: Path) -> Results:
+        """Of a single model."""
+        heldout = msgspec.json.decode((folder / HELDOUT_FILE).read_bytes(), type=HeldOut)
+        return Results(heldout, msgspec.json.decode((folder / REWARDS_FILE).read_bytes()))
+
+
+# Ensembles: the same pairs, other seeds.
+
+
+def member(job: TrainJob, number: int) -> TrainJob:
+    """The job of one member of an ensemble, in a folder of its own; seed decides on its head and the order of pairs."""
+    folder = str(Path(job.output_dir) / f"member-{number}")
+    alone = replace(job.reward_model, ensemble=1)
+    return replace(job, reward_model=alone, seed=derived_seed("member", job.seed, number), output_dir=folder)
+
+
+def combine(rewards: Tensor, settings: RewardModel) -> Tensor:
+    """Rewards of K members [K, M] as one [M]: their mean, the worst case, or mean - lambda x variance.
+
+    Coste et al. 2023 (arXiv:2310.02743): mean optimization, WCO and UWO; the variance is that of the population.
+    """
+    if settings.combine == "min":
+        return rewards.amin(0)
+    penalty = settings.variance_weight * rewards.var(0, correction=0) if settings.combine == "mean-variance" else 0.0
+    return rewards.mean(0) - penalty
+
+
+def together(members: Sequence[Results], settings: RewardModel) -> Results:
+    """What an ensemble says, each member being taken about its own mean on the held-out answers.
+
+    A reward model is free by a constant, and members that differ by one do not disagree.
+    """
+    pairs, names = members[0].heldout, list(members[0].rewards)
+    held = torch.tensor([[*one.heldout.chosen, *one.heldout.rejected] for one in members], dtype=torch.float64)
+    answers = torch.tensor([[one.rewards[name] for name in names] for one in members], dtype=torch.float64)
+    middle = held.mean(1, keepdim=True)
+    chosen, rejected = combine(held - middle, settings).chunk(2)
+    answers = answers - middle
+    rewards, spreads = combine(answers, settings).tolist(), answers.std(0, correction=0).tolist()
+    return Results(
+        heldout=replace(pairs, chosen=chosen.tolist(), rejected=rejected.tolist()),
+        rewards=dict(zip(names, rewards, strict=True)),
+        spreads=dict(zip(names, spreads, strict=True)),
+    )

@@ -87,11 +87,19 @@ def prepare(job: TrainJob) -> Setup:
     if dropped and accelerator.is_main_process:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         emit("warning", message=f"round {job.round}: left out of training: {reasons}; {len(groups)} remain")
-    torch.manual_seed(derived_seed("adapter", job.seed, job.round))
-    scorer = make_scorer(job, weight_dtype(job, dtype), tokenizer)
+    scorer = fresh_scorer(job, dtype, tokenizer, accelerator)
     check_vocabulary(groups, scorer.whole, job.policy_path)
-    scorer.train().to(accelerator.device)
-    return Setup(job, accelerator, tokenizer, groups, dict(dropped), scorer, dtype, choose_layout(scorer, groups))
+    layout = choose_layout(scorer, groups)
+    accelerator.wait_for_everyone()
+    return Setup(job, accelerator, tokenizer, groups, dict(dropped), scorer, dtype, layout)
+
+
+def fresh_scorer(
+    job: TrainJob, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
+) -> Scorer | RewardScorer:
+    """The model as it is before the job's first step; what is drawn at random, a head or an adapter, is by its seed."""
+    torch.manual_seed(derived_seed("adapter", job.seed, job.round))
+    return make_scorer(job, weight_dtype(job, dtype), tokenizer).train().to(accelerator.device)
 
 
 def make_scorer(job: TrainJob, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> Scorer | RewardScorer:

@@ -104,6 +104,8 @@ def test_a_reward_model_reads_the_pairs_and_then_all_candidates(rules: Constitut
 def test_a_reward_model_reads_the_pairs_of_its_rounds(rules: Constitution, data: Any, pairs: list[int]) -> None:
     found = counted(rules, train=Train(reward_weight=True), reward_model=RewardModel(data=data))
     assert [work.reward_passes for work in found] == [3 * 2 * n + 40 for n in pairs]
+    several = counted(rules, train=Train(reward_weight=True), reward_model=RewardModel(data=data, ensemble=4))
+    assert [work.reward_passes for work in several] == [4 * work.reward_passes for work in found]
 
 
 def test_the_bootstrap_is_round_0(rules: Constitution) -> None:

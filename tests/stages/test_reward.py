@@ -26,7 +26,8 @@ def held_out(folder: Path, right: float, *, by_length: bool = False, num_pairs: 
     labels = generator.uniform(0.5, 1.0, size=num_pairs)
     found = HeldOut(
         prompt_ids=[f"p{i // 2}" for i in range(num_pairs)],
-        gaps=(signs * generator.uniform(0.1, 3.0, size=num_pairs)).tolist(),
+        chosen=(signs * generator.uniform(0.1, 3.0, size=num_pairs)).tolist(),
+        rejected=[0.0] * num_pairs,
         p_chosen=labels.tolist(),
         lengths=lengths.tolist(),
         trained_p_chosen=[0.9, 0.9, 0.9, 0.6],
@@ -53,7 +54,7 @@ def test_a_model_that_is_mostly_right_is_one_to_follow(tmp_path: Path) -> None:
 def test_figures_of_agreement_and_calibration_by_hand(tmp_path: Path) -> None:
     found = measured(held_out(tmp_path, 0.8))
     record = json.loads((tmp_path / "heldout.json").read_text())
-    gaps, labels = np.array(record["gaps"]), np.array(record["p_chosen"])
+    gaps, labels = np.array(record["chosen"]), np.array(record["p_chosen"])
     assert found.agreement == pytest.approx(np.where(gaps > 0, labels, 1 - labels).mean())
     assert found.agreement_most == pytest.approx(labels.mean())
     assert found.brier == pytest.approx(np.mean((1 / (1 + np.exp(-gaps)) - labels) ** 2))
@@ -96,6 +97,14 @@ def test_the_section_of_the_page_says_it_all(tmp_path: Path) -> None:
     assert "<svg" in to_html("t", page) and "sure, " in to_markdown("t", page)
     back = msgspec.convert(json.loads(msgspec.json.encode(found)), RewardReport)
     assert back == found and back.interval.low == found.interval.low
+
+
+def test_an_ensemble_brings_the_spread_of_its_members(tmp_path: Path) -> None:
+    answer = candidate(prompt("q"), "a")
+    (tmp_path / "rewards.json").write_text(json.dumps({answer.id: 1.5}))
+    assert reward.rewards_of([answer], tmp_path, "rm")[0].spread == 0.0
+    (tmp_path / "spreads.json").write_text(json.dumps({answer.id: 0.25}))
+    assert reward.rewards_of([answer], tmp_path, "rm")[0].spread == 0.25
 
 
 def test_rewards_are_of_the_candidates_that_have_one(tmp_path: Path) -> None:

@@ -19,10 +19,20 @@ from selfalign.store import Run, read_records
 from selfalign.training.batches import collate
 from selfalign.training.dataset import NothingToTrainOn
 from selfalign.training.dpo import reward_weights
-from selfalign.training.job import TrainJob
+from selfalign.training.job import HeldOut, TrainJob
+from selfalign.training.loop import Stopped
 from selfalign.training.losses import PairLogps, distill_loss
 from selfalign.training.model import ModelError, RewardScorer, choose_layout, load_reward_model
-from selfalign.training.reward_model import NonFiniteReward, hold_out, prompt_of, reward_loss, rewards_of
+from selfalign.training.reward_model import (
+    NonFiniteReward,
+    Results,
+    combine,
+    hold_out,
+    prompt_of,
+    reward_loss,
+    rewards_of,
+    together,
+)
 from selfalign.training.setup import prepare
 from selfalign.training.trainer import train
 from tests.training.conftest import make_job, metrics_of, save_tiny, tiny_tokenizer
@@ -31,9 +41,10 @@ from tests.training.test_model import random_pairs, rows_of
 ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2"]
 
 
-def reward_job(tmp_path: Path, **changes: object) -> TrainJob:
+def reward_job(tmp_path: Path, ensemble: dict[str, object] | None = None, **changes: object) -> TrainJob:
+    model = RewardModel(holdout=0.3, **(ensemble or {}))
     settings = {"num_pairs": 40, "train_epochs": 6, "train_learning_rate": 5e-3, **changes}
-    job = make_job(tmp_path, train_algorithm="reward_model", reward_model=RewardModel(holdout=0.3), **settings)
+    job = make_job(tmp_path, train_algorithm="reward_model", reward_model=model, **settings)
     return replace(job, rewarded_dirs=job.candidates_dirs)
 
 
@@ -115,9 +126,11 @@ def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
     rewards = json.loads((Path(job.output_dir) / "rewards.json").read_text())
     pairs = {pair.prompt_id: pair for pair in read_records(Path(job.examples_dirs[0]), Pair)}
     assert set(found["prompt_ids"]) == theirs
-    for name, gap, p in zip(found["prompt_ids"], found["gaps"], found["p_chosen"], strict=True):
+    columns = (found[name] for name in ("prompt_ids", "chosen", "rejected", "p_chosen"))
+    for name, chosen, rejected, p in zip(*columns, strict=True):
         pair = pairs[name]
-        assert gap == pytest.approx(rewards[pair.chosen_id] - rewards[pair.rejected_id], abs=1e-4)
+        assert chosen == pytest.approx(rewards[pair.chosen_id], abs=1e-4)
+        assert rejected == pytest.approx(rewards[pair.rejected_id], abs=1e-4)
         assert p == pytest.approx(pair.p_chosen)
     lengths = {c.id: len(c.token_ids) for c in read_records(Path(job.candidates_dirs[0]), Candidate)}
     longer = {name: lengths[pair.chosen_id] - lengths[pair.rejected_id] for name, pair in pairs.items()}
@@ -139,6 +152,75 @@ def test_a_reward_that_is_not_finite_is_refused(tmp_path: Path) -> None:
 def test_too_few_pairs_to_hold_any_out(tmp_path: Path) -> None:
     with pytest.raises(NothingToTrainOn, match="too few to train a reward model and to test it"):
         train(reward_job(tmp_path, num_pairs=1))
+
+
+# Ensembles.
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"combine": "mean"}, [2.0, 1.0]),
+        ({"combine": "min"}, [0.0, 1.0]),
+        ({"combine": "mean-variance", "variance_weight": 0.5}, [2.0 - 0.5 * 8 / 3, 1.0]),
+    ],
+)
+def test_rewards_are_combined_by_hand(settings: dict[str, object], expected: list[float]) -> None:
+    rewards = torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]])
+    assert combine(rewards, RewardModel(ensemble=3, **settings)).tolist() == pytest.approx(expected)
+
+
+def results(chosen: list[float], rejected: list[float], rewards: dict[str, float]) -> Results:
+    count = len(chosen)
+    lengths, labels = [0] * count, [0.9] * count
+    held = HeldOut(
+        prompt_ids=["p"] * count, chosen=chosen, rejected=rejected, p_chosen=labels, lengths=lengths,
+        trained_p_chosen=labels, trained_lengths=lengths,
+    )  # fmt: skip
+    return Results(held, rewards)
+
+
+def test_members_that_differ_by_a_constant_agree() -> None:
+    one = results([1.0, 3.0], [0.0, 0.0], {"a": 1.0, "b": 3.0})
+    two = results([11.0, 13.0], [10.0, 10.0], {"a": 11.0, "b": 13.0})
+    found = together([one, two], RewardModel(ensemble=2, combine="min"))
+    assert found.spreads == {"a": 0.0, "b": 0.0} and found.rewards == {"a": 0.0, "b": 2.0}
+    assert found.heldout.gaps == [1.0, 3.0]
+
+
+def test_an_ensemble_is_of_seeds_and_says_how_far_they_are_apart(tmp_path: Path) -> None:
+    job = reward_job(tmp_path, {"ensemble": 3, "combine": "min"}, train_epochs=2)
+    train(job)
+    output = Path(job.output_dir)
+    assert not (output / "config.json").exists() and not (output / "checkpoint").exists()
+    members = [Results.read(output / f"member-{number}") for number in range(3)]
+    assert len({one.heldout.chosen[0] for one in members}) == 3
+    assert len({tuple(one.heldout.prompt_ids) for one in members}) == 1
+    assert AutoModelForSequenceClassification.from_pretrained(output / "member-2").config.num_labels == 1
+    held = np.array([[*one.heldout.chosen, *one.heldout.rejected] for one in members])
+    rewards, spreads = (json.loads((output / f"{name}.json").read_text()) for name in ("rewards", "spreads"))
+    for name in list(rewards)[:5]:
+        about = np.array([one.rewards[name] for one in members]) - held.mean(1)
+        assert rewards[name] == pytest.approx(about.min()) and spreads[name] == pytest.approx(about.std())
+    found = Results.read(output).heldout
+    assert found.gaps[0] == pytest.approx(np.subtract(*(held - held.mean(1)[:, None]).min(0)[[0, held.shape[1] // 2]]))
+    done, first = (json.loads((folder / "training.json").read_text()) for folder in (output, output / "member-0"))
+    assert done["steps"] == 3 * first["steps"]
+
+
+def test_an_ensemble_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = reward_job(tmp_path / "whole", {"ensemble": 2}, train_epochs=1)
+    train(whole)
+    job = replace(whole, output_dir=str(tmp_path / "out"))
+    steps = len((Path(whole.output_dir) / "member-0/metrics.jsonl").read_text().splitlines())
+    calls = iter(range(2 * steps))
+    with pytest.raises(Stopped):
+        train(job, lambda: next(calls) == steps + 1)  # in the second member
+    kept = (tmp_path / "out/member-0/model.safetensors").stat().st_mtime_ns
+    train(job)
+    assert (tmp_path / "out/member-0/model.safetensors").stat().st_mtime_ns == kept
+    for name in ("rewards.json", "spreads.json", "heldout.json", "member-1/model.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (Path(whole.output_dir) / name).read_bytes()
 
 
 # Policies that follow one.
