@@ -67,7 +67,7 @@ def hold_out(setup: Setup) -> tuple[Setup, GroupDataset]:
     Raises NothingToTrainOn where one of the two is empty.
     """
     share, seed = setup.job.reward_model.holdout, setup.job.seed
-    away = [int(digest("holdout", seed, prompt_of(key), size=4), 16) < share * 2**32 for key in setup.groups.keys]
+    away = [is_held_out(prompt_of(key), share, seed) for key in setup.groups.keys]
     kept, held = (setup.groups.select(np.flatnonzero(np.array(away) == side)) for side in (False, True))
     if not len(kept) or not len(held):
         raise NothingToTrainOn(
@@ -75,6 +75,11 @@ def hold_out(setup: Setup) -> tuple[Setup, GroupDataset]:
             f"{len(held)} held out. Draw more prompts, or set reward_model.holdout nearer to 0.5"
         )
     return replace(setup, groups=kept.with_room_behind()), held
+
+
+def is_held_out(prompt_id: str, share: float, seed: int) -> bool:
+    """Whether a prompt is among those whose pairs are kept for the evaluation; the same in every round."""
+    return int(digest("holdout", seed, prompt_id, size=4), 16) < share * 2**32
 
 
 def prompt_of(key: str) -> str:
@@ -128,7 +133,7 @@ def reward_candidates(setup: Setup, model: nn.Module) -> dict[str, float]:
         lambda messages: encode_chat(tokenizer, messages),
         lambda messages, text: encode_answer(tokenizer, messages, text, ends),
     )
-    return dict(zip(ids, rewards_of(setup, model, answers).astype(float).tolist(), strict=True))
+    return dict(zip(ids, rewards_of(setup, model, answers).astype(float).tolist(), strict=True)) if ids else {}
 
 
 @dataclass(frozen=True)
