@@ -237,7 +237,9 @@ def train_reward_model(
     trained = perform_training(
         work, number, f"rounds/{number:03d}/reward_model",
         after=pairs.steps, inputs={"start": start.digest}, config=[settings, work.settings.seed], stage="reward",
-        job=lambda folder: train.make_reward_job(work.settings, number, folder, pairs, data.candidates, start),
+        job=lambda folder: train.make_reward_job(
+            work.settings, number, folder, pairs, rewarded=data.candidates, start=start, sampler=policy
+        ),
     )  # fmt: skip
     return trained, train.trained_checkpoint(trained.path, trained.digest, start, number, "reward_model")
 

@@ -60,6 +60,7 @@ class TrainJob:
     ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them;
     `rewarded_dirs` hold the candidates that a reward model is to reward, beside the gold answers of all prompts.
     `reference` is a model, or several whose weights are averaged; empty, it is the policy as it is before training.
+    `sampler_path` is the model in whose tokens the candidates are held, where that is not `policy_path` or its kin.
     `output_dir` is the folder of a step.
     """
 
@@ -71,6 +72,7 @@ class TrainJob:
     train: Train
     rewards_dirs: tuple[str, ...] = ()
     rewarded_dirs: tuple[str, ...] = ()
+    sampler_path: str | None = None
     reference: tuple[ModelShare, ...] = ()
     reward_model: RewardModel | None = None
     adapter: Adapter | None = None

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfalign.chat import encode_answer, encode_chat
 from selfalign.config import RewardModel
 from selfalign.records import derived_seed, digest
 from selfalign.training.dataset import GroupDataset, NothingToTrainOn, load_answers
 from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut, TrainJob
 from selfalign.training.loop import MicroBatch
 from selfalign.training.losses import sigmoid_loss
-from selfalign.training.setup import Setup, end_tokens
+from selfalign.training.setup import Setup
 from selfalign.training.task import GroupTask
 
 
@@ -127,12 +126,7 @@ def longer_by(pairs: GroupDataset) -> list[int]:
 
 def reward_candidates(setup: Setup, model: nn.Module) -> dict[str, float]:
     """The reward of every candidate in the job's folders, by id."""
-    tokenizer, ends = setup.tokenizer, end_tokens(setup.job.policy_path, setup.tokenizer)
-    answers, ids = load_answers(
-        setup.job,
-        lambda messages: encode_chat(tokenizer, messages),
-        lambda messages, text: encode_answer(tokenizer, messages, text, ends),
-    )
+    answers, ids = load_answers(setup.job, setup.encoder)
     return dict(zip(ids, rewards_of(setup, model, answers).astype(float).tolist(), strict=True)) if ids else {}
 
 

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBas
 from selfalign.chat import encode_answer, encode_chat
 from selfalign.records import derived_seed
 from selfalign.training.batches import AttentionKinds, Extents, Layout, collate, plan_step
-from selfalign.training.dataset import GroupDataset, load_groups
+from selfalign.training.dataset import Encoder, GroupDataset, load_groups
 from selfalign.training.job import TrainJob
 from selfalign.training.loop import MicroBatch, emit
 from selfalign.training.model import (
@@ -44,6 +44,7 @@ class Setup:
     job: TrainJob
     accelerator: Accelerator
     tokenizer: PreTrainedTokenizerBase
+    encoder: Encoder
     groups: GroupDataset
     dropped: dict[str, int]  # left out, by reason
     scorer: Scorer | RewardScorer
@@ -78,12 +79,13 @@ def prepare(job: TrainJob) -> Setup:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
     _check_processes(job, accelerator)
     tokenizer = AutoTokenizer.from_pretrained(job.policy_path, trust_remote_code=job.trust_remote_code)
-    ends = end_tokens(job.policy_path, tokenizer)
-    groups, dropped = load_groups(
-        job,
-        lambda messages: encode_chat(tokenizer, messages),
-        lambda messages, text: encode_answer(tokenizer, messages, text, ends),
-    )
+    encoder = make_encoder(job, tokenizer)
+    if encoder.foreign and accelerator.is_main_process:
+        said = (
+            f"{job.policy_path} has another tokenizer than {job.sampler_path}: answers are encoded anew from their text"
+        )
+        emit("warning", message=f"round {job.round}: {said}")
+    groups, dropped = load_groups(job, encoder)
     if dropped and accelerator.is_main_process:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         emit("warning", message=f"round {job.round}: left out of training: {reasons}; {len(groups)} remain")
@@ -91,7 +93,19 @@ def prepare(job: TrainJob) -> Setup:
     check_vocabulary(groups, scorer.whole, job.policy_path)
     layout = choose_layout(scorer, groups)
     accelerator.wait_for_everyone()
-    return Setup(job, accelerator, tokenizer, groups, dict(dropped), scorer, dtype, layout)
+    return Setup(job, accelerator, tokenizer, encoder, groups, dict(dropped), scorer, dtype, layout)
+
+
+def make_encoder(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    ends, foreign = end_tokens(job.policy_path, tokenizer), False
+    if job.sampler_path is not None:
+        sampler = AutoTokenizer.from_pretrained(job.sampler_path, trust_remote_code=job.trust_remote_code)
+        foreign = sampler.get_vocab() != tokenizer.get_vocab()
+    return Encoder(
+        lambda messages: encode_chat(tokenizer, messages),
+        lambda messages, text: encode_answer(tokenizer, messages, text, ends),
+        foreign,
+    )
 
 
 def fresh_scorer(

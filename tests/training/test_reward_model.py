@@ -16,6 +16,7 @@ from selfalign.chat import encode_chat
 from selfalign.config import Adapter, RewardModel
 from selfalign.records import Candidate, Pair, Prompt, Reward
 from selfalign.store import Run, read_records
+from selfalign.training import dataset
 from selfalign.training.batches import collate
 from selfalign.training.dataset import NothingToTrainOn
 from selfalign.training.dpo import reward_weights
@@ -33,9 +34,9 @@ from selfalign.training.reward_model import (
     rewards_of,
     together,
 )
-from selfalign.training.setup import prepare
+from selfalign.training.setup import make_encoder, prepare
 from selfalign.training.trainer import train
-from tests.training.conftest import make_job, metrics_of, save_tiny, tiny_tokenizer
+from tests.training.conftest import END, make_job, metrics_of, save_tiny, tiny_tokenizer
 from tests.training.test_model import random_pairs, rows_of
 
 ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2"]
@@ -152,6 +153,58 @@ def test_a_reward_that_is_not_finite_is_refused(tmp_path: Path) -> None:
 def test_too_few_pairs_to_hold_any_out(tmp_path: Path) -> None:
     with pytest.raises(NothingToTrainOn, match="too few to train a reward model and to test it"):
         train(reward_job(tmp_path, num_pairs=1))
+
+
+def with_other_tokens(folder: Path) -> Path:
+    """A tiny model whose tokenizer numbers the same words the other way round."""
+    save_tiny(folder)
+    file = folder / "tokenizer.json"
+    found = json.loads(file.read_text())
+    special = {token["content"] for token in found["added_tokens"]}
+    words = [word for word in found["model"]["vocab"] if word not in special]
+    places = [found["model"]["vocab"][word] for word in words]
+    found["model"]["vocab"] |= dict(zip(words, reversed(places), strict=True))
+    file.write_text(json.dumps(found))
+    return folder
+
+
+def test_a_model_with_another_tokenizer_reads_the_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = with_other_tokens(tmp_path / "other")
+    job = replace(reward_job(tmp_path), policy_path=str(other), sampler_path=str(tmp_path / "policy"))
+    texts = {
+        c.id: tiny_tokenizer().decode(c.token_ids[:-1]) for c in read_records(Path(job.candidates_dirs[0]), Candidate)
+    }
+    run = Run.create(tmp_path / "texts", "name: texts\n")
+    with run.lock():
+        step = run.step("rounds/000/candidates", inputs={})
+        step.write(0, [replace(c, text=texts[c.id]) for c in read_records(Path(job.candidates_dirs[0]), Candidate)])
+        step.finish({})
+    Path(job.output_dir).mkdir()
+    setup = prepare(replace(job, candidates_dirs=(str(step.path),)))
+    assert "answers are encoded anew from their text" in capsys.readouterr().out and len(setup.groups) == 40
+    for index, key in enumerate(setup.groups.keys):
+        _, answers = setup.groups.parts(index)
+        assert [setup.tokenizer.decode(answer[:-1]) for answer in answers] == [
+            texts[name] for name in key.split("/")[1:]
+        ]
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_an_answer_encoded_anew_ends_where_it_did(reason: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    job = reward_job(tmp_path)
+    encoder = replace(make_encoder(job, tokenizer), foreign=True)
+    prompt = next(iter(read_records(Path(job.prompts_dirs[0]), Prompt)))
+    answer = Candidate("a", prompt.id, "p", 0, 0, "w1 w2", (60, 61), reason)
+    found = dataset._answer_tokens(answer, {prompt.id: prompt}, encoder).tolist()
+    assert found == [*tokenizer.encode("w1 w2"), *([END] if reason == "stop" else [])]
+    assert dataset._answer_tokens(answer, {}, replace(encoder, foreign=False)).tolist() == [60, 61]
+
+
+def test_the_same_tokenizer_keeps_the_tokens(tmp_path: Path) -> None:
+    job = reward_job(tmp_path)
+    other = save_tiny(tmp_path / "other", seed=3)
+    assert not make_encoder(replace(job, sampler_path=str(other)), tiny_tokenizer()).foreign
 
 
 # Ensembles.
