@@ -7,6 +7,7 @@ for a demonstration.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -281,7 +282,7 @@ def _joined(
     for group in named:
         try:
             found = tuple(answers[name] for name in group.answer_ids)
-            scores = tuple(rewards[name] for name in group.answer_ids) if rewards else None
+            scores = tuple(rewards.get(name, math.nan) for name in group.answer_ids) if rewards else None
             yield Group(group.key, prompts[group.prompt_id], found, group.labels, group.weight, scores)
         except KeyError as error:
             raise KeyError(f"{group.key}: no record has the id {error}; were prompts or candidates changed?") from error
@@ -296,7 +297,9 @@ def _usable(groups: Iterable[Group], job: TrainJob, dropped: Counter[str]) -> It
     for group in groups:
         reasons = [_refused(group.prompt, answer, job.train.max_length) for answer in group.answers]
         found = [reason for reason in reasons if reason]
-        if paired and found:
+        if any(map(math.isnan, group.rewards or ())):
+            dropped["no_reward"] += 1  # the reward model left it out: for it, it was too long
+        elif paired and found:
             dropped[found[0]] += 1
         elif paired and np.array_equal(*group.answers):
             dropped["same_tokens"] += 1

@@ -291,6 +291,18 @@ def rewarded(tmp_path: Path, **changes: object) -> TrainJob:
     return replace(job, rewards_dirs=(str(step.path),))
 
 
+def test_pairs_that_the_reward_model_left_out_are_counted(tmp_path: Path) -> None:
+    job = rewarded(tmp_path, train_reward_weight=True)
+    some = list(read_records(Path(job.rewards_dirs[0]), Reward))[2:]
+    run = Run.create(tmp_path / "fewer", "name: rewards\n")
+    with run.lock():
+        step = run.step("rounds/000/rewards", inputs={})
+        step.write(0, some)
+        step.finish({})
+    setup = prepare(replace(job, rewards_dirs=(str(step.path),)))
+    assert setup.dropped == {"no_reward": 1} and len(setup.groups) == 11
+
+
 def test_distillation_by_hand() -> None:
     zeros, ones = torch.zeros(1), torch.ones(1)
     pairs = PairLogps(torch.tensor([2.0]), torch.tensor([-1.0]), zeros, zeros, ones, ones)
