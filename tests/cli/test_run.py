@@ -235,7 +235,13 @@ def test_a_reward_model_that_is_not_to_be_followed_stops_with_4(
     campaign: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.scripted.write_rewards", lambda job: write_rewards(job, right=5))
-    done = cli("run", "kindness.yaml", "--set", "train.reward_weight=true", cwd=campaign)
+    asked = ("--set", "train.reward_weight=true", "--set", "prompts.per_round=60")
+    few = cli("run", "kindness.yaml", *asked, cwd=campaign)
+    assert few.returncode == 2
+    assert (
+        "reward_model.holdout: holds out about 6 of a round's 60 prompts; a reward model is judged on 30" in few.stderr
+    )
+    done = cli("run", "kindness.yaml", *asked, "--set", "reward_model.holdout=0.5", cwd=campaign)
     assert done.returncode == 4, done.stderr
     assert "right on 50.0% of 40 held-out pairs (3" in done.stderr and "length alone on 50.0%; calib" in done.stderr
     assert ": NO-GO\n" in done.stderr and "stopped by the gate: no-go: held-out accuracy" in done.stderr
