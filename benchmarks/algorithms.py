@@ -32,7 +32,7 @@ HARD = {"pairs.labels": "hard"}
 
 REWARDS = {
     "reward_model.train.learning_rate": "2e-4", "reward_model.train.epochs": "3", "reward_model.train.batch_size": "16",
-    "reward_model.train.max_length": "512",
+    "reward_model.train.max_length": "512", "reward_model.holdout": "0.25",
 }  # fmt: skip
 
 # The settings in which each differs from the pocket recipe (beta 1, learning rate 2e-4, 3 epochs of 16 pairs).

@@ -14,10 +14,10 @@ import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 
+from selfalign.records import Bin, Interval
 from selfalign.statistics import fit_logistic
 
 Values = Sequence[float] | np.ndarray
@@ -29,14 +29,6 @@ _Z = 1.959963984540054
 _CHUNK_DRAWS = 1 << 20  # resampled counts held at a time
 _COLDEST, _HOTTEST = 1e-2, 1e2  # temperatures
 _BISECTIONS = 60
-
-
-class Interval(NamedTuple):
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.low:.3f} to {self.high:.3f}"
 
 
 def wilson_interval(successes: float, n: int) -> Interval:
@@ -154,23 +146,6 @@ def unfolded(gaps: Values, labels: Values) -> Forecasts:
     """
     gaps, labels = _gaps_and_labels(gaps, labels)
     return Forecasts(_sigmoid(gaps), labels, 0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """The forecasts in [low, high): their mean, what came of them on average, and its Wilson interval."""
-
-    low: float
-    high: float
-    confidence: float
-    accuracy: float
-    n: int
-    interval: Interval
-
-    @property
-    def calibrated(self) -> bool:
-        """Whether what came of them is within chance of what was said; of calibrated bins one in twenty is not."""
-        return self.interval.low <= self.confidence <= self.interval.high
 
 
 def reliability(forecasts: Forecasts, *, bins: int = 10, equal_mass: bool = False) -> tuple[Bin, ...]:
@@ -388,7 +363,9 @@ def decide(measured: Accuracy | None, min_accuracy: float, against_length: Compa
     return Verdict(True, f"go: held-out accuracy {measured}, at least {min_accuracy:g}{length}")
 
 
-_MORE_HELD_OUT = "hold out more pairs, by drawing more prompts (prompts.per_round)"
+_MORE_HELD_OUT = (
+    "hold out more pairs, by drawing more prompts (prompts.per_round) or a larger share (reward_model.holdout)"
+)
 
 
 def _problems(

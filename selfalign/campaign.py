@@ -36,7 +36,7 @@ from selfalign.rounds import (
     training_data,
 )
 from selfalign.stages import report
-from selfalign.steps import Work
+from selfalign.steps import NoGo, Work
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def run_campaign(work: Work) -> Outcome:
-    """Run every round, or go on with a campaign that was interrupted; a rejected round ends it."""
+    """Run every round, or go on with a campaign that was interrupted; a rejected round ends it, and a no-go."""
     rounds = work.settings.num_rounds
     work.run.emit("campaign_started", rounds=rounds)
     baseline = sample_baseline(work)
@@ -58,7 +58,11 @@ def run_campaign(work: Work) -> Outcome:
     for number in range(rounds):
         work.run.emit("round_started", round=number)
         run = run_bootstrap if number < work.settings.first_round else run_round
-        trained, outcome = run(work.in_round(number), number, policy, baseline)
+        try:
+            trained, outcome = run(work.in_round(number), number, policy, baseline)
+        except NoGo as found:
+            work.run.emit("campaign_stopped", round=number, reason=str(found))
+            return Outcome(tuple(reports), policy, stopped=str(found))
         report.write(work.run, outcome)
         work.run.emit("gate", round=number, accepted=outcome.gate.accepted, reason=outcome.gate.reason)
         work.run.emit("round_done", round=number)

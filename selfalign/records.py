@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 Verdict = Literal["first", "second", "tie", "not_applicable", "invalid"]
@@ -224,11 +224,82 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Reward:
-    """What a reward model makes of a candidate; only differences between candidates of one prompt have a meaning."""
+    """What a reward model makes of a candidate; only differences between candidates of one prompt have a meaning.
+
+    `spread` is the standard deviation over the members of an ensemble.
+    """
 
     candidate_id: str
     model_id: str
     reward: float
+    spread: float = 0.0
+
+
+class Interval(NamedTuple):
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:.3f} to {self.high:.3f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """The forecasts in [low, high): their mean, what came of them on average, and its Wilson interval."""
+
+    low: float
+    high: float
+    confidence: float
+    accuracy: float
+    n: int
+    interval: Interval
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether what came of them is within chance of what was said; of calibrated bins one in twenty is not."""
+        return self.interval.low <= self.confidence <= self.interval.high
+
+
+@dataclass(frozen=True, slots=True)
+class BucketAccuracy:
+    """How often a reward model is right on the `num_pairs` whose soft label is in [low, high); None is no bound."""
+
+    low: float | None
+    high: float | None
+    accuracy: float
+    interval: Interval
+    num_pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class RewardReport:
+    """What a round's reward model is worth on pairs held out by prompt, and whether a policy may follow it.
+
+    `accuracy` and `baseline`, a model of nothing but lengths, are shares of pairs ordered as the judge ordered them.
+    `agreement` is the chance that a verdict drawn by the judge's soft label is the model's, `agreement_most` what a
+    model that is always right would reach. `ece`, `brier` and `bins` are of the gaps as they are, `ece_scaled` of the
+    gaps over `temperature`, which is fitted on these pairs.
+    """
+
+    round: int
+    model_id: str
+    go: bool
+    reason: str
+    num_trained: int
+    num_pairs: int
+    num_prompts: int
+    accuracy: float
+    interval: Interval
+    by_label: tuple[BucketAccuracy, ...]
+    baseline: float
+    agreement: float
+    agreement_most: float
+    ece: float
+    ece_by_chance: float
+    ece_scaled: float
+    brier: float
+    temperature: float
+    bins: tuple[Bin, ...]
 
 
 @dataclass(frozen=True, slots=True)

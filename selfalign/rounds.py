@@ -5,7 +5,7 @@ Shard i of a step is about the prompts of shard i, so that a stage reads, works 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from selfalign.stages import (
     reward,
     train,
 )
-from selfalign.steps import Shards, Work, nothing, only, perform, perform_training, records_of
+from selfalign.steps import NoGo, Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
 
 
@@ -206,29 +206,58 @@ def replay(work: Work, number: int, kind: examples.Kind, built: Step, earlier: l
 def add_rewards(work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline) -> train.Data:
     """Train a reward model on the pairs and let it reward every answer, where the loss asks for rewards.
 
-    Raises StageError where the reward model is no better than chance.
+    Raises NoGo where the reward model is not one to follow.
     """
     if not needs_rewards(work.settings.train):
         return data
     trained, model = train_reward_model(work, number, data, policy, baseline)
-    found = reward.read_held_out(trained.path)
-    work.run.emit("reward_model", round=number, accuracy=found.accuracy, pairs=found.pairs)
-    reward.check_believable(found, work.settings.reward_model)
+    check_reward_model(work, number, trained, model)
     return replace(data, rewards=[reward_answers(work, number, data, trained, model)], reward_model=model)
+
+
+def check_reward_model(work: Work, number: int, trained: Step, model: Checkpoint) -> None:
+    """Measure the reward model on pairs held out from it, record and tell what it is worth. Raises NoGo."""
+    bound, seed = work.settings.reward_model.min_accuracy, work.settings.seed
+    found = reward.measure(trained.path, bound, round=number, model_id=model.id, seed=seed)
+    report.write_reward_model(work.run, found)
+    low, high = found.interval
+    figures = {"accuracy": found.accuracy, "low": low, "high": high, "baseline": found.baseline, "ece": found.ece}
+    work.run.emit("reward_model", round=number, go=found.go, pairs=found.num_pairs, **figures)
+    if not found.go:
+        raise NoGo(found.reason)
 
 
 def train_reward_model(
     work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline
 ) -> tuple[Step, Checkpoint]:
+    """The reward model of a round, on its pairs and those of rounds before it; `data` is what it is to reward."""
     settings = work.settings.reward_model
     own = {"base": baseline.policy, "policy": policy}
     start = own.get(settings.model) or train.base_checkpoint(settings.model, None)
+    pairs = accumulated_pairs(work, number, data)
     trained = perform_training(
         work, number, f"rounds/{number:03d}/reward_model",
-        after=data.steps, inputs={"start": start.digest}, config=[settings, work.settings.seed], stage="reward",
-        job=lambda folder: train.make_reward_job(work.settings, number, folder, data, start),
+        after=pairs.steps, inputs={"start": start.digest}, config=[settings, work.settings.seed], stage="reward",
+        job=lambda folder: train.make_reward_job(
+            work.settings, number, folder, pairs, rewarded=data.candidates, start=start, sampler=policy
+        ),
     )  # fmt: skip
     return trained, train.trained_checkpoint(trained.path, trained.digest, start, number, "reward_model")
+
+
+def accumulated_pairs(work: Work, number: int, data: train.Data) -> train.Data:
+    """This round's pairs and those of as many rounds before it as are asked for, beside all prompts and candidates."""
+    asked = work.settings.reward_model.data
+    window = {"all": number + 1, "last": 1}.get(asked, asked)
+    names = [f"rounds/{earlier:03d}" for earlier in range(max(0, number + 1 - window), number)]
+    paired = [name for name in names if work.run.view(f"{name}/pairs") is not None]
+
+    def with_earlier(part: str, steps: Sequence[Step]) -> list[Step]:
+        found = [*steps, *(work.run.view(f"{name}/{part}") for name in paired)]
+        return list({step.name: step for step in found}.values())
+
+    prompted, answered = with_earlier("prompts", data.prompts), with_earlier("candidates", data.candidates)
+    return train.Data(prompted, answered, with_earlier("pairs", data.examples[:1]))
 
 
 def reward_answers(work: Work, number: int, data: train.Data, trained: Step, model: Checkpoint) -> Step:

@@ -27,6 +27,13 @@ class Interrupted(Exception):
     """Somebody asked the campaign to stop, and it has: everything finished is recorded."""
 
 
+class NoGo(Exception):
+    """A round found that its policy had better not be trained: the campaign ends with the policy so far.
+
+    The message is the reason, as a gate would give it.
+    """
+
+
 @dataclass
 class StopRequest:
     """Set by a signal handler, read between shards."""

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from selfalign import config
 from selfalign.engines.base import Choice, ChoiceRequest, GenerateRequest, Generation, Sampling, Score, ScoreRequest
 from selfalign.records import Candidate, Pair, Prompt, Ranking, derived_seed
 from selfalign.stages.examples import kind_of
 from selfalign.steps import Answer, Work
 from selfalign.store import Run, atomic_write, read_records
-from selfalign.training.job import TrainJob
+from selfalign.training.job import HeldOut, TrainJob
 
 CONSTITUTION = """\
 schema: selfalign.constitution/v1
@@ -152,11 +154,16 @@ def write_rewards(job: TrainJob, right: int = 9) -> None:
     """What a trainer of a reward model leaves: one that knows what is kind, right on `right` of 10 pairs."""
     write_model(Path(job.output_dir), 0.0)
     golds = [gold for prompt in records_in(job.prompts_dirs, Prompt) if (gold := prompt.gold()) is not None]
-    answers = [*records_in(job.candidates_dirs, Candidate), *golds]
+    answers = [*records_in(job.rewarded_dirs, Candidate), *golds]
     rewards = {answer.id: float(answer.text.startswith("kind")) for answer in answers}
-    gaps = [1.0] * right + [-1.0] * (10 - right)
+    rewards_of_chosen = ([1.0] * right + [-1.0] * (10 - right)) * 4
+    names, labels, lengths = [f"prompt {i}" for i in range(40)], [0.9] * 40, [1, -1] * 20
+    held = HeldOut(
+        prompt_ids=names, chosen=rewards_of_chosen, rejected=[0.0] * 40, p_chosen=labels, lengths=lengths,
+        trained_p_chosen=labels, trained_lengths=lengths,
+    )  # fmt: skip
     atomic_write(Path(job.output_dir) / "rewards.json", json.dumps(rewards).encode())
-    atomic_write(Path(job.output_dir) / "heldout.json", json.dumps({"gaps": gaps}).encode())
+    atomic_write(Path(job.output_dir) / "heldout.json", msgspec.json.encode(held))
 
 
 def records_in(folders: Iterable[str], record_type: type) -> list[Any]:

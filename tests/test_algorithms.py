@@ -14,6 +14,7 @@ from selfalign.config import ConfigError, in_round
 from selfalign.engines.base import EngineError
 from selfalign.records import GOLD, Candidate, Pair, Prompt, Ranking, Revision, Reward
 from selfalign.stages import StageError
+from selfalign.stages.report import not_to_follow
 from selfalign.steps import Interrupted, Work
 from selfalign.store import Step
 from tests.scripted import ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
@@ -230,12 +231,64 @@ def test_a_reward_model_rewards_what_the_policy_is_trained_on(tmp_path: Path) ->
     assert workers.jobs[1].rewards_dirs == (str(step(tmp_path, "rounds/001/rewards").path),)
 
 
+@pytest.mark.parametrize(
+    ("data", "rounds"), [("last", [[0], [1], [2]]), ("all", [[0], [1, 0], [2, 0, 1]]), (2, [[0], [1, 0], [2, 1]])]
+)
+def test_a_reward_model_learns_the_pairs_of_the_rounds_asked_for(data: Any, rounds: Any, tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=0.1)
+    settings = write_campaign(tmp_path, rounds=3, train__reward_weight=True, reward_model__data=data)
+    assert run(tmp_path, settings, workers).stopped is None
+
+    def folders(part: str, numbers: list[int]) -> tuple[str, ...]:
+        return tuple(str(tmp_path / f"run/rounds/{number:03d}/{part}") for number in numbers)
+
+    for job, numbers in zip(workers.reward_jobs, rounds, strict=True):
+        assert job.examples_dirs == folders("pairs", numbers)
+        assert job.prompts_dirs == folders("prompts", numbers)
+        assert job.candidates_dirs == folders("candidates", numbers)
+        assert job.rewarded_dirs == folders("candidates", numbers[:1])
+
+
+def test_replayed_pairs_are_not_learned_twice_by_the_reward_model(tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=0.1)
+    settings = write_campaign(tmp_path, train__reward_weight=True, replay__ratio=0.5, reward_model__data="all")
+    run(tmp_path, settings, workers)
+    names = [Path(folder).parent.name for folder in workers.reward_jobs[1].candidates_dirs]
+    assert names == ["001", "000"]
+    assert [Path(folder).name for folder in workers.reward_jobs[1].examples_dirs] == ["pairs", "pairs"]
+    assert len(workers.reward_jobs[1].rewarded_dirs) == 2  # replayed answers are rewarded too
+
+
 def test_a_reward_model_that_is_no_better_than_chance_stops_the_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tests.scripted.write_rewards", lambda job: write_rewards(job, right=5))
-    with pytest.raises(StageError, match=r"right on 50\.0% of 10 held-out pairs"):
-        run(tmp_path, write_campaign(tmp_path, train__reward_weight=True))
+    workers, settings = ScriptedWorkers(), write_campaign(tmp_path, train__reward_weight=True)
+    for _ in range(2):  # the same command again finds the same
+        outcome = run(tmp_path, settings, workers)
+        assert outcome.stopped.startswith("no-go: held-out accuracy 0.500") and outcome.reports == ()
+        assert outcome.policy.path == str(tmp_path / "base") and workers.jobs == []
+    assert len(workers.reward_jobs) == 1
+    opened = start(tmp_path, None, workers).run
+    events = list(opened.events())
+    assert [event["go"] for event in events if event["event"] == "reward_model"] == [False, False]
+    assert events[-1]["event"] == "campaign_stopped" and events[-1]["reason"] == outcome.stopped
+    assert opened.verify() == [] and [found.round for found in not_to_follow(opened)] == [0]
+    for page in ("report.md", "report.html", "rounds/000/report.html"):
+        text = (opened.path / page).read_text()
+        assert "Round 0 was stopped before its policy was trained" in text and "What to do: train on more pairs" in text
+
+
+def test_a_later_round_that_is_stopped_keeps_the_policy_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.scripted.write_rewards", lambda job: write_rewards(job, right=9 - 5 * job.round))
+    outcome = run(tmp_path, write_campaign(tmp_path, train__reward_weight=True))
+    assert [report.round for report in outcome.reports] == [0] and "accuracy 0.400" in outcome.stopped
+    assert outcome.policy.id == outcome.reports[0].policy_id
+    run_page, first = ((tmp_path / "run" / name).read_text() for name in ("report.md", "rounds/000/report.md"))
+    assert "Round 1 was stopped" in run_page and "Verdict: go: held-out accuracy 0.900" in run_page
+    assert "accuracy of length alone | 0.500" in first
 
 
 @pytest.mark.parametrize(
@@ -243,6 +296,11 @@ def test_a_reward_model_that_is_no_better_than_chance_stops_the_round(
     [
         ({"train__algorithm": "reward_model"}, "a reward model is no policy"),
         ({"reward_model__holdout": 0.2}, "no round asks for rewards"),
+        ({"train__reward_weight": True, "reward_model__combine": "min"}, "there is only one reward model"),
+        (
+            {"train__reward_weight": True, "reward_model__ensemble": 4, "reward_model__variance_weight": 1},
+            "`combine: mean` does not read it",
+        ),
     ],
 )
 def test_reward_models_that_nobody_asks_for_are_refused(settings: Any, words: str, tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ class Progress:
         self.current: StageProgress | None = None
         self.gates: dict[int, Mapping[str, Any]] = {}
         self.proofs: dict[int, Mapping[str, Any]] = {}
+        self.reward_models: dict[int, Mapping[str, Any]] = {}
         self.train_history: dict[int, deque[Mapping[str, Any]]] = {}
         self.finished_rounds: set[int] = set()
         self.warnings: list[str] = []
@@ -255,6 +256,10 @@ class Progress:
     def _on_proof(self, event: Mapping[str, Any], time: float) -> None:
         if isinstance(event.get("round"), int):
             self.proofs[event["round"]] = event
+
+    def _on_reward_model(self, event: Mapping[str, Any], time: float) -> None:
+        if isinstance(event.get("round"), int):
+            self.reward_models[event["round"]] = event
 
     def _on_warning(self, event: Mapping[str, Any], time: float) -> None:
         self.warnings.append(str(event.get("message")))

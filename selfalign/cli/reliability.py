@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # numpy comes with it
-    from selfalign.calibration import Bin
+from selfalign.records import Bin
 
 _LONGEST_BAR, _SHORTEST_BAR = 60, 12
 _HEAD = ("how sure", "right", "95% interval", "pairs", "", "")

@@ -30,7 +30,8 @@ def report(run: str, /, *, round: int | None = None, open: bool = False, json: b
     """
     opened = find_run(run, runs)
     reports = [found for found in pages.read(opened) if round is None or found.round == round]
-    if not reports:
+    stopped = [found for found in pages.not_to_follow(opened) if round is None or found.round == round]
+    if not reports and not stopped:
         what = (
             f"{opened.path} has no report of round {round}" if round is not None else f"{opened.path} has no report yet"
         )

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from selfalign import config, resources
 from selfalign.cli.errors import USAGE, CommandError
+from selfalign.objective import needs_rewards
 from selfalign.records import Prompt
 from selfalign.source import did_you_mean
 from selfalign.store import Run
@@ -99,8 +100,10 @@ def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, l
     "train", "heldout", and of the bootstrap "revise" and "helpful".
 
     Offline, sets on the Hub are left out. Raises ConfigError or PromptError: a file missing, a constitution refused, a
-    folder that is no model, prompts that cannot be read, or held-out prompts that are training prompts too.
+    folder that is no model, prompts that cannot be read or are too few for a reward model, or held-out prompts that are
+    training prompts too.
     """
+    from selfalign.calibration import MIN_PROMPTS
     from selfalign.preflight import check_files
     from selfalign.stages import prompts
 
@@ -115,6 +118,9 @@ def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, l
         prompts.check_disjoint(found[name], found.get("heldout", []))
     if "train" in found and "heldout" in found:
         prompts.draw(found["train"], loaded.campaign.prompts.per_round, loaded.campaign.seed, 0)
+    if "train" in found and any(map(needs_rewards, _trainings(loaded.campaign))):
+        count = loaded.campaign.prompts.per_round or len(found["train"])
+        prompts.check_held_out(count, loaded.campaign.reward_model.holdout, MIN_PROMPTS)
     if "train" in found and (reader := _reader_of_gold(loaded.campaign)) is not None:
         prompts.check_gold(found["train"], "prompts.train", reader)
     return found
@@ -127,6 +133,11 @@ def _prompt_sets(campaign: config.Campaign) -> dict[str, list[str]]:
         named |= {"revise": campaign.revise.prompts, "helpful": campaign.revise.helpful}
     lists = {name: [patterns] if isinstance(patterns, str) else patterns for name, patterns in named.items()}
     return {name: patterns for name, patterns in lists.items() if patterns != [""]}
+
+
+def _trainings(campaign: config.Campaign) -> Iterator[config.Train]:
+    """How each round of preferences trains."""
+    return (config.in_round(campaign, number).train for number in range(campaign.first_round, campaign.num_rounds))
 
 
 def _reader_of_gold(campaign: config.Campaign) -> str | None:

@@ -87,7 +87,11 @@ def reward_text(event: Mapping[str, Any]) -> str:
     accuracy, pairs = event.get("accuracy"), event.get("pairs")
     if not isinstance(accuracy, int | float) or not isinstance(pairs, int):
         return "the reward model is trained"
-    return f"the reward model is right on {accuracy:.1%} of {pairs:,} held-out pairs"
+    said = f"the reward model is right on {accuracy:.1%} of {pairs:,} held-out pairs"
+    low, high, baseline, ece = (event.get(name) for name in ("low", "high", "baseline", "ece"))
+    if all(isinstance(value, int | float) for value in (low, high, baseline, ece)):
+        said += f" ({low:.1%} to {high:.1%}), length alone on {baseline:.1%}; calibration error {ece:.3f}"
+    return f"{said}: NO-GO" if event.get("go") is False else said
 
 
 def gate_text(event: Mapping[str, Any]) -> str:

@@ -157,8 +157,7 @@ def _rounds(
         answers = {"pairs": 2, "rankings": settings.generate.samples, "demonstrations": 1}[kind]
         trained = {"trained_answers": (work.examples + replayed) * answers, "passes": _passes(settings)}
         if needs_rewards(settings.train):
-            steps = 3 * settings.reward_model.train.epochs  # forward and backward
-            trained["reward_passes"] = steps * trained["trained_answers"] + work.candidates
+            trained["reward_passes"] = _reward_passes(settings, work, done)
         done.append(RoundWork(**{**vars(work), "replayed": replayed, **trained}))
         yield done[-1]
 
@@ -247,6 +246,15 @@ def _replayed(settings: Campaign, work: RoundWork, done: Sequence[RoundWork]) ->
     window = {"all": work.round, "last": 1}.get(settings.replay.rounds, settings.replay.rounds)
     there = sum(earlier.examples for earlier in done[max(0, work.round - window) :] if earlier.kind == work.kind)
     return min(round(settings.replay.ratio * work.examples), there)
+
+
+def _reward_passes(settings: Campaign, work: RoundWork, done: Sequence[RoundWork]) -> int:
+    """Answers read by the reward model: forward and backward of the pairs of its rounds, then every candidate once."""
+    model = settings.reward_model
+    window = {"all": work.round + 1, "last": 1}.get(model.data, model.data)
+    earlier = done[max(0, work.round + 1 - window) :]
+    pairs = work.examples + sum(before.examples for before in earlier if before.kind == "pairs")
+    return model.ensemble * (3 * model.train.epochs * 2 * pairs + work.candidates)
 
 
 def _passes(settings: Campaign) -> int:

@@ -166,6 +166,12 @@ def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         why = "no round asks for rewards"
         fix = "Remove it, or add a distill term to train.loss, or set train.reward_weight."
         yield "reward_model", why, fix
+    model = campaign.reward_model
+    if model.ensemble == 1 and model.combine != RewardModel.combine:
+        yield "reward_model.combine", "there is only one reward model", "Remove it, or set `ensemble: 4`."
+    if model.combine != "mean-variance" and model.variance_weight != RewardModel.variance_weight:
+        why = f"`combine: {model.combine}` does not read it"
+        yield "reward_model.variance_weight", why, "Remove it, or write `combine: mean-variance`."
 
 
 def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
@@ -176,6 +182,9 @@ def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     if asked and campaign.reference == "ema":
         why = "PPO keeps its reference in memory, and averages none"
         yield "reference", why, "Write previous, base, or a round's number."
+    if asked and campaign.reward_model.ensemble > 1:
+        why = "PPO reads one reward model, not yet an ensemble"
+        yield "reward_model.ensemble", why, "Remove it."
     if campaign.ppo.advantage in ("rloo", "grpo") and campaign.ppo.samples < 2:
         why = f"{campaign.ppo.advantage} compares the answers to one prompt, and there is one"
         yield "ppo.samples", why, "Set it to 2 or more, such as 4."

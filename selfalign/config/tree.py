@@ -148,11 +148,15 @@ class RewardModel:
     """A Bradley-Terry model of the pairs, a scalar head on the policy before the round; read by what needs rewards."""
 
     model: str = "base"  # what it starts from: base, policy (the round's own), or a model folder
+    data: Literal["all", "last"] | Count = "last"  # the rounds whose pairs it learns: all so far, this one, the last k
     adapter: Adapter | None = None
-    holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.1  # of the prompts: their pairs are kept for its evaluation
+    holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.1  # of the prompts, 30 or more: their pairs test it
     centering: NonNegative = 0.01  # weight of (r(w) + r(l))^2, which keeps rewards about 0
     margin: NonNegative = 0.0  # what the gap of a pair is to exceed, times 2 p - 1
     min_accuracy: Fraction = 0.55  # on held-out pairs; below it the round stops
+    ensemble: Count = 1  # so many models, which differ by their seeds
+    combine: Literal["mean", "min", "mean-variance"] = "mean"  # of an ensemble's rewards (Coste et al. 2023)
+    variance_weight: NonNegative = 0.5  # mean-variance: lambda in mean - lambda x variance
     train: Optimizer = field(default_factory=lambda: Optimizer(learning_rate=1e-5))
 
 

@@ -8,6 +8,7 @@ Face Hub.
 from __future__ import annotations
 
 import itertools
+import math
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -292,6 +293,20 @@ def check_gold(prompts: Sequence[Prompt], setting: str, reader: str) -> None:
     if not any(prompt.response for prompt in prompts):
         message = f"{reader} learns from gold answers, and none of the {len(prompts)} prompts has one"
         raise PromptError(Problem(setting, None, message, 'Write {"prompt": "...", "response": "..."}.'))
+
+
+def check_held_out(count: int, share: float, fewest: int) -> None:
+    """Raise PromptError where too few of a round's prompts would be held out to judge a reward model by them."""
+    if count * share < fewest:
+        message = (
+            f"holds out about {count * share:.0f} of a round's {count} prompts; a reward model is judged on {fewest}"
+        )
+        fix = (
+            f"Set it to {math.ceil(120 * fewest / count) / 100:g} or more."
+            if count > 3 * fewest
+            else "Draw more prompts."
+        )
+        raise PromptError(Problem("reward_model.holdout", None, message, fix))
 
 
 def check_disjoint(train: Iterable[Prompt], heldout: Iterable[Prompt]) -> None:

@@ -1,48 +1,60 @@
-"""Reward: what a trained reward model makes of the candidates, and whether it can be believed."""
+"""Reward: what a trained reward model makes of the candidates, and what it is worth on pairs held out from it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from selfalign.config import RewardModel
-from selfalign.records import Candidate, Reward
-from selfalign.stages import StageError
+import msgspec
 
-REWARDS_FILE, HELDOUT_FILE = "rewards.json", "heldout.json"  # beside the model, as the trainer writes them
-
-
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """What a reward model says of pairs that it was not trained on: `right` of `pairs`, a tie being half."""
-
-    right: float
-    pairs: int
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / self.pairs
+from selfalign import calibration
+from selfalign.records import BucketAccuracy, Candidate, Reward, RewardReport
+from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut
 
 
 def rewards_of(candidates: Sequence[Candidate], folder: Path, model_id: str) -> list[Reward]:
     """The rewards of some candidates; those that the trainer left out, being empty or too long, have none."""
     rewards = json.loads((folder / REWARDS_FILE).read_bytes())
-    return [Reward(c.id, model_id, rewards[c.id]) for c in candidates if c.id in rewards]
+    spreads = json.loads((folder / SPREADS_FILE).read_bytes()) if (folder / SPREADS_FILE).exists() else {}
+    return [Reward(c.id, model_id, rewards[c.id], spreads.get(c.id, 0.0)) for c in candidates if c.id in rewards]
 
 
-def read_held_out(folder: Path) -> HeldOut:
-    gaps = json.loads((folder / HELDOUT_FILE).read_bytes())["gaps"]
-    return HeldOut(sum((gap > 0) + 0.5 * (gap == 0) for gap in gaps), len(gaps))
+def measure(folder: Path, min_accuracy: float, *, round: int, model_id: str, seed: int) -> RewardReport:
+    """What a reward model is worth, by the record that its trainer left in `folder`, and whether to go on with it."""
+    found = msgspec.json.decode((folder / HELDOUT_FILE).read_bytes(), type=HeldOut)
+    gaps, labels, prompts = found.gaps, found.p_chosen, found.prompt_ids
+    by_length = calibration.fit_length_baseline(found.trained_lengths, found.trained_p_chosen).gaps(found.lengths)
+    accuracy = calibration.accuracy(gaps, prompts, seed=seed)
+    against_length = calibration.explains_as_well(gaps, by_length, prompts, seed=seed)
+    verdict = calibration.decide(accuracy, min_accuracy, against_length)
+    forecasts, fit = calibration.folded(gaps, labels), calibration.measure_calibration(gaps, labels, seed=seed)
+    return RewardReport(
+        round=round,
+        model_id=model_id,
+        go=verdict.go,
+        reason=verdict.reason,
+        num_trained=len(found.trained_lengths),
+        num_pairs=accuracy.num_pairs,
+        num_prompts=accuracy.num_prompts,
+        accuracy=accuracy.value,
+        interval=accuracy.cautious,
+        by_label=tuple(_by_label(found, seed)),
+        baseline=accuracy.value - against_length.difference,
+        agreement=float(forecasts.outcomes.mean()),
+        agreement_most=math.fsum(max(p, 1 - p) for p in labels) / len(labels),
+        ece=fit.ece,
+        ece_by_chance=fit.ece_by_chance,
+        ece_scaled=fit.ece_scaled,
+        brier=fit.brier,
+        temperature=fit.temperature,
+        bins=calibration.reliability(forecasts),
+    )
 
 
-def check_believable(found: HeldOut, settings: RewardModel) -> None:
-    """Raise StageError for a reward model that is right too rarely on held-out pairs to be followed."""
-    if found.accuracy < settings.min_accuracy:
-        raise StageError(
-            f"the reward model is right on {found.accuracy:.1%} of {found.pairs} held-out pairs, less than "
-            f"reward_model.min_accuracy asks for ({settings.min_accuracy:.1%}): a policy that followed it would follow "
-            "noise. Train it on more pairs (prompts.per_round, replay), longer (reward_model.train.epochs), or lower "
-            "the bound with --set reward_model.min_accuracy=SHARE"
-        )
+def _by_label(found: HeldOut, seed: int) -> Iterator[BucketAccuracy]:
+    for bucket in calibration.accuracy_by_bucket(found.gaps, found.p_chosen, groups=found.prompt_ids, seed=seed):
+        low, high = (end if math.isfinite(end) else None for end in (bucket.low, bucket.high))
+        inside = bucket.accuracy
+        yield BucketAccuracy(low, high, inside.value, inside.cautious, inside.num_pairs)

@@ -109,11 +109,25 @@ def make_job(
     )
 
 
-def make_reward_job(settings: Campaign, number: int, output: Path, data: Data, start: Checkpoint) -> TrainJob:
-    """What the trainer of a round's reward model is to do, from the model `start` on."""
+def make_reward_job(
+    settings: Campaign,
+    number: int,
+    output: Path,
+    data: Data,
+    *,
+    rewarded: Sequence[Step],
+    start: Checkpoint,
+    sampler: Checkpoint,
+) -> TrainJob:
+    """What the trainer of a round's reward model is to do, from the model `start` on.
+
+    `rewarded` are the candidates to reward, `sampler` is the policy that they were sampled from.
+    """
     return TrainJob(
         policy_path=start.path,
         **data.folders(),
+        rewarded_dirs=tuple(str(step.path) for step in rewarded),
+        sampler_path=None if settings.reward_model.model in ("base", "policy") else sampler.path,
         output_dir=str(output),
         train=Train.of("reward_model", settings.reward_model.train),
         adapter=settings.reward_model.adapter,

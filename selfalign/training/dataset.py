@@ -7,6 +7,7 @@ for a demonstration.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,14 +20,24 @@ from selfalign.records import Candidate, Message, Pair, Prompt, Ranking, Reward,
 from selfalign.store import read_records
 from selfalign.training.job import TrainJob
 
-Encode = Callable[[Sequence[Message]], list[int]]
-EncodeAnswer = Callable[[Sequence[Message], str], list[int]]
 Tokens = Sequence[int]
 PAIRED = ("dpo", "reward_model")  # algorithms that read pairs
 
 
 class NothingToTrainOn(ValueError):
     """No group is left, or too few for the algorithm."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How texts become tokens of the model that is trained: a conversation, and an answer to one up to its end.
+
+    `foreign`: candidates hold the tokens of another tokenizer, so that their texts are encoded instead.
+    """
+
+    chat: Callable[[Sequence[Message]], list[int]]
+    answer: Callable[[Sequence[Message], str], list[int]]
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -159,20 +170,20 @@ class GroupDataset:
 # From the records of a run.
 
 
-def probe_groups(job: TrainJob, encode: Encode) -> GroupDataset:
+def probe_groups(job: TrainJob, encoder: Encoder) -> GroupDataset:
     """The probes: what stands for the data of a job that has none before its first rollouts."""
     probes = enumerate(job.probes)
-    return GroupDataset(Group(str(i), encode(probe.messages), (probe.token_ids,), (1.0,)) for i, probe in probes)
+    return GroupDataset(Group(str(i), encoder.chat(probe.messages), (probe.token_ids,), (1.0,)) for i, probe in probes)
 
 
-def load_groups(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple[GroupDataset, Counter[str]]:
+def load_groups(job: TrainJob, encoder: Encoder) -> tuple[GroupDataset, Counter[str]]:
     """Read what a job trains on as token ids, and count what is left out, by reason.
 
     A pair of which one answer does not fit `max_length` tokens with its prompt is left out whole, of other groups only
     that answer: truncation would take its end-of-turn token away. Answers that were never sampled, such as gold ones,
     are encoded here. Raises NothingToTrainOn where no group is left, KeyError where a record is missing.
     """
-    groups, total = _groups(job, encode, encode_answer)
+    groups, total = _groups(job, encoder)
     dropped: Counter[str] = Counter()
     dataset = GroupDataset(_usable(groups, job, dropped))
     if not len(dataset):
@@ -191,21 +202,21 @@ class _Named:
     weight: float
 
 
-def load_answers(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple[GroupDataset, list[str]]:
-    """Every candidate that a job's folders hold, and the gold answers, prompt by prompt; and their ids in this order.
+def load_answers(job: TrainJob, encoder: Encoder) -> tuple[GroupDataset, list[str]]:
+    """Every candidate that a job is to reward, and the gold answers, prompt by prompt; and their ids in this order.
 
     What is empty or does not fit `max_length` with its prompt is left out.
     """
     prompts = {p.id: p for p in _read(job.prompts_dirs, Prompt)}
     golds = (gold for prompt in prompts.values() if (gold := prompt.gold()) is not None)
     by_prompt: dict[str, dict[str, np.ndarray]] = {}
-    for candidate in chain(golds, _read(job.candidates_dirs, Candidate)):
+    for candidate in chain(golds, _read(job.rewarded_dirs, Candidate)):
         if candidate.prompt_id in prompts:
-            tokens = _answer_tokens(candidate, prompts, encode_answer)
+            tokens = _answer_tokens(candidate, prompts, encoder)
             by_prompt.setdefault(candidate.prompt_id, {})[candidate.id] = tokens
     groups, ids = [], []
     for prompt_id, answers in by_prompt.items():
-        asked = np.asarray(encode(prompts[prompt_id].messages), dtype=np.int32)
+        asked = np.asarray(encoder.chat(prompts[prompt_id].messages), dtype=np.int32)
         fitting = {name: a for name, a in answers.items() if not _refused(asked, a, job.train.max_length)}
         if fitting:
             groups.append(Group(prompt_id, asked, tuple(fitting.values()), (1.0,) * len(fitting)))
@@ -213,7 +224,7 @@ def load_answers(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> 
     return GroupDataset(groups), ids
 
 
-def _groups(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple[Iterator[Group], int]:
+def _groups(job: TrainJob, encoder: Encoder) -> tuple[Iterator[Group], int]:
     if job.train.algorithm in ("sft", "raft"):
         demonstrations = list(_read(job.examples_dirs, Candidate))
         named = [_Named(c.id, c.prompt_id, (c.id,), (1.0,), 1.0) for c in demonstrations]
@@ -225,8 +236,8 @@ def _groups(job: TrainJob, encode: Encode, encode_answer: EncodeAnswer) -> tuple
     needed = {group.prompt_id for group in named}
     prompts = {p.id: p for p in _read(job.prompts_dirs, Prompt) if p.id in needed}
     golds = (gold for prompt in prompts.values() if (gold := prompt.gold()) is not None)
-    tokens = {c.id: _answer_tokens(c, prompts, encode_answer) for c in chain(golds, answers)}
-    encoded = {name: np.asarray(encode(prompt.messages), dtype=np.int32) for name, prompt in prompts.items()}
+    tokens = {c.id: _answer_tokens(c, prompts, encoder) for c in chain(golds, answers)}
+    encoded = {name: np.asarray(encoder.chat(prompt.messages), dtype=np.int32) for name, prompt in prompts.items()}
     rewards = {r.candidate_id: r.reward for r in _read(job.rewards_dirs, Reward)}
     return _joined(named, encoded, tokens, rewards), len(named)
 
@@ -259,10 +270,12 @@ def _read(folders: Iterable[str], record_type: type) -> Iterator:
     return chain.from_iterable(read_records(Path(folder), record_type) for folder in folders)
 
 
-def _answer_tokens(candidate: Candidate, prompts: Mapping[str, Prompt], encode_answer: EncodeAnswer) -> np.ndarray:
-    ids: Tokens = candidate.token_ids
+def _answer_tokens(candidate: Candidate, prompts: Mapping[str, Prompt], encoder: Encoder) -> np.ndarray:
+    ids: Tokens = () if encoder.foreign else candidate.token_ids
     if not ids and candidate.text and (prompt := prompts.get(candidate.prompt_id)) is not None:
-        ids = encode_answer(prompt.messages, candidate.text)
+        ids = encoder.answer(prompt.messages, candidate.text)
+        if candidate.finish_reason == "length":
+            ids = ids[:-1]  # it was cut off before it ended
     return np.asarray(ids, dtype=np.int32)
 
 
@@ -275,7 +288,7 @@ def _joined(
     for group in named:
         try:
             found = tuple(answers[name] for name in group.answer_ids)
-            scores = tuple(rewards[name] for name in group.answer_ids) if rewards else None
+            scores = tuple(rewards.get(name, math.nan) for name in group.answer_ids) if rewards else None
             yield Group(group.key, prompts[group.prompt_id], found, group.labels, group.weight, scores)
         except KeyError as error:
             raise KeyError(f"{group.key}: no record has the id {error}; were prompts or candidates changed?") from error
@@ -290,7 +303,9 @@ def _usable(groups: Iterable[Group], job: TrainJob, dropped: Counter[str]) -> It
     for group in groups:
         reasons = [_refused(group.prompt, answer, job.train.max_length) for answer in group.answers]
         found = [reason for reason in reasons if reason]
-        if paired and found:
+        if any(map(math.isnan, group.rewards or ())):
+            dropped["no_reward"] += 1  # the reward model left it out: for it, it was too long
+        elif paired and found:
             dropped[found[0]] += 1
         elif paired and np.array_equal(*group.answers):
             dropped["same_tokens"] += 1

@@ -10,6 +10,9 @@ import msgspec
 from selfalign.config import Adapter, Ppo, RewardModel, Train
 from selfalign.records import Message, digest
 
+# Beside a reward model: rewards by candidate, of an ensemble how far its members are apart on each, and a HeldOut.
+REWARDS_FILE, SPREADS_FILE, HELDOUT_FILE = "rewards.json", "spreads.json", "heldout.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
@@ -28,13 +31,37 @@ class ModelShare:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What a reward model says of pairs that it was not trained on, and what those it was trained on look like.
+
+    One entry a held-out pair. `prompt_ids`: to which prompt it belongs; `chosen` and `rejected`: its answers' rewards;
+    `p_chosen`: the judge's soft label; `lengths`: by how many tokens the chosen answer is the longer one.
+    `trained_p_chosen` and `trained_lengths` are the same of the pairs trained on.
+    """
+
+    prompt_ids: list[str]
+    chosen: list[float]
+    rejected: list[float]
+    p_chosen: list[float]
+    lengths: list[int]
+    trained_p_chosen: list[float]
+    trained_lengths: list[int]
+
+    @property
+    def gaps(self) -> list[float]:
+        return [chosen - rejected for chosen, rejected in zip(self.chosen, self.rejected, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainJob:
     """One training run: a policy, what it is trained on, and where the trained policy goes.
 
     `examples_dirs` hold what `train.algorithm` reads: Pair for dpo and reward_model; Ranking for kto, bco, sppo and
-    ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them. PPO has
-    no examples: it asks for rollouts as it goes, and `reward_path` is the model that rewards them.
+    ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them;
+    `rewarded_dirs` hold the candidates that a reward model is to reward, beside the gold answers of all prompts. PPO
+    has no examples: it asks for rollouts as it goes, and `reward_path` is the model that rewards them.
     `reference` is a model, or several whose weights are averaged; empty, it is the policy as it is before training.
+    `sampler_path` is the model in whose tokens the candidates are held, where that is not `policy_path` or its kin.
     `output_dir` is the folder of a step.
     """
 
@@ -45,6 +72,8 @@ class TrainJob:
     output_dir: str
     train: Train
     rewards_dirs: tuple[str, ...] = ()
+    rewarded_dirs: tuple[str, ...] = ()
+    sampler_path: str | None = None
     reference: tuple[ModelShare, ...] = ()
     reward_model: RewardModel | None = None
     reward_path: str | None = None
@@ -59,7 +88,7 @@ class TrainJob:
     def identity(self) -> str:
         """Hash of what decides the result, apart from the records read; neither folders nor processes do."""
         fields = msgspec.to_builtins(self)
-        for name in ("prompts_dirs", "candidates_dirs", "examples_dirs", "rewards_dirs", "output_dir"):
+        for name in [name for name in fields if name.endswith(("_dirs", "_dir"))]:
             del fields[name]
         for name in ("num_processes", "accelerate_config", "checkpoint_every"):
             del fields["train"][name]

@@ -46,10 +46,6 @@ ITERATION = (
 STEP = ("loss", "loss/policy", "loss/value", "policy/approxkl", "policy/clipfrac", "val/ratio", "val/clipfrac")
 
 
-class NonFiniteScore(RuntimeError):
-    """A reward is NaN or infinite; nothing was trained on it."""
-
-
 class ActorCritic(nn.Module):
     """The policy at the temperature of its rollouts, and a model of what is still to come, where one is asked for."""
 
@@ -243,8 +239,6 @@ class PpoTask:
         old, values = score_tokens(setup, self.model, base)
         reference = self.reference_logprobs(setup, base)
         raw = torch.from_numpy(rewards_of(setup, self.reward, groups)).to(device)
-        if not torch.isfinite(raw).all():
-            raise NonFiniteScore(f"iteration {iteration}: the reward model gives rewards that are not finite")
         ended = torch.from_numpy(groups.labels > 0.5).to(device)
         scores = self.scores(raw, ended)
         kl = kl_estimates(old, reference, self.ppo.kl_estimator)

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from selfalign.chat import encode_answer, encode_chat
-from selfalign.records import digest
+from selfalign.config import RewardModel
+from selfalign.records import derived_seed, digest
 from selfalign.training.dataset import GroupDataset, NothingToTrainOn, load_answers
+from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut, TrainJob
 from selfalign.training.loop import MicroBatch
 from selfalign.training.losses import sigmoid_loss
-from selfalign.training.setup import Setup, end_tokens
+from selfalign.training.setup import Setup
 from selfalign.training.task import GroupTask
 
-REWARDS_FILE = "rewards.json"
-HELDOUT_FILE = "heldout.json"
+
+class NonFiniteReward(RuntimeError):
+    """A reward is NaN or infinite: nothing can be said of its answer."""
 
 
 def reward_loss(
@@ -34,20 +37,6 @@ def reward_loss(
     gap, apart = chosen - rejected, margin * (2.0 * p_chosen - 1.0).abs()
     preferred = p_chosen * sigmoid_loss(gap - apart) + (1.0 - p_chosen) * sigmoid_loss(-gap - apart)
     return preferred + centering * (chosen + rejected) ** 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """What a reward model says of pairs that it was not trained on; one entry a pair.
-
-    `gaps`: reward of the chosen answer minus the rejected one's; `p_chosen`: the judge's soft label; `lengths`: the
-    same differences of lengths in tokens; `prompt_ids`: to which prompt each belongs.
-    """
-
-    prompt_ids: list[str]
-    gaps: list[float]
-    p_chosen: list[float]
-    lengths: list[int]
 
 
 class RewardTask(GroupTask):
@@ -77,7 +66,7 @@ def hold_out(setup: Setup) -> tuple[Setup, GroupDataset]:
     Raises NothingToTrainOn where one of the two is empty.
     """
     share, seed = setup.job.reward_model.holdout, setup.job.seed
-    away = [int(digest("holdout", seed, prompt_of(key), size=4), 16) < share * 2**32 for key in setup.groups.keys]
+    away = [is_held_out(prompt_of(key), share, seed) for key in setup.groups.keys]
     kept, held = (setup.groups.select(np.flatnonzero(np.array(away) == side)) for side in (False, True))
     if not len(kept) or not len(held):
         raise NothingToTrainOn(
@@ -87,6 +76,11 @@ def hold_out(setup: Setup) -> tuple[Setup, GroupDataset]:
     return replace(setup, groups=kept.with_room_behind()), held
 
 
+def is_held_out(prompt_id: str, share: float, seed: int) -> bool:
+    """Whether a prompt is among those whose pairs are kept for the evaluation; the same in every round."""
+    return int(digest("holdout", seed, prompt_id, size=4), 16) < share * 2**32
+
+
 def prompt_of(key: str) -> str:
     """The id of a pair's prompt, by the pair's name."""
     return key.partition("/")[0]
@@ -94,7 +88,7 @@ def prompt_of(key: str) -> str:
 
 @torch.no_grad()
 def rewards_of(setup: Setup, model: nn.Module, answers: GroupDataset) -> np.ndarray:
-    """The reward of every answer, each process its share. [M] float32"""
+    """The reward of every answer, each process its share. [M] float32. Raises NonFiniteReward."""
     wide = replace(setup, groups=answers.with_room_behind())
     result = torch.zeros(answers.num_answers, dtype=torch.float32, device=setup.accelerator.device)
     for micro in wide.micro_batches(np.arange(len(answers))):
@@ -102,30 +96,97 @@ def rewards_of(setup: Setup, model: nn.Module, answers: GroupDataset) -> np.ndar
             rewards = model(micro.batch)
         if micro.counts:
             result[micro.batch.answers] = rewards
-    return setup.accelerator.reduce(result, "sum").cpu().numpy()
+    rewards = setup.accelerator.reduce(result, "sum").cpu().numpy()
+    if wrong := int((~np.isfinite(rewards)).sum()):
+        raise NonFiniteReward(
+            f"{wrong} of {len(rewards)} rewards are not finite; nothing was saved. Lower "
+            "reward_model.train.learning_rate, or set reward_model.train.dtype to float32"
+        )
+    return rewards
 
 
 def held_out(setup: Setup, model: nn.Module, pairs: GroupDataset) -> HeldOut:
-    rewards, lengths = rewards_of(setup, model, pairs).reshape(-1, 2), pairs.answer_lengths.reshape(-1, 2)
+    """`pairs` by the model; the pairs that it was trained on are those of the setup."""
+    rewards = rewards_of(setup, model, pairs).reshape(-1, 2)
     return HeldOut(
         prompt_ids=[prompt_of(key) for key in pairs.keys],
-        gaps=(rewards[:, 0] - rewards[:, 1]).astype(float).tolist(),
+        chosen=rewards[:, 0].astype(float).tolist(),
+        rejected=rewards[:, 1].astype(float).tolist(),
         p_chosen=pairs.labels[::2].tolist(),
-        lengths=(lengths[:, 0] - lengths[:, 1]).tolist(),
+        lengths=longer_by(pairs),
+        trained_p_chosen=setup.groups.labels[::2].tolist(),
+        trained_lengths=longer_by(setup.groups),
     )
+
+
+def longer_by(pairs: GroupDataset) -> list[int]:
+    """By how many tokens each pair's chosen answer is the longer one. [N]"""
+    return (pairs.answer_lengths[::2] - pairs.answer_lengths[1::2]).tolist()
 
 
 def reward_candidates(setup: Setup, model: nn.Module) -> dict[str, float]:
     """The reward of every candidate in the job's folders, by id."""
-    tokenizer, ends = setup.tokenizer, end_tokens(setup.job.policy_path, setup.tokenizer)
-    answers, ids = load_answers(
-        setup.job,
-        lambda messages: encode_chat(tokenizer, messages),
-        lambda messages, text: encode_answer(tokenizer, messages, text, ends),
+    answers, ids = load_answers(setup.job, setup.encoder)
+    return dict(zip(ids, rewards_of(setup, model, answers).astype(float).tolist(), strict=True)) if ids else {}
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a reward model made of held-out pairs and of every candidate, and how far the members of an ensemble differ.
+
+    `rewards` and `spreads` (none of a single model) are by candidate.
+    """
+
+    heldout: HeldOut
+    rewards: dict[str, float]
+    spreads: dict[str, float] = field(default_factory=dict)
+
+    def files(self) -> list[tuple[str, bytes]]:
+        files = [(HELDOUT_FILE, msgspec.json.encode(self.heldout)), (REWARDS_FILE, msgspec.json.encode(self.rewards))]
+        return [*files, (SPREADS_FILE, msgspec.json.encode(self.spreads))] if self.spreads else files
+
+    @staticmethod
+    def read(folder: Path) -> Results:
+        """Of a single model."""
+        heldout = msgspec.json.decode((folder / HELDOUT_FILE).read_bytes(), type=HeldOut)
+        return Results(heldout, msgspec.json.decode((folder / REWARDS_FILE).read_bytes()))
+
+
+# Ensembles: the same pairs, other seeds.
+
+
+def member(job: TrainJob, number: int) -> TrainJob:
+    """The job of one member of an ensemble, in a folder of its own; seed decides on its head and the order of pairs."""
+    folder = str(Path(job.output_dir) / f"member-{number}")
+    alone = replace(job.reward_model, ensemble=1)
+    return replace(job, reward_model=alone, seed=derived_seed("member", job.seed, number), output_dir=folder)
+
+
+def combine(rewards: Tensor, settings: RewardModel) -> Tensor:
+    """Rewards of K members [K, M] as one [M]: their mean, the worst case, or mean - lambda x variance.
+
+    Coste et al. 2023 (arXiv:2310.02743): mean optimization, WCO and UWO; the variance is that of the population.
+    """
+    if settings.combine == "min":
+        return rewards.amin(0)
+    penalty = settings.variance_weight * rewards.var(0, correction=0) if settings.combine == "mean-variance" else 0.0
+    return rewards.mean(0) - penalty
+
+
+def together(members: Sequence[Results], settings: RewardModel) -> Results:
+    """What an ensemble says, each member being taken about its own mean on the held-out answers.
+
+    A reward model is free by a constant, and members that differ by one do not disagree.
+    """
+    pairs, names = members[0].heldout, list(members[0].rewards)
+    held = torch.tensor([[*one.heldout.chosen, *one.heldout.rejected] for one in members], dtype=torch.float64)
+    answers = torch.tensor([[one.rewards[name] for name in names] for one in members], dtype=torch.float64)
+    middle = held.mean(1, keepdim=True)
+    chosen, rejected = combine(held - middle, settings).chunk(2)
+    answers = answers - middle
+    rewards, spreads = combine(answers, settings).tolist(), answers.std(0, correction=0).tolist()
+    return Results(
+        heldout=replace(pairs, chosen=chosen.tolist(), rejected=rejected.tolist()),
+        rewards=dict(zip(names, rewards, strict=True)),
+        spreads=dict(zip(names, spreads, strict=True)),
     )
-    return dict(zip(ids, rewards_of(setup, model, answers).astype(float).tolist(), strict=True))
-
-
-def encode_results(found: HeldOut, rewards: dict[str, float]) -> Sequence[tuple[str, bytes]]:
-    """The files that tell what the model made of held-out pairs and of every candidate."""
-    return [(HELDOUT_FILE, msgspec.json.encode(found)), (REWARDS_FILE, msgspec.json.encode(rewards))]

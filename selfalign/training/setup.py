@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from torch import nn
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from selfalign.chat import encode_answer, encode_chat
-from selfalign.records import Message, derived_seed
+from selfalign.records import derived_seed
 from selfalign.training.batches import AttentionKinds, Extents, Layout, collate, plan_step
-from selfalign.training.dataset import GroupDataset, load_groups, probe_groups
+from selfalign.training.dataset import Encoder, GroupDataset, load_groups, probe_groups
 from selfalign.training.job import TrainJob
 from selfalign.training.loop import MicroBatch, emit
 from selfalign.training.model import (
@@ -45,6 +45,7 @@ class Setup:
     job: TrainJob
     accelerator: Accelerator
     tokenizer: PreTrainedTokenizerBase
+    encoder: Encoder
     groups: GroupDataset
     dropped: dict[str, int]  # left out, by reason
     scorer: Scorer | RewardScorer
@@ -79,26 +80,44 @@ def prepare(job: TrainJob) -> Setup:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
     _check_processes(job, accelerator)
     tokenizer = AutoTokenizer.from_pretrained(job.policy_path, trust_remote_code=job.trust_remote_code)
-    ends = end_tokens(job.policy_path, tokenizer)
-
-    def encode(messages: Sequence[Message]) -> list[int]:
-        return encode_chat(tokenizer, messages)
-
-    def encode_text(messages: Sequence[Message], text: str) -> list[int]:
-        return encode_answer(tokenizer, messages, text, ends)
-
+    encoder = make_encoder(job, tokenizer)
+    if encoder.foreign and accelerator.is_main_process:
+        said = (
+            f"{job.policy_path} has another tokenizer than {job.sampler_path}: answers are encoded anew from their text"
+        )
+        emit("warning", message=f"round {job.round}: {said}")
     if job.train.algorithm == "ppo":
-        groups, dropped = probe_groups(job, encode), Counter[str]()
+        groups, dropped = probe_groups(job, encoder), Counter[str]()
     else:
-        groups, dropped = load_groups(job, encode, encode_text)
+        groups, dropped = load_groups(job, encoder)
     if dropped and accelerator.is_main_process:
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
         emit("warning", message=f"round {job.round}: left out of training: {reasons}; {len(groups)} remain")
-    torch.manual_seed(derived_seed("adapter", job.seed, job.round))
-    scorer = make_scorer(job, weight_dtype(job, dtype), tokenizer)
+    scorer = fresh_scorer(job, dtype, tokenizer, accelerator)
     check_vocabulary(groups, scorer.whole, job.policy_path)
-    scorer.train().to(accelerator.device)
-    return Setup(job, accelerator, tokenizer, groups, dict(dropped), scorer, dtype, choose_layout(scorer, groups))
+    layout = choose_layout(scorer, groups)
+    accelerator.wait_for_everyone()
+    return Setup(job, accelerator, tokenizer, encoder, groups, dict(dropped), scorer, dtype, layout)
+
+
+def make_encoder(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> Encoder:
+    ends, foreign = end_tokens(job.policy_path, tokenizer), False
+    if job.sampler_path is not None:
+        sampler = AutoTokenizer.from_pretrained(job.sampler_path, trust_remote_code=job.trust_remote_code)
+        foreign = sampler.get_vocab() != tokenizer.get_vocab()
+    return Encoder(
+        lambda messages: encode_chat(tokenizer, messages),
+        lambda messages, text: encode_answer(tokenizer, messages, text, ends),
+        foreign,
+    )
+
+
+def fresh_scorer(
+    job: TrainJob, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
+) -> Scorer | RewardScorer:
+    """The model as it is before the job's first step; what is drawn at random, a head or an adapter, is by its seed."""
+    torch.manual_seed(derived_seed("adapter", job.seed, job.round))
+    return make_scorer(job, weight_dtype(job, dtype), tokenizer).train().to(accelerator.device)
 
 
 def make_scorer(job: TrainJob, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> Scorer | RewardScorer:

@@ -31,7 +31,7 @@ from selfalign.training.checkpoint import (
     check_finite,
     full_state,
 )
-from selfalign.training.dataset import NothingToTrainOn
+from selfalign.training.dataset import GroupDataset, NothingToTrainOn
 from selfalign.training.dpo import DpoTask
 from selfalign.training.job import TrainJob
 from selfalign.training.loop import Loop, MetricsLog, NonFiniteStep, Stopped, emit, make_optimizer
@@ -49,11 +49,20 @@ from selfalign.training.model import (
     save_model,
     stored_dtype,
 )
-from selfalign.training.ppo import ActorCritic, NonFiniteScore, PpoTask
+from selfalign.training.ppo import ActorCritic, PpoTask
 from selfalign.training.ranking import RankingTask
 from selfalign.training.reference import WrongStart, mismatch, reference_logps
-from selfalign.training.reward_model import RewardTask, encode_results, held_out, hold_out, reward_candidates
-from selfalign.training.setup import LaunchError, Setup, prepare
+from selfalign.training.reward_model import (
+    NonFiniteReward,
+    Results,
+    RewardTask,
+    held_out,
+    hold_out,
+    member,
+    reward_candidates,
+    together,
+)
+from selfalign.training.setup import LaunchError, Setup, fresh_scorer, prepare
 from selfalign.training.sft import SftTask
 from selfalign.training.task import GroupTask
 
@@ -67,7 +76,7 @@ REFUSALS = (
     LaunchError,
     ModelError,
     NothingToTrainOn,
-    NonFiniteScore,
+    NonFiniteReward,
     NonFiniteStep,
     NonFiniteWeights,
     StoreError,
@@ -84,14 +93,8 @@ def train(job: TrainJob, should_stop: Callable[[], bool] = lambda: False) -> Non
     output.mkdir(parents=True, exist_ok=True)
     if _is_done(job):
         return
-    setup = prepare(job)
-    setup.accelerator.wait_for_everyone()
-    if job.train.algorithm == "reward_model":
-        train_reward_model(setup, should_stop)
-    elif job.train.algorithm == "ppo":
-        train_on_rollouts(setup, should_stop)
-    else:
-        train_policy(setup, should_stop)
+    train_model = {"reward_model": train_reward_model, "ppo": train_on_rollouts}.get(job.train.algorithm, train_policy)
+    train_model(prepare(job), should_stop)  # nobody else holds the setup, so that an ensemble can let go of a model
 
 
 def train_policy(setup: Setup, should_stop: Callable[[], bool]) -> None:
@@ -107,10 +110,33 @@ def train_policy(setup: Setup, should_stop: Callable[[], bool]) -> None:
 
 def train_reward_model(setup: Setup, should_stop: Callable[[], bool]) -> None:
     setup, pairs = hold_out(setup)
+    if setup.job.reward_model.ensemble == 1:
+        train_single(setup, pairs, should_stop)
+    else:
+        train_ensemble(setup, pairs, should_stop)
+
+
+def train_single(setup: Setup, pairs: GroupDataset, should_stop: Callable[[], bool]) -> None:
     model = setup.accelerator.prepare(setup.scorer)
     progress = run_steps(setup, model, RewardTask(setup, None), should_stop)
     save_trained(setup, model)
-    finish(setup, progress, encode_results(held_out(setup, model, pairs), reward_candidates(setup, model)))
+    finish(setup, progress, Results(held_out(setup, model, pairs), reward_candidates(setup, model)).files())
+
+
+def train_ensemble(setup: Setup, pairs: GroupDataset, should_stop: Callable[[], bool]) -> None:
+    """Train one member after the other, each in a folder of its own, and write what they say together."""
+    whole, settings = setup.job, setup.job.reward_model
+    jobs = [member(whole, number) for number in range(settings.ensemble)]
+    for job in jobs:
+        if not _is_done(job):
+            Path(job.output_dir).mkdir(exist_ok=True)
+            setup.job, setup.scorer = job, fresh_scorer(job, setup.dtype, setup.tokenizer, setup.accelerator)
+            train_single(setup, pairs, should_stop)
+            setup.accelerator.free_memory()
+    setup.job, folders = whole, [Path(job.output_dir) for job in jobs]
+    done = [msgspec.json.decode((folder / DONE_FILE).read_bytes()) for folder in folders]
+    progress = Progress(sum(one["steps"] for one in done), sum(one["num_tokens"] for one in done))
+    finish(setup, progress, together([Results.read(folder) for folder in folders], settings).files())
 
 
 def train_on_rollouts(setup: Setup, should_stop: Callable[[], bool]) -> None:

@@ -203,6 +203,14 @@ def test_steps_of_a_reward_model_are_not_the_policys() -> None:
     display = PlainDisplay(out)
     display.handle({"time": 0.0, "event": "reward_model", "round": 0, "accuracy": 0.825, "pairs": 40})
     assert out.getvalue().endswith("round 0  reward    the reward model is right on 82.5% of 40 held-out pairs\n")
+    found = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "baseline": 0.52, "ece": 0.1234, "pairs": 40, "go": False}
+    display.handle({"time": 0.0, "event": "reward_model", "round": 0, **found})
+    words = "(40.0% to 60.0%), length alone on 52.0%; calibration error 0.123: NO-GO\n"
+    assert out.getvalue().endswith(words)
+    progress.handle({"time": 0.0, "event": "reward_model", "round": 0, **found})
+    out = io.StringIO()
+    Console(file=out, width=200, markup=False).print(render(progress, "x", 1.0))
+    assert "round 0 the reward model is right on 50.0% of 40" in out.getvalue() and "NO-GO" in out.getvalue()
 
 
 @pytest.mark.parametrize(

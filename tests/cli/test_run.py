@@ -22,7 +22,7 @@ from selfalign.launch.local import WorkerDied
 from selfalign.store import Run
 from tests.cli.conftest import REPOSITORY, Cli, environment
 from tests.cli.fabricate import make_run
-from tests.scripted import ScriptedWorkers, write_campaign
+from tests.scripted import ScriptedWorkers, write_campaign, write_rewards
 
 WRITER = """
 import signal, sys
@@ -229,6 +229,27 @@ def test_a_failing_trainer_is_told_in_its_own_words(campaign: Path, cli: Cli, mo
     assert last_event(campaign) == "failed"
     status = cli("status", "kindness", cwd=campaign)
     assert "failed: WorkerDied" in status.stdout
+
+
+def test_a_reward_model_that_is_not_to_be_followed_stops_with_4(
+    campaign: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.scripted.write_rewards", lambda job: write_rewards(job, right=5))
+    asked = ("--set", "train.reward_weight=true", "--set", "prompts.per_round=60")
+    few = cli("run", "kindness.yaml", *asked, cwd=campaign)
+    assert few.returncode == 2
+    assert (
+        "reward_model.holdout: holds out about 6 of a round's 60 prompts; a reward model is judged on 30" in few.stderr
+    )
+    done = cli("run", "kindness.yaml", *asked, "--set", "reward_model.holdout=0.5", cwd=campaign)
+    assert done.returncode == 4, done.stderr
+    assert "right on 50.0% of 40 held-out pairs (3" in done.stderr and "length alone on 50.0%; calib" in done.stderr
+    assert ": NO-GO\n" in done.stderr and "stopped by the gate: no-go: held-out accuracy" in done.stderr
+    assert "the policy stays: the base policy" in done.stderr
+    pages = cli("report", "kindness", "--round", "0", cwd=campaign)
+    assert pages.returncode == 0 and "rounds/000/report.html" in pages.stdout
+    status = cli("status", "kindness", cwd=campaign)
+    assert "stopped by a gate" in status.stdout and "NO-GO" in status.stdout
 
 
 def test_each_display_tells_the_same_campaign(campaign: Path, cli: Cli) -> None:

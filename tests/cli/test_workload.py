@@ -100,6 +100,14 @@ def test_a_reward_model_reads_the_pairs_and_then_all_candidates(rules: Constitut
     assert counted(rules)[0].reward_passes == 0
 
 
+@pytest.mark.parametrize(("data", "pairs"), [("last", [10, 10, 10]), ("all", [10, 20, 30]), (2, [10, 20, 20])])
+def test_a_reward_model_reads_the_pairs_of_its_rounds(rules: Constitution, data: Any, pairs: list[int]) -> None:
+    found = counted(rules, train=Train(reward_weight=True), reward_model=RewardModel(data=data))
+    assert [work.reward_passes for work in found] == [3 * 2 * n + 40 for n in pairs]
+    several = counted(rules, train=Train(reward_weight=True), reward_model=RewardModel(data=data, ensemble=4))
+    assert [work.reward_passes for work in several] == [4 * work.reward_passes for work in found]
+
+
 def test_the_bootstrap_is_round_0(rules: Constitution) -> None:
     campaign = Campaign(rounds=1, bootstrap="critique-revision", revise=Revise(num_prompts=5, steps=2))
     helpful = [Prompt.make((Message("user", f"help {i}"),)) for i in range(9)]

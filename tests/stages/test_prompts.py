@@ -250,3 +250,11 @@ def test_the_schema_agrees_with_the_reader(row: dict, valid: bool, tmp_path: Pat
         assert prompts.load(str(path), "train")
     else:
         refused(path)
+
+
+def test_a_reward_model_needs_prompts_to_be_judged_by() -> None:
+    prompts.check_held_out(300, 0.1, 30)
+    with pytest.raises(PromptError, match=r"about 26 of a round's 256 prompts(?s:.*)Set it to 0\.15 or more"):
+        prompts.check_held_out(256, 0.1, 30)
+    with pytest.raises(PromptError, match="Draw more prompts"):
+        prompts.check_held_out(60, 0.1, 30)

@@ -16,24 +16,37 @@ from selfalign.chat import encode_chat
 from selfalign.config import Adapter, RewardModel
 from selfalign.records import Candidate, Pair, Prompt, Reward
 from selfalign.store import Run, read_records
+from selfalign.training import dataset
 from selfalign.training.batches import collate
 from selfalign.training.dataset import NothingToTrainOn
 from selfalign.training.dpo import reward_weights
-from selfalign.training.job import TrainJob
+from selfalign.training.job import HeldOut, TrainJob
+from selfalign.training.loop import Stopped
 from selfalign.training.losses import PairLogps, distill_loss
 from selfalign.training.model import ModelError, RewardScorer, choose_layout, load_reward_model
-from selfalign.training.reward_model import hold_out, prompt_of, reward_loss
-from selfalign.training.setup import prepare
+from selfalign.training.reward_model import (
+    NonFiniteReward,
+    Results,
+    combine,
+    hold_out,
+    prompt_of,
+    reward_loss,
+    rewards_of,
+    together,
+)
+from selfalign.training.setup import make_encoder, prepare
 from selfalign.training.trainer import train
-from tests.training.conftest import make_job, metrics_of, save_tiny, tiny_tokenizer
+from tests.training.conftest import END, make_job, metrics_of, save_tiny, tiny_tokenizer
 from tests.training.test_model import random_pairs, rows_of
 
 ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2"]
 
 
-def reward_job(tmp_path: Path, **changes: object) -> TrainJob:
+def reward_job(tmp_path: Path, ensemble: dict[str, object] | None = None, **changes: object) -> TrainJob:
+    model = RewardModel(holdout=0.3, **(ensemble or {}))
     settings = {"num_pairs": 40, "train_epochs": 6, "train_learning_rate": 5e-3, **changes}
-    return make_job(tmp_path, train_algorithm="reward_model", reward_model=RewardModel(holdout=0.3), **settings)
+    job = make_job(tmp_path, train_algorithm="reward_model", reward_model=model, **settings)
+    return replace(job, rewarded_dirs=job.candidates_dirs)
 
 
 def minus_log_sigmoid(t: float) -> float:
@@ -114,15 +127,153 @@ def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:
     rewards = json.loads((Path(job.output_dir) / "rewards.json").read_text())
     pairs = {pair.prompt_id: pair for pair in read_records(Path(job.examples_dirs[0]), Pair)}
     assert set(found["prompt_ids"]) == theirs
-    for name, gap, p in zip(found["prompt_ids"], found["gaps"], found["p_chosen"], strict=True):
+    columns = (found[name] for name in ("prompt_ids", "chosen", "rejected", "p_chosen"))
+    for name, chosen, rejected, p in zip(*columns, strict=True):
         pair = pairs[name]
-        assert gap == pytest.approx(rewards[pair.chosen_id] - rewards[pair.rejected_id], abs=1e-4)
+        assert chosen == pytest.approx(rewards[pair.chosen_id], abs=1e-4)
+        assert rejected == pytest.approx(rewards[pair.rejected_id], abs=1e-4)
         assert p == pytest.approx(pair.p_chosen)
+    lengths = {c.id: len(c.token_ids) for c in read_records(Path(job.candidates_dirs[0]), Candidate)}
+    longer = {name: lengths[pair.chosen_id] - lengths[pair.rejected_id] for name, pair in pairs.items()}
+    assert found["lengths"] == [longer[name] for name in found["prompt_ids"]]
+    assert sorted(found["trained_lengths"]) == sorted(longer[name] for name in ours)
+    assert sorted(found["trained_p_chosen"]) == pytest.approx(sorted(pairs[name].p_chosen for name in ours))
+
+
+def test_a_reward_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    job = reward_job(tmp_path)
+    Path(job.output_dir).mkdir()
+    setup = prepare(job)
+    with torch.no_grad():
+        setup.scorer.whole.score.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteReward, match="80 of 80 rewards are not finite"):
+        rewards_of(setup, setup.scorer, setup.groups)
 
 
 def test_too_few_pairs_to_hold_any_out(tmp_path: Path) -> None:
     with pytest.raises(NothingToTrainOn, match="too few to train a reward model and to test it"):
         train(reward_job(tmp_path, num_pairs=1))
+
+
+def with_other_tokens(folder: Path) -> Path:
+    """A tiny model whose tokenizer numbers the same words the other way round."""
+    save_tiny(folder)
+    file = folder / "tokenizer.json"
+    found = json.loads(file.read_text())
+    special = {token["content"] for token in found["added_tokens"]}
+    words = [word for word in found["model"]["vocab"] if word not in special]
+    places = [found["model"]["vocab"][word] for word in words]
+    found["model"]["vocab"] |= dict(zip(words, reversed(places), strict=True))
+    file.write_text(json.dumps(found))
+    return folder
+
+
+def test_a_model_with_another_tokenizer_reads_the_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = with_other_tokens(tmp_path / "other")
+    job = replace(reward_job(tmp_path), policy_path=str(other), sampler_path=str(tmp_path / "policy"))
+    texts = {
+        c.id: tiny_tokenizer().decode(c.token_ids[:-1]) for c in read_records(Path(job.candidates_dirs[0]), Candidate)
+    }
+    run = Run.create(tmp_path / "texts", "name: texts\n")
+    with run.lock():
+        step = run.step("rounds/000/candidates", inputs={})
+        step.write(0, [replace(c, text=texts[c.id]) for c in read_records(Path(job.candidates_dirs[0]), Candidate)])
+        step.finish({})
+    Path(job.output_dir).mkdir()
+    setup = prepare(replace(job, candidates_dirs=(str(step.path),)))
+    assert "answers are encoded anew from their text" in capsys.readouterr().out and len(setup.groups) == 40
+    for index, key in enumerate(setup.groups.keys):
+        _, answers = setup.groups.parts(index)
+        assert [setup.tokenizer.decode(answer[:-1]) for answer in answers] == [
+            texts[name] for name in key.split("/")[1:]
+        ]
+
+
+@pytest.mark.parametrize("reason", ["stop", "length"])
+def test_an_answer_encoded_anew_ends_where_it_did(reason: str, tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    job = reward_job(tmp_path)
+    encoder = replace(make_encoder(job, tokenizer), foreign=True)
+    prompt = next(iter(read_records(Path(job.prompts_dirs[0]), Prompt)))
+    answer = Candidate("a", prompt.id, "p", 0, 0, "w1 w2", (60, 61), reason)
+    found = dataset._answer_tokens(answer, {prompt.id: prompt}, encoder).tolist()
+    assert found == [*tokenizer.encode("w1 w2"), *([END] if reason == "stop" else [])]
+    assert dataset._answer_tokens(answer, {}, replace(encoder, foreign=False)).tolist() == [60, 61]
+
+
+def test_the_same_tokenizer_keeps_the_tokens(tmp_path: Path) -> None:
+    job = reward_job(tmp_path)
+    other = save_tiny(tmp_path / "other", seed=3)
+    assert not make_encoder(replace(job, sampler_path=str(other)), tiny_tokenizer()).foreign
+
+
+# Ensembles.
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"combine": "mean"}, [2.0, 1.0]),
+        ({"combine": "min"}, [0.0, 1.0]),
+        ({"combine": "mean-variance", "variance_weight": 0.5}, [2.0 - 0.5 * 8 / 3, 1.0]),
+    ],
+)
+def test_rewards_are_combined_by_hand(settings: dict[str, object], expected: list[float]) -> None:
+    rewards = torch.tensor([[0.0, 1.0], [2.0, 1.0], [4.0, 1.0]])
+    assert combine(rewards, RewardModel(ensemble=3, **settings)).tolist() == pytest.approx(expected)
+
+
+def results(chosen: list[float], rejected: list[float], rewards: dict[str, float]) -> Results:
+    count = len(chosen)
+    lengths, labels = [0] * count, [0.9] * count
+    held = HeldOut(
+        prompt_ids=["p"] * count, chosen=chosen, rejected=rejected, p_chosen=labels, lengths=lengths,
+        trained_p_chosen=labels, trained_lengths=lengths,
+    )  # fmt: skip
+    return Results(held, rewards)
+
+
+def test_members_that_differ_by_a_constant_agree() -> None:
+    one = results([1.0, 3.0], [0.0, 0.0], {"a": 1.0, "b": 3.0})
+    two = results([11.0, 13.0], [10.0, 10.0], {"a": 11.0, "b": 13.0})
+    found = together([one, two], RewardModel(ensemble=2, combine="min"))
+    assert found.spreads == {"a": 0.0, "b": 0.0} and found.rewards == {"a": 0.0, "b": 2.0}
+    assert found.heldout.gaps == [1.0, 3.0]
+
+
+def test_an_ensemble_is_of_seeds_and_says_how_far_they_are_apart(tmp_path: Path) -> None:
+    job = reward_job(tmp_path, {"ensemble": 3, "combine": "min"}, train_epochs=2)
+    train(job)
+    output = Path(job.output_dir)
+    assert not (output / "config.json").exists() and not (output / "checkpoint").exists()
+    members = [Results.read(output / f"member-{number}") for number in range(3)]
+    assert len({one.heldout.chosen[0] for one in members}) == 3
+    assert len({tuple(one.heldout.prompt_ids) for one in members}) == 1
+    assert AutoModelForSequenceClassification.from_pretrained(output / "member-2").config.num_labels == 1
+    held = np.array([[*one.heldout.chosen, *one.heldout.rejected] for one in members])
+    rewards, spreads = (json.loads((output / f"{name}.json").read_text()) for name in ("rewards", "spreads"))
+    for name in list(rewards)[:5]:
+        about = np.array([one.rewards[name] for one in members]) - held.mean(1)
+        assert rewards[name] == pytest.approx(about.min()) and spreads[name] == pytest.approx(about.std())
+    found = Results.read(output).heldout
+    assert found.gaps[0] == pytest.approx(np.subtract(*(held - held.mean(1)[:, None]).min(0)[[0, held.shape[1] // 2]]))
+    done, first = (json.loads((folder / "training.json").read_text()) for folder in (output, output / "member-0"))
+    assert done["steps"] == 3 * first["steps"]
+
+
+def test_an_ensemble_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = reward_job(tmp_path / "whole", {"ensemble": 2}, train_epochs=1)
+    train(whole)
+    job = replace(whole, output_dir=str(tmp_path / "out"))
+    steps = len((Path(whole.output_dir) / "member-0/metrics.jsonl").read_text().splitlines())
+    calls = iter(range(2 * steps))
+    with pytest.raises(Stopped):
+        train(job, lambda: next(calls) == steps + 1)  # in the second member
+    kept = (tmp_path / "out/member-0/model.safetensors").stat().st_mtime_ns
+    train(job)
+    assert (tmp_path / "out/member-0/model.safetensors").stat().st_mtime_ns == kept
+    for name in ("rewards.json", "spreads.json", "heldout.json", "member-1/model.safetensors"):
+        assert (tmp_path / "out" / name).read_bytes() == (Path(whole.output_dir) / name).read_bytes()
 
 
 # Policies that follow one.
@@ -138,6 +289,18 @@ def rewarded(tmp_path: Path, **changes: object) -> TrainJob:
         step.write(0, [Reward(name, "rm", r) for p in pairs for name, r in ((p.chosen_id, 1.0), (p.rejected_id, 0.0))])
         step.finish({})
     return replace(job, rewards_dirs=(str(step.path),))
+
+
+def test_pairs_that_the_reward_model_left_out_are_counted(tmp_path: Path) -> None:
+    job = rewarded(tmp_path, train_reward_weight=True)
+    some = list(read_records(Path(job.rewards_dirs[0]), Reward))[2:]
+    run = Run.create(tmp_path / "fewer", "name: rewards\n")
+    with run.lock():
+        step = run.step("rounds/000/rewards", inputs={})
+        step.write(0, some)
+        step.finish({})
+    setup = prepare(replace(job, rewards_dirs=(str(step.path),)))
+    assert setup.dropped == {"no_reward": 1} and len(setup.groups) == 11
 
 
 def test_distillation_by_hand() -> None:

@@ -1,7 +1,8 @@
 """Report: what each round did, as JSON for programs and as Markdown and HTML pages for people.
 
-A round's folder gets report.json, report.md, report.html and model_card.md; the run's folder report.md and report.html,
-over all rounds. Everything that a model or a user wrote is escaped; the pages hold no script and load nothing.
+A round's folder gets report.json, report.md, report.html and model_card.md, and reward_report.json where a reward model
+was trained; the run's folder report.md and report.html, over all rounds. Everything that a model or a user wrote is
+escaped; the pages hold no script and load nothing.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import msgspec
 
 from selfalign import config
 from selfalign.config import Campaign
-from selfalign.records import Report
-from selfalign.stages.report import card, content
+from selfalign.records import Report, RewardReport
+from selfalign.stages.report import card, content, reward_model
 from selfalign.stages.report.document import to_html, to_markdown
 from selfalign.stages.report.steps import seconds as stage_seconds
 from selfalign.store import Run
@@ -32,16 +33,33 @@ def render(run: Run, rounds: Sequence[int] | None = None) -> list[str]:
 
     Needs the run's lock.
     """
-    reports = read(run)
-    if not reports:
+    reports, stopped = read(run), not_to_follow(run)
+    if not reports and not stopped:
         return []
     campaign = config.load(run.path / "campaign.yaml").campaign
-    page = content.campaign_page(run, reports, campaign, gold(run))
+    page = content.campaign_page(run, reports, campaign, gold(run), stopped)
     written = _write_pages(run, "", f"{run.path.name}: report", page)
     for report in reports:
         if rounds is None or report.round in rounds:
             written += _write_round(run, report, reports, campaign)
+    for found in stopped:
+        if rounds is None or found.round in rounds:
+            title = f"{run.path.name}: round {found.round}"
+            written += _write_pages(run, f"{folder(found.round)}/", title, reward_model.stopped_page(found))
     return written
+
+
+def write_reward_model(run: Run, found: RewardReport) -> None:
+    """Write what a round's reward model is worth, and the pages where it is not one to follow. Needs the run's lock."""
+    run.write_json(f"{folder(found.round)}/{reward_model.FILE}", found)
+    if not found.go:
+        render(run, [found.round])
+
+
+def not_to_follow(run: Run) -> list[RewardReport]:
+    """What is known of the reward models for which rounds were stopped, in order."""
+    found = (reward_model.read(run, number) for number in run.rounds())
+    return [one for one in found if one is not None and not one.go]
 
 
 def read(run: Run) -> list[Report]:
@@ -87,4 +105,4 @@ def _write_pages(run: Run, prefix: str, title: str, blocks: Sequence[Any]) -> li
     return [f"{prefix}report.md", f"{prefix}report.html"]
 
 
-__all__ = ["gold", "read", "render", "stage_seconds", "write"]
+__all__ = ["gold", "not_to_follow", "read", "render", "stage_seconds", "write", "write_reward_model"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from selfalign.config import Campaign, in_round
-from selfalign.records import Behaviour, JudgeHealth, Report, Sample, WinRate
-from selfalign.stages.report import steps, training
+from selfalign.records import Behaviour, JudgeHealth, Report, RewardReport, Sample, WinRate
+from selfalign.stages.report import reward_model, steps, training
 from selfalign.stages.report.document import Block, Dialogue, Figure, Fold, Heading, Paragraph, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
 from selfalign.store import Run
@@ -15,12 +15,20 @@ NONE = "–"
 
 
 def campaign_page(
-    run: Run, reports: Sequence[Report], campaign: Campaign, gold: Mapping[str, Mapping[str, float]]
+    run: Run,
+    reports: Sequence[Report],
+    campaign: Campaign,
+    gold: Mapping[str, Mapping[str, float]],
+    stopped: Sequence[RewardReport] = (),
 ) -> list[Block]:
-    """The page of a whole run: how the figures moved, then every round."""
+    """The page of a whole run: how the figures moved, then every round. `stopped` are rounds that have no report."""
+    ends = [block for found in stopped for block in reward_model.stopped_page(found)]
+    if not reports:
+        return [Paragraph(standing(reports)), *ends]
     last = reports[-1]
     blocks: list[Block] = [
         Paragraph(standing(reports)),
+        *ends,
         _gate(last),
         Heading("The rounds"),
         rounds_table(reports, campaign),
@@ -33,7 +41,8 @@ def campaign_page(
     blocks += [Heading("Round by round")]
     for report in reports:
         trained = training.blocks(run, report, in_round(campaign, report.round))
-        blocks.append(Fold(f"Round {report.round}", (*trained, *details(report))))
+        rewarded = reward_model.blocks(run, report.round)
+        blocks.append(Fold(f"Round {report.round}", (*trained, *rewarded, *details(report))))
     return [*blocks, Heading("Lineage"), *lineage(run, reports)]
 
 
@@ -45,6 +54,7 @@ def round_page(run: Run, report: Report, previous: Report | None, campaign: Camp
         _gate(report),
         *edited,
         *training.blocks(run, report, in_round(campaign, report.round)),
+        *reward_model.blocks(run, report.round),
         *details(report),
         Heading("Before and after"),
         *samples(report.samples),

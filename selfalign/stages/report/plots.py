@@ -5,12 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from selfalign.records import Bin
 from selfalign.stages.report.document import escape
-
-if TYPE_CHECKING:  # who reads a run's pages need not wait for numpy
-    from selfalign.calibration import Bin
 
 WIDTH, HEIGHT = 310, 210
 LEFT, RIGHT, TOP, BOTTOM = 42, 14, 30, 34
