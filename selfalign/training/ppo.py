@@ -6,26 +6,21 @@ rollouts (asked for, sampled by the engine) -> scores, old log-probabilities, va
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from selfalign.chat import encode_chat
 from selfalign.config import Ppo
-from selfalign.records import Candidate, Prompt
-from selfalign.store import read_records
 from selfalign.training import advantages as estimators
 from selfalign.training.advantages import group_normalised, has_contrast, leave_one_out, returns_to_go, whiten
 from selfalign.training.batches import Batch
-from selfalign.training.dataset import Group, GroupDataset, NothingToTrainOn
 from selfalign.training.kl import KLController, kl_estimates, past_target
 from selfalign.training.loop import MicroBatch
-from selfalign.training.model import RewardScorer, Scorer, ValueScorer
+from selfalign.training.model import RewardScorer, Scorer, ValueScorer, load_model, load_reward_model
 from selfalign.training.ppo_losses import grpo_loss, policy_loss, policy_statistics, value_clipfrac, value_loss
 from selfalign.training.reward_model import rewards_of
 from selfalign.training.rewards import (
@@ -36,6 +31,7 @@ from selfalign.training.rewards import (
     shift_scores,
     token_rewards,
 )
+from selfalign.training.rollouts import Rollouts, load_rollouts, score_tokens
 from selfalign.training.segments import spread, sums
 from selfalign.training.setup import Setup
 
@@ -60,52 +56,23 @@ class ActorCritic(nn.Module):
         return self.actor(batch, temperature=self.temperature), values
 
 
-@dataclass(frozen=True)
-class Rollouts:
-    """One iteration's answers, M of them with T tokens, and all that is known of them before the first step.
+def reward_models(setup: Setup) -> tuple[RewardScorer, ValueScorer | None]:
+    """The reward model, frozen, and for GAE a critic that begins as a copy of it (Huang et al. 2024)."""
+    job, device = setup.job, setup.accelerator.device
 
-    `advantages` and `log_probabilities` are of tokens, [T]; RLOO's advantages are of answers, [M].
-    """
+    def load(dtype: torch.dtype) -> PreTrainedModel:
+        return load_reward_model(job.reward_path, dtype, None, trust_remote_code=job.trust_remote_code)
 
-    groups: GroupDataset
-    places: Tensor  # [M + 1]: where each answer's tokens begin
-    old: Tensor  # [T]
-    reference: Tensor  # [T]
-    advantages: Tensor
-    values: Tensor | None = None  # [T]
-    returns: Tensor | None = None  # [T]
-    summary: tuple[float, ...] = ()  # in the order of ITERATION
-
-    def tokens_of(self, batch: Batch) -> Tensor:
-        """The numbers of the batch's scored tokens. [N]"""
-        starts = self.places[batch.answers] - (batch.lengths.cumsum(0) - batch.lengths)
-        return spread(starts, batch.lengths) + torch.arange(int(batch.lengths.sum()), device=starts.device)
+    reward = RewardScorer(load(setup.dtype)).to(device).requires_grad_(False)
+    critic = ValueScorer(load(torch.float32)).to(device) if job.ppo.advantage == "gae" else None
+    return reward, critic
 
 
-def load_rollouts(
-    setup: Setup, folders: Sequence[str], prompts: Sequence[str]
-) -> tuple[GroupDataset, list[Candidate], Counter[str]]:
-    """The sampled answers by prompt, labelled 1 where they ended; their records; what is left out, by reason."""
-    asked = {p.id: p for folder in prompts for p in read_records(Path(folder), Prompt)}
-    grouped: dict[str, list[Candidate]] = {}
-    dropped: Counter[str] = Counter()
-    for candidate in (c for folder in folders for c in read_records(Path(folder), Candidate)):
-        if candidate.finish_reason == "error" or not candidate.token_ids:
-            dropped["error" if candidate.finish_reason == "error" else "empty"] += 1
-        else:
-            grouped.setdefault(candidate.prompt_id, []).append(candidate)
-    groups, kept = [], []
-    for prompt_id, answers in grouped.items():
-        tokens = encode_chat(setup.tokenizer, asked[prompt_id].messages)
-        fitting = [a for a in answers if len(tokens) + len(a.token_ids) <= setup.job.train.max_length]
-        dropped["too_long"] += len(answers) - len(fitting)
-        if fitting:
-            ended = tuple(float(a.finish_reason == "stop") for a in fitting)
-            groups.append(Group(prompt_id, tokens, tuple(a.token_ids for a in fitting), ended))
-            kept += fitting
-    if not groups:
-        raise NothingToTrainOn(f"no rollout of {len(grouped)} prompts can be trained on: {dict(+dropped)}")
-    return GroupDataset(groups), kept, +dropped
+def frozen_policy(setup: Setup) -> Scorer:
+    """The policy as it is before training: what the KL is measured from, where all weights are trained."""
+    path = setup.job.reference[0].path if setup.job.reference else setup.job.policy_path
+    model = load_model(path, setup.dtype, trust_remote_code=setup.job.trust_remote_code)
+    return Scorer(model).to(setup.accelerator.device).requires_grad_(False)
 
 
 class PpoTask:
@@ -304,22 +271,3 @@ def _first_of_each(metrics: Sequence[dict[str, float]]) -> list[dict[str, float]
     for step in metrics:
         first.setdefault(step["iteration"], step)
     return list(first.values())
-
-
-@torch.no_grad()
-def score_tokens(setup: Setup, model: nn.Module, rollouts: Rollouts) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of all tokens, and their values where the model has a critic; each process its share. [T]"""
-    accelerator, total = setup.accelerator, int(rollouts.places[-1])
-    found = torch.zeros(2, total, device=accelerator.device)
-    with_values = False
-    for micro in setup.micro_batches(np.arange(len(setup.groups))):
-        with accelerator.autocast():
-            answer = model(micro.batch)
-        logprobs, values = answer if isinstance(answer, tuple) else (answer, None)
-        if micro.counts:
-            places = rollouts.tokens_of(micro.batch)
-            found[0, places] = logprobs
-            if values is not None:
-                found[1, places], with_values = values, True
-    found = accelerator.reduce(found, "sum")
-    return found[0], found[1] if with_values else None

@@ -17,7 +17,7 @@ from selfalign.chat import encode_chat
 from selfalign.config import Adapter, Ppo
 from selfalign.records import Candidate, Message, Prompt
 from selfalign.store import Run
-from selfalign.training import trainer
+from selfalign.training import rollouts
 from selfalign.training.job import TrainJob
 from selfalign.training.loop import Stopped
 from selfalign.training.trainer import train
@@ -44,7 +44,7 @@ class Sampler:
         self.job, self.folder, self.stop_after = job, folder, stop_after
         self.asked: list[int] = []
         self.policies: list[str | None] = []
-        monkeypatch.setattr(trainer, "emit", self.emit)
+        monkeypatch.setattr(rollouts, "emit", self.emit)
         monkeypatch.setattr(sys, "stdin", self)
         self.reply = ""
 

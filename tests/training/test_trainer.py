@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from selfalign.config import Adapter
 from selfalign.records import Pair
 from selfalign.store import read_records, sha256_file
-from selfalign.training import checkpoint, dpo, loop, trainer
+from selfalign.training import checkpoint, dpo, loop, saving, trainer
 from selfalign.training import reference as reference_module
 from selfalign.training.checkpoint import CheckpointError, NonFiniteWeights
 from selfalign.training.dataset import GroupDataset, NothingToTrainOn
@@ -266,14 +266,14 @@ def test_a_step_that_is_not_finite_is_not_made(tmp_path: Path, monkeypatch: pyte
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = trainer.full_state
+    original = saving.full_state
 
     def state(*args: object) -> dict[str, torch.Tensor]:
         weights = original(*args)
         next(iter(weights.values())).data[0, 0] = float("nan")
         return weights
 
-    monkeypatch.setattr(trainer, "full_state", state)
+    monkeypatch.setattr(saving, "full_state", state)
     job = make_job(tmp_path)
     with pytest.raises(NonFiniteWeights, match=r"embed_tokens\.weight"):
         train(job)

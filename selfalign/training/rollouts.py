@@ -1,0 +1,129 @@
+"""Rollouts: asked for with the weights as they are, read from their records, and scored token by token."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from selfalign.chat import encode_chat
+from selfalign.records import Candidate, Prompt
+from selfalign.store import read_records
+from selfalign.training.batches import Batch
+from selfalign.training.dataset import Group, GroupDataset, NothingToTrainOn
+from selfalign.training.loop import Stopped, emit
+from selfalign.training.saving import PROBES_FILE, policy_state, probe_logprobs, write_model
+from selfalign.training.segments import spread
+from selfalign.training.setup import Setup
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """One iteration's answers, M of them with T tokens, and all that is known of them before the first step.
+
+    `advantages` and `log_probabilities` are of tokens, [T]; RLOO's advantages are of answers, [M].
+    """
+
+    groups: GroupDataset
+    places: Tensor  # [M + 1]: where each answer's tokens begin
+    old: Tensor  # [T]
+    reference: Tensor  # [T]
+    advantages: Tensor
+    values: Tensor | None = None  # [T]
+    returns: Tensor | None = None  # [T]
+    summary: tuple[float, ...] = ()  # in the order of ITERATION
+
+    def tokens_of(self, batch: Batch) -> Tensor:
+        """The numbers of the batch's scored tokens. [N]"""
+        starts = self.places[batch.answers] - (batch.lengths.cumsum(0) - batch.lengths)
+        return spread(starts, batch.lengths) + torch.arange(int(batch.lengths.sum()), device=starts.device)
+
+
+@dataclass
+class Asking:
+    """Ask whoever started the trainer for rollouts of the present weights: an event on stdout, a line on stdin."""
+
+    setup: Setup
+    model: nn.Module
+    before: list[list[float]]  # log-probabilities of the probes under the weights last asked about
+
+    def __call__(self, iteration: int) -> tuple[list[str], list[str]]:
+        """Folders of prompts and of candidates. Raises Stopped where nobody answers any more."""
+        accelerator, folder = self.setup.accelerator, self.setup.output / f"rollout-{iteration:04d}"
+        if iteration:
+            self._write(folder)
+        reply = [None]
+        if accelerator.is_main_process:
+            emit("rollouts_wanted", iteration=iteration, model=str(folder) if iteration else None)
+            reply = [sys.stdin.readline()]
+            shutil.rmtree(folder, ignore_errors=True)
+        (line,) = broadcast_object_list(reply)
+        if not line:
+            raise Stopped
+        found = msgspec.json.decode(line)
+        return found["prompts"], found["candidates"]
+
+    def _write(self, folder: Path) -> None:
+        """The present weights as a model folder, with what they say of the probes."""
+        setup = self.setup
+        state = policy_state(setup, self.model)
+        after = probe_logprobs(setup, setup.scorer)
+        if setup.accelerator.is_main_process:
+            shutil.rmtree(folder, ignore_errors=True)
+            write_model(setup, state, folder)
+            (folder / PROBES_FILE).write_bytes(msgspec.json.encode({"before": self.before, "after": after}))
+        self.before = after
+
+
+def load_rollouts(
+    setup: Setup, folders: Sequence[str], prompts: Sequence[str]
+) -> tuple[GroupDataset, list[Candidate], Counter[str]]:
+    """The sampled answers by prompt, labelled 1 where they ended; their records; what is left out, by reason."""
+    asked = {p.id: p for folder in prompts for p in read_records(Path(folder), Prompt)}
+    grouped: dict[str, list[Candidate]] = {}
+    dropped: Counter[str] = Counter()
+    for candidate in (c for folder in folders for c in read_records(Path(folder), Candidate)):
+        if candidate.finish_reason == "error" or not candidate.token_ids:
+            dropped["error" if candidate.finish_reason == "error" else "empty"] += 1
+        else:
+            grouped.setdefault(candidate.prompt_id, []).append(candidate)
+    groups, kept = [], []
+    for prompt_id, answers in grouped.items():
+        tokens = encode_chat(setup.tokenizer, asked[prompt_id].messages)
+        fitting = [a for a in answers if len(tokens) + len(a.token_ids) <= setup.job.train.max_length]
+        dropped["too_long"] += len(answers) - len(fitting)
+        if fitting:
+            ended = tuple(float(a.finish_reason == "stop") for a in fitting)
+            groups.append(Group(prompt_id, tokens, tuple(a.token_ids for a in fitting), ended))
+            kept += fitting
+    if not groups:
+        raise NothingToTrainOn(f"no rollout of {len(grouped)} prompts can be trained on: {dict(+dropped)}")
+    return GroupDataset(groups), kept, +dropped
+
+
+@torch.no_grad()
+def score_tokens(setup: Setup, model: nn.Module, rollouts: Rollouts) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of all tokens, and their values where the model has a critic; each process its share. [T]"""
+    accelerator, total = setup.accelerator, int(rollouts.places[-1])
+    found = torch.zeros(2, total, device=accelerator.device)
+    with_values = False
+    for micro in setup.micro_batches(np.arange(len(setup.groups))):
+        with accelerator.autocast():
+            answer = model(micro.batch)
+        logprobs, values = answer if isinstance(answer, tuple) else (answer, None)
+        if micro.counts:
+            places = rollouts.tokens_of(micro.batch)
+            found[0, places] = logprobs
+            if values is not None:
+                found[1, places], with_values = values, True
+    found = accelerator.reduce(found, "sum")
+    return found[0], found[1] if with_values else None
