@@ -84,7 +84,7 @@ def run_round(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -
     examples = build_examples(work, number, drawn, candidates, judgments, constitution)
     data = training_data(work, number, drawn, candidates, examples)
     data = add_rewards(work, number, data, policy, baseline)
-    trained = train_policy(work, number, data, policy, baseline)
+    trained = train_policy(work, number, data, constitution, policy, baseline)
     outcome = evaluate_policy(work, number, candidates, judgments, examples, constitution, trained, policy, baseline)
     return trained, outcome
 
@@ -99,6 +99,6 @@ def run_bootstrap(work: Work, number: int, policy: Checkpoint, baseline: Baselin
     revisions = revise_answers(work, drawn, answers, constitution, policy, baseline)
     demonstrations = collect_demonstrations(work, answers, revisions, kept)
     data = demonstration_data(drawn, helpful, demonstrations)
-    trained = train_policy(work, number, data, policy, baseline)
+    trained = train_policy(work, number, data, constitution, policy, baseline)
     outcome = evaluate_policy(work, number, answers, None, demonstrations, constitution, trained, policy, baseline)
     return trained, outcome

@@ -32,6 +32,7 @@ from selfalign.stages import (
 )
 from selfalign.steps import NoGo, Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
+from selfalign.training import guards
 
 
 @dataclass(frozen=True)
@@ -278,12 +279,18 @@ def reward_answers(work: Work, number: int, data: train.Data, trained: Step, mod
     )  # fmt: skip
 
 
-def train_policy(work: Work, number: int, data: train.Data, policy: Checkpoint, baseline: Baseline) -> Checkpoint:
+def train_policy(
+    work: Work, number: int, data: train.Data, constitution: Constitution, policy: Checkpoint, baseline: Baseline
+) -> Checkpoint:
     """Train the policy on the examples. The trainer is a process of its own; it resumes where a crash left it."""
     settings = work.settings
 
-    def rollouts(iteration: int, model: str | None) -> dict[str, list[str]]:
-        return sample_rollouts(work, number, iteration, data, model, policy, baseline)
+    def rollouts(iteration: int, model: str | None, scores: Sequence[float]) -> dict[str, Any]:
+        current = policy if model is None else in_training(model, policy, number)
+        guard = guard_policy(work, number, iteration, current, scores, constitution, policy, baseline)
+        if guard["stop"] is not None:
+            return guard
+        return guard | sample_rollouts(work, number, iteration, data, current, baseline)
 
     reference = reference_policy(work, number, policy, baseline)
     shares = {f"reference {share:g}": checkpoint.digest for checkpoint, share in reference}
@@ -303,34 +310,102 @@ def ppo_settings(settings: config.Campaign) -> list[Any]:
     return [settings.ppo, settings.generate] if settings.train.algorithm == "ppo" else []
 
 
-def sample_rollouts(
-    work: Work, number: int, iteration: int, data: train.Data, model: str | None, policy: Checkpoint, baseline: Baseline
-) -> dict[str, list[str]]:
-    """Answers of the policy in training to some of the round's prompts; `model` None is the policy it began as.
+def in_training(model: str, policy: Checkpoint, number: int) -> Checkpoint:
+    """A folder of weights on the way."""
+    digest = train.model_digest(Path(model))
+    return Checkpoint(digest, policy.id, "policy", model, number, digest)
 
-    A folder of weights is proven to be what the engine samples from, as after every reload.
+
+def sample_rollouts(
+    work: Work, number: int, iteration: int, data: train.Data, current: Checkpoint, baseline: Baseline
+) -> dict[str, list[str]]:
+    """Answers of the policy in training to some of the round's prompts, as folders of records.
+
+    The weights are proven to be what the engine samples from, as after every reload.
     """
     settings, folder = work.settings, f"rounds/{number:03d}/rollouts/{iteration:04d}"
     seed = derived_seed(settings.seed, "rollouts", number)
     available = records_of(data.prompts[0], Prompt)
     drawn = prompts.draw(available, min(settings.ppo.prompts, len(available)), seed, iteration)
     asked = write_prompts(work, f"{folder}/prompts", drawn, number, told=False)
-    digest = policy.digest if model is None else train.model_digest(Path(model))
-    current = policy if model is None else Checkpoint(digest, policy.id, "policy", model, number, digest)
     sampling = replace(settings.generate, samples=settings.ppo.samples)
 
     def process(missing: list[int]) -> Shards:
-        engine = policy_engine(work, current, baseline)
         return generate.generate(
-            only(missing, asked, Prompt), engine, sampling,
+            only(missing, asked, Prompt), policy_engine(work, current, baseline), sampling,
             policy_id=current.id, seed=derived_seed(seed, iteration), logprobs=True,
         )  # fmt: skip
 
     answers = perform(
-        work, "generate", f"{folder}/candidates", process, after=[asked], inputs={"policy": digest},
+        work, "generate", f"{folder}/candidates", process, after=[asked], inputs={"policy": current.digest},
         config=[sampling, seed], count=lambda _, rows: generate.count_candidates(rows), round=number, told=False,
     )  # fmt: skip
     return {"prompts": [str(asked.path)], "candidates": [str(answers.path)]}
+
+
+def guard_policy(
+    work: Work,
+    number: int,
+    iteration: int,
+    current: Checkpoint,
+    scores: Sequence[float],
+    constitution: Constitution,
+    policy: Checkpoint,
+    baseline: Baseline,
+) -> dict[str, Any]:
+    """Which iteration the evaluating judge likes best so far, and why to stop, if it turns against the reward.
+
+    It looks every `ppo.guard_every` iterations, at held-out prompts; earlier looks are read from their records.
+    """
+    every, folder = work.settings.ppo.guard_every, f"rounds/{number:03d}/rollouts"
+    if every is None:
+        return {"best": None, "stop": None}
+    looks = range(0, iteration + 1, every)
+    if iteration in looks:
+        look(work, f"{folder}/{iteration:04d}/heldout", number, current, constitution, policy, baseline)
+    readings = [read_look(work, f"{folder}/{at:04d}/heldout", number, constitution, baseline) for at in looks]
+    told = [(scores[at], reading) for at, reading in zip(looks, readings, strict=True) if at < len(scores)]
+    best = looks[guards.best_iterate(readings)]
+    if iteration in looks:
+        work.run.emit("guard", round=number, iteration=iteration, win_rate=readings[-1]._asdict(), best=best)
+    stop = guards.overoptimised([score for score, _ in told], [reading for _, reading in told])
+    return {"best": best, "stop": stop}
+
+
+def look(
+    work: Work,
+    folder: str,
+    number: int,
+    current: Checkpoint,
+    constitution: Constitution,
+    policy: Checkpoint,
+    baseline: Baseline,
+) -> None:
+    """Held-out answers of the policy in training, and what the judge says of them beside the base's."""
+    asked = guarded_prompts(work, number, baseline)
+    answers = sample_heldout(
+        work, f"{folder}/candidates", asked, lambda: policy_engine(work, current, baseline), current, number, told=False
+    )
+    judge_heldout(
+        work, f"{folder}/judgments", answers, baseline.candidates, constitution, policy, baseline, number, told=False
+    )
+
+
+def read_look(work: Work, folder: str, number: int, constitution: Constitution, baseline: Baseline) -> guards.Reading:
+    """The win rate against the base."""
+    answers, said = (work.run.view(f"{folder}/{name}") for name in ("candidates", "judgments"))
+    options = {"resamples": work.settings.evaluate.bootstrap, "seed": derived_seed(work.settings.seed, "guard")}
+    rate = evaluate.win_rate(
+        records_of(answers, Candidate), records_of(baseline.candidates, Candidate), records_of(said, Judgment),
+        constitution, work.settings.pairs, **options,
+    )  # fmt: skip
+    return guards.Reading(0.5, 0.0, 1.0) if rate is None else guards.Reading(rate.rate, rate.low, rate.high)
+
+
+def guarded_prompts(work: Work, number: int, baseline: Baseline) -> Step:
+    """The held-out prompts that the guard looks at: the first of them, as many as are asked for."""
+    first = records_of(baseline.prompts, Prompt)[: work.settings.ppo.guard_prompts]
+    return write_prompts(work, f"rounds/{number:03d}/rollouts/guard/prompts", first, number, told=False)
 
 
 def evaluate_policy(
@@ -376,7 +451,14 @@ def evaluate_policy(
 
 
 def sample_heldout(
-    work: Work, name: str, asked: Step, open_engine: Callable[[], Engine], policy: Checkpoint, number: int | None
+    work: Work,
+    name: str,
+    asked: Step,
+    open_engine: Callable[[], Engine],
+    policy: Checkpoint,
+    number: int | None,
+    *,
+    told: bool = True,
 ) -> Step:
     """One answer of `policy` to each held-out prompt."""
     settings = replace(work.settings.generate, samples=1, temperature=work.settings.evaluate.temperature)
@@ -389,7 +471,7 @@ def sample_heldout(
     return perform(
         work, "evaluate", name, process,
         after=[asked], inputs={"policy": policy.digest}, config=[settings, seed],
-        count=lambda _, rows: generate.count_candidates(rows), round=number,
+        count=lambda _, rows: generate.count_candidates(rows), round=number, told=told,
     )  # fmt: skip
 
 
@@ -414,6 +496,8 @@ def judge_heldout(
     policy: Checkpoint,
     baseline: Baseline,
     number: int,
+    *,
+    told: bool = True,
 ) -> Step:
     """Compare the new answers with the previous policy's and the base's, by a judge that may be another."""
     settings = train.evaluating_judge(work.settings)
@@ -437,7 +521,7 @@ def judge_heldout(
         work, "evaluate", name, process,
         num_shards=len(shards), after=[answers, earlier, baseline.candidates],
         inputs={"constitution": constitution.hash, "judge": judge_id}, config=[settings, seed],
-        count=lambda _, rows: judge.count_verdicts(rows), round=number,
+        count=lambda _, rows: judge.count_verdicts(rows), round=number, told=told,
     )  # fmt: skip
     judge.check_invalid_share(verdicts.counts, settings.max_invalid)
     return verdicts

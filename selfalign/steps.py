@@ -20,7 +20,7 @@ Record = TypeVar("Record")
 Shards = Generator[tuple[int, list[Any]], None, None]
 
 
-Answer = Callable[[int, str | None], dict[str, list[str]]]  # iteration, model folder -> folders of records
+Answer = Callable[..., dict[str, Any]]  # iteration, model, scores -> folders of records, the best iteration, a stop
 
 
 class Interrupted(Exception):

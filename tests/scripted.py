@@ -87,7 +87,8 @@ class ScriptedWorkers:
         self.served: list[str] = []
         self.jobs: list[TrainJob] = []
         self.reward_jobs: list[TrainJob] = []
-        self.rollouts: list[dict[str, list[str]]] = []
+        self.rollouts: list[dict[str, Any]] = []
+        self.stopped: str | None = None
         self.on_train: Callable[[], None] = lambda: None
         self._engine: KindEngine | None = None
 
@@ -117,9 +118,15 @@ class ScriptedWorkers:
     def learn_from_rollouts(self, job: TrainJob, answer: Answer) -> None:
         """Every iteration adds a part of the skill; the weights on the way are proven to the engine as at the end."""
         model, skill = None, KindEngine(job.policy_path).skill
+        skills = [skill]
         for iteration in range(job.ppo.iterations):
-            self.rollouts.append(answer(iteration, model))
-            skill = min(1.0, skill + self.learns / job.ppo.iterations)
+            reply = answer(iteration, model, [float(number) for number in range(iteration)])
+            if reply["stop"] is not None:
+                self.stopped, skill = reply["stop"], skills[reply["best"]]
+                break
+            self.rollouts.append(reply)
+            skill = min(1.0, max(0.0, skill + self.learns / job.ppo.iterations))
+            skills.append(skill)
             before = model or job.policy_path
             model = str(Path(job.output_dir) / f"rollout-{iteration + 1}")
             write_model(Path(model), skill)

@@ -18,7 +18,7 @@ from selfalign.stages.report import not_to_follow
 from selfalign.steps import Interrupted, Work
 from selfalign.store import Step
 from tests.scripted import ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
-from tests.test_campaign import run
+from tests.test_campaign import events, run
 
 RANKED = ["kto", "bco", "sppo", "ranking"]
 
@@ -325,6 +325,17 @@ def test_ppo_samples_the_policy_as_it_is_at_each_iteration(tmp_path: Path) -> No
     assert workers.jobs[0].reward_path == workers.reward_jobs[0].output_dir
     again = ScriptedWorkers()
     assert run(tmp_path, settings, again) == outcome and again.rollouts == []
+
+
+def test_a_judge_that_turns_against_the_reward_stops_the_policy_at_its_best(tmp_path: Path) -> None:
+    """The scripted reward rises whatever happens; here every iteration makes the policy ruder."""
+    workers = ScriptedWorkers(learns=-2.0)
+    asked = {"ppo__iterations": 12, "ppo__prompts": 8, "ppo__guard_every": 1, "rounds": 1}
+    outcome = run(tmp_path, write_campaign(tmp_path, train__algorithm="ppo", **asked), workers)
+    assert "the reward is over-optimised" in workers.stopped and len(workers.rollouts) < 12
+    looks = events(tmp_path, "guard")
+    assert looks[0]["win_rate"]["mean"] == pytest.approx(0.5) and looks[-1]["win_rate"]["mean"] < 0.4
+    assert looks[-1]["best"] <= 1 and outcome.reports[0].win_rates["base"].rate > 0.4
 
 
 def test_an_engine_that_keeps_old_weights_is_caught_between_iterations(tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ class Ppo:
     reward_clip: Positive | None = None
     shift_rewards: bool = True  # so that the first rollouts average 0
     max_approxkl: Positive | None = None  # nats per token; past it the iteration ends
+    guard_every: Count | None = 5  # iterations between looks by the evaluating judge; null: none
+    guard_prompts: Count = 64  # held-out prompts that it looks at
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,7 @@ class LocalWorkers:
         if status != 0:
             raise WorkerDied(f"the trainer of round {job.round} ended with status {status}\n{tail(log_path)}")
 
-    def _reply(self, answer: dict[str, list[str]]) -> None:
+    def _reply(self, answer: dict[str, Any]) -> None:
         if self._worker is not None:
             self._worker.sleep()
         with suppress(BrokenPipeError):  # it has ended; its status tells why

@@ -78,7 +78,7 @@ def frozen_policy(setup: Setup) -> Scorer:
 class PpoTask:
     """Optimizer step s is minibatch s mod `minibatches` of epoch ... of iteration s div (epochs x minibatches).
 
-    `ask(iteration)` hands out the rollouts of the present weights, as folders of prompts and of candidates. All is
+    `ask(iteration, scores)` hands out the rollouts of the present weights, as folders of prompts and candidates. All is
     computed anew from recorded rollouts and the weights at the iteration's start, so training can go on from there.
     """
 
@@ -88,7 +88,7 @@ class PpoTask:
         model: nn.Module,
         reference: ActorCritic | None,
         reward: RewardScorer,
-        ask: Callable[[int], tuple[Sequence[str], Sequence[str]]],
+        ask: Callable[[int, Sequence[float]], tuple[Sequence[str], Sequence[str]]],
     ) -> None:
         self.setup, self.model, self.reference, self.reward, self.ask = setup, model, reference, reward, ask
         self.ppo: Ppo = setup.job.ppo
@@ -97,6 +97,7 @@ class PpoTask:
         self.metric_names = STEP
         self.controller = KLController(self.ppo.kl_coef, self.ppo.kl_target, self.ppo.kl_horizon)
         self.shift: float | None = None  # the mean score of the first rollouts
+        self.history: list[float] = []  # the mean score of each iteration
         self.iteration, self.rollouts = -1, None
         self.ended = -1  # the iteration that was ended early
 
@@ -106,6 +107,7 @@ class PpoTask:
         for step in _first_of_each(metrics):
             self.controller = self.controller.update(step["objective/kl"], int(step["rollout/answers"]))
             self.shift = step["objective/shift"]
+            self.history.append(step["objective/scores"])
 
     def skips(self, step: int) -> bool:
         return step // self.per_iteration == self.ended
@@ -192,10 +194,11 @@ class PpoTask:
             self.controller = self.controller.update(kl, int(answers))
         self.rollouts = self.collect(iteration)
         self.iteration = iteration
+        self.history.append(self.rollouts.summary[2])
 
     @torch.no_grad()
     def collect(self, iteration: int) -> Rollouts:
-        prompts, folders = self.ask(iteration)
+        prompts, folders = self.ask(iteration, self.history)
         groups, candidates, _ = load_rollouts(self.setup, folders, prompts)
         setup = replace(self.setup, groups=groups)
         device = setup.accelerator.device

@@ -48,6 +48,15 @@ class Rollouts:
         return spread(starts, batch.lengths) + torch.arange(int(batch.lengths.sum()), device=starts.device)
 
 
+class OverOptimised(Exception):
+    """The judge has turned against what the reward model asks for; `best` holds the weights to keep, None the first."""
+
+    def __init__(self, reason: str, iteration: int, best: Path | None) -> None:
+        super().__init__(reason)
+        self.reason, self.iteration, self.best = reason, iteration, best
+        self.best_iteration = int(best.name.rpartition("-")[2]) if best else 0
+
+
 @dataclass
 class Asking:
     """Ask whoever started the trainer for rollouts of the present weights: an event on stdout, a line on stdin."""
@@ -56,21 +65,38 @@ class Asking:
     model: nn.Module
     before: list[list[float]]  # log-probabilities of the probes under the weights last asked about
 
-    def __call__(self, iteration: int) -> tuple[list[str], list[str]]:
-        """Folders of prompts and of candidates. Raises Stopped where nobody answers any more."""
-        accelerator, folder = self.setup.accelerator, self.setup.output / f"rollout-{iteration:04d}"
+    def __call__(self, iteration: int, scores: Sequence[float]) -> tuple[list[str], list[str]]:
+        """Folders of prompts and of candidates. `scores` are the mean rewards of the iterations before.
+
+        Weights that may turn out to have been the best stay on disk. Raises Stopped where nobody answers any more, and
+        OverOptimised where the judge says that the reward is no longer worth following.
+        """
+        accelerator, folder = self.setup.accelerator, self.folder(iteration)
         if iteration:
             self._write(folder)
         reply = [None]
         if accelerator.is_main_process:
-            emit("rollouts_wanted", iteration=iteration, model=str(folder) if iteration else None)
+            emit("rollouts_wanted", iteration=iteration, model=str(folder) if iteration else None, scores=[*scores])
             reply = [sys.stdin.readline()]
-            shutil.rmtree(folder, ignore_errors=True)
         (line,) = broadcast_object_list(reply)
         if not line:
             raise Stopped
         found = msgspec.json.decode(line)
+        self._keep(found["best"], iteration)
+        if found["stop"] is not None:
+            raise OverOptimised(found["stop"], iteration, self.folder(found["best"]) if found["best"] else None)
         return found["prompts"], found["candidates"]
+
+    def folder(self, iteration: int) -> Path:
+        return self.setup.output / f"rollout-{iteration:04d}"
+
+    def _keep(self, best: int | None, last: int) -> None:
+        """Remove all weights on the way but the best so far; without a guard there are none to keep."""
+        if self.setup.accelerator.is_main_process:
+            for folder in self.setup.output.glob("rollout-*"):
+                if best is None or folder != self.folder(best):
+                    shutil.rmtree(folder, ignore_errors=True)
+        self.setup.accelerator.wait_for_everyone()
 
     def _write(self, folder: Path) -> None:
         """The present weights as a model folder, with what they say of the probes."""

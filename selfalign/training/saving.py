@@ -99,14 +99,38 @@ def save_policy(setup: Setup, state: dict[str, Tensor]) -> None:
     write_model(setup, state, aside)
     if is_peft(setup.scorer.model):
         save_adapter(aside / ADAPTER_FOLDER, setup.scorer.model, state)
+    _move(aside, setup.output)
+
+
+def _move(aside: Path, output: Path) -> None:
+    """Move the files of a folder in place, one by one, and remove it."""
     for path in sorted(path for path in aside.rglob("*") if path.is_file()):
-        target = setup.output / path.relative_to(aside)
+        target = output / path.relative_to(aside)
         target.parent.mkdir(exist_ok=True)
         path.chmod(0o644)
         fsync_file(path)
         os.replace(path, target)
-    fsync_folder(setup.output)
+    fsync_folder(output)
     shutil.rmtree(aside)
+
+
+def keep_trained(setup: Setup, folder: Path) -> None:
+    """Make the model of another folder the one of the step's: weights that were saved on the way, or the first ones."""
+    if setup.accelerator.is_main_process:
+        job = setup.job
+        model = load_model(str(folder), stored_dtype(str(folder)), trust_remote_code=job.trust_remote_code)
+        aside = setup.output / ".saving"
+        shutil.rmtree(aside, ignore_errors=True)
+        save_model(aside, model, model.state_dict(), setup.tokenizer, model.dtype)
+        _move(aside, setup.output)
+    setup.accelerator.wait_for_everyone()
+
+
+def remove_rollouts(setup: Setup) -> None:
+    """Drop the weights that were kept on the way."""
+    if setup.accelerator.is_main_process:
+        for folder in setup.output.glob("rollout-*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def saved_scorer(setup: Setup) -> Scorer:

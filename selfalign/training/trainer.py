@@ -43,14 +43,16 @@ from selfalign.training.reward_model import (
     reward_candidates,
     together,
 )
-from selfalign.training.rollouts import Asking
+from selfalign.training.rollouts import Asking, OverOptimised
 from selfalign.training.saving import (
     CHECKPOINT_FOLDER,
     DONE_FILE,
     PROBES_FILE,
     finish,
     is_done,
+    keep_trained,
     probe_logprobs,
+    remove_rollouts,
     save_trained,
     saved_scorer,
 )
@@ -135,8 +137,14 @@ def train_on_rollouts(setup: Setup, should_stop: Callable[[], bool]) -> None:
     reference = None if job.adapter else ActorCritic(frozen_policy(setup), None, job.temperature)
     task = PpoTask(setup, model, reference, reward, Asking(setup, model, before))
     job = replace(job, train=replace(job.train, checkpoint_every=1))  # the loop waits for an iteration's end
-    progress = run_steps(replace(setup, job=job), model, task, should_stop)
-    save_trained(setup, model)
+    try:
+        progress = run_steps(replace(setup, job=job), model, task, should_stop)
+        save_trained(setup, model)
+    except OverOptimised as guard:
+        warn(setup, f"round {job.round}: {guard.reason}; the weights of iteration {guard.best_iteration} are kept")
+        progress = Progress(guard.iteration * task.per_iteration, 0)
+        keep_trained(setup, guard.best or Path(job.policy_path))
+    remove_rollouts(setup)
     after = probe_logprobs(setup, saved_scorer(setup))
     finish(setup, progress, [(PROBES_FILE, msgspec.json.encode({"before": before, "after": after}))])
 

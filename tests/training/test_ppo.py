@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from selfalign.chat import encode_chat
@@ -53,7 +54,11 @@ class Sampler:
             self.asked.append(fields["iteration"])
             self.policies.append(fields["model"])
             over = self.stop_after is not None and len(self.asked) > self.stop_after
-            self.reply = "" if over else json.dumps(self.sample(fields["iteration"], fields["model"])) + "\n"
+            said = self.sample(fields["iteration"], fields["model"]) | self.guard(fields["iteration"])
+            self.reply = "" if over else json.dumps(said) + "\n"
+
+    def guard(self, iteration: int) -> dict[str, Any]:
+        return {"best": None, "stop": None}
 
     def readline(self) -> str:
         return self.reply
@@ -193,3 +198,26 @@ def test_log_probabilities_are_those_of_the_temperature_of_sampling(
         logprobs = (logits / 0.7).log_softmax(-1)
         found.append(logprobs.gather(-1, torch.tensor(c.token_ids)[:, None]).sum().item())
     assert entropy == pytest.approx(-np.mean(found), rel=1e-4)
+
+
+@pytest.mark.parametrize("best", [0, 1])
+def test_the_best_weights_are_kept_where_the_judge_turns_against_the_reward(
+    best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = ppo_job(tmp_path, ppo_iterations=4)
+    sampler, seen = Sampler(job, tmp_path / "rollouts", monkeypatch), {}
+
+    def guard(iteration: int) -> dict[str, Any]:
+        if iteration:
+            seen[iteration] = load_file(Path(job.output_dir) / f"rollout-{iteration:04d}" / "model.safetensors")
+        return {"best": min(best, iteration), "stop": "the judge fell" if iteration == 3 else None}
+
+    sampler.guard = guard
+    train(job)
+    kept = load_file(Path(job.output_dir) / "model.safetensors")
+    expected = seen[1] if best else load_file(Path(job.policy_path) / "model.safetensors")
+    assert all(torch.equal(kept[name], expected[name]) for name in expected)
+    assert sampler.asked == [0, 1, 2, 3] and not list(Path(job.output_dir).glob("rollout-*"))
+    assert f"the judge fell; the weights of iteration {best} are kept" in capsys.readouterr().out
+    said = json.loads((Path(job.output_dir) / "probes.json").read_text())
+    assert (said["before"] == said["after"]) == (best == 0)
