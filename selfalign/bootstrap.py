@@ -9,8 +9,9 @@ import math
 from dataclasses import replace
 
 from selfalign.constitution import Constitution
+from selfalign.heldout import write_prompts
 from selfalign.records import Candidate, Checkpoint, Prompt, Revision, derived_seed
-from selfalign.rounds import Baseline, policy_engine, write_prompts
+from selfalign.roles import Baseline, policy_engine
 from selfalign.stages import generate, prompts, revise, train
 from selfalign.steps import Shards, Work, only, perform, records_of
 from selfalign.store import Step

@@ -22,8 +22,8 @@ from selfalign.bootstrap import (
     revise_answers,
 )
 from selfalign.records import Checkpoint, Report
+from selfalign.roles import Baseline
 from selfalign.rounds import (
-    Baseline,
     add_rewards,
     build_examples,
     draw_prompts,

@@ -5,18 +5,19 @@ Shard i of a step is about the prompts of shard i, so that a stage reads, works 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from selfalign import config
 from selfalign import constitution as constitutions
 from selfalign.constitution import Constitution
-from selfalign.engines.base import Engine
+from selfalign.heldout import judge_heldout, previous_answers, sample_heldout, score_heldout, write_prompts
 from selfalign.objective import needs_rewards
 from selfalign.records import Candidate, Checkpoint, Judgment, Prompt, Report, Scored, derived_seed
 from selfalign.resources import find_constitution
+from selfalign.roles import Baseline, judge_model, policy_engine, probes, reference_policy
+from selfalign.rollouts import guard_policy, in_training, sample_rollouts
 from selfalign.stages import (
     evaluate,
     examples,
@@ -32,16 +33,6 @@ from selfalign.stages import (
 )
 from selfalign.steps import NoGo, Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
-from selfalign.training import guards
-
-
-@dataclass(frozen=True)
-class Baseline:
-    """What every round is measured against: the base policy and its answers to the held-out prompts."""
-
-    policy: Checkpoint
-    prompts: Step
-    candidates: Step
 
 
 def sample_baseline(work: Work) -> Baseline:
@@ -69,15 +60,6 @@ def draw_prompts(work: Work, number: int) -> Step:
     available = prompts.load(settings.prompts.train, "train")
     drawn = prompts.draw(available, settings.prompts.per_round, settings.seed, number - settings.first_round)
     return write_prompts(work, f"rounds/{number:03d}/prompts", drawn, number)
-
-
-def write_prompts(work: Work, name: str, drawn: list[Prompt], number: int | None, *, told: bool = True) -> Step:
-    size = work.settings.generate.shard_prompts
-    shards = [drawn[start : start + size] for start in range(0, len(drawn), size)]
-    return perform(
-        work, "prompts", name, lambda missing: ((index, shards[index]) for index in missing),
-        num_shards=len(shards), config=[prompt.id for prompt in drawn], round=number, told=told,
-    )  # fmt: skip
 
 
 def generate_candidates(work: Work, number: int, drawn: Step, policy: Checkpoint, baseline: Baseline) -> Step:
@@ -310,104 +292,6 @@ def ppo_settings(settings: config.Campaign) -> list[Any]:
     return [settings.ppo, settings.generate] if settings.train.algorithm == "ppo" else []
 
 
-def in_training(model: str, policy: Checkpoint, number: int) -> Checkpoint:
-    """A folder of weights on the way."""
-    digest = train.model_digest(Path(model))
-    return Checkpoint(digest, policy.id, "policy", model, number, digest)
-
-
-def sample_rollouts(
-    work: Work, number: int, iteration: int, data: train.Data, current: Checkpoint, baseline: Baseline
-) -> dict[str, list[str]]:
-    """Answers of the policy in training to some of the round's prompts, as folders of records.
-
-    The weights are proven to be what the engine samples from, as after every reload.
-    """
-    settings, folder = work.settings, f"rounds/{number:03d}/rollouts/{iteration:04d}"
-    seed = derived_seed(settings.seed, "rollouts", number)
-    available = records_of(data.prompts[0], Prompt)
-    drawn = prompts.draw(available, min(settings.ppo.prompts, len(available)), seed, iteration)
-    asked = write_prompts(work, f"{folder}/prompts", drawn, number, told=False)
-    sampling = replace(settings.generate, samples=settings.ppo.samples)
-
-    def process(missing: list[int]) -> Shards:
-        return generate.generate(
-            only(missing, asked, Prompt), policy_engine(work, current, baseline), sampling,
-            policy_id=current.id, seed=derived_seed(seed, iteration), logprobs=True,
-        )  # fmt: skip
-
-    answers = perform(
-        work, "generate", f"{folder}/candidates", process, after=[asked], inputs={"policy": current.digest},
-        config=[sampling, seed], count=lambda _, rows: generate.count_candidates(rows), round=number, told=False,
-    )  # fmt: skip
-    return {"prompts": [str(asked.path)], "candidates": [str(answers.path)]}
-
-
-def guard_policy(
-    work: Work,
-    number: int,
-    iteration: int,
-    current: Checkpoint,
-    scores: Sequence[float],
-    constitution: Constitution,
-    policy: Checkpoint,
-    baseline: Baseline,
-) -> dict[str, Any]:
-    """Which iteration the evaluating judge likes best so far, and why to stop, if it turns against the reward.
-
-    It looks every `ppo.guard_every` iterations, at held-out prompts; earlier looks are read from their records.
-    """
-    every, folder = work.settings.ppo.guard_every, f"rounds/{number:03d}/rollouts"
-    if every is None:
-        return {"best": None, "stop": None}
-    looks = range(0, iteration + 1, every)
-    if iteration in looks:
-        look(work, f"{folder}/{iteration:04d}/heldout", number, current, constitution, policy, baseline)
-    readings = [read_look(work, f"{folder}/{at:04d}/heldout", number, constitution, baseline) for at in looks]
-    told = [(scores[at], reading) for at, reading in zip(looks, readings, strict=True) if at < len(scores)]
-    best = looks[guards.best_iterate(readings)]
-    if iteration in looks:
-        work.run.emit("guard", round=number, iteration=iteration, win_rate=readings[-1]._asdict(), best=best)
-    stop = guards.overoptimised([score for score, _ in told], [reading for _, reading in told])
-    return {"best": best, "stop": stop}
-
-
-def look(
-    work: Work,
-    folder: str,
-    number: int,
-    current: Checkpoint,
-    constitution: Constitution,
-    policy: Checkpoint,
-    baseline: Baseline,
-) -> None:
-    """Held-out answers of the policy in training, and what the judge says of them beside the base's."""
-    asked = guarded_prompts(work, number, baseline)
-    answers = sample_heldout(
-        work, f"{folder}/candidates", asked, lambda: policy_engine(work, current, baseline), current, number, told=False
-    )
-    judge_heldout(
-        work, f"{folder}/judgments", answers, baseline.candidates, constitution, policy, baseline, number, told=False
-    )
-
-
-def read_look(work: Work, folder: str, number: int, constitution: Constitution, baseline: Baseline) -> guards.Reading:
-    """The win rate against the base."""
-    answers, said = (work.run.view(f"{folder}/{name}") for name in ("candidates", "judgments"))
-    options = {"resamples": work.settings.evaluate.bootstrap, "seed": derived_seed(work.settings.seed, "guard")}
-    rate = evaluate.win_rate(
-        records_of(answers, Candidate), records_of(baseline.candidates, Candidate), records_of(said, Judgment),
-        constitution, work.settings.pairs, **options,
-    )  # fmt: skip
-    return guards.Reading(0.5, 0.0, 1.0) if rate is None else guards.Reading(rate.rate, rate.low, rate.high)
-
-
-def guarded_prompts(work: Work, number: int, baseline: Baseline) -> Step:
-    """The held-out prompts that the guard looks at: the first of them, as many as are asked for."""
-    first = records_of(baseline.prompts, Prompt)[: work.settings.ppo.guard_prompts]
-    return write_prompts(work, f"rounds/{number:03d}/rollouts/guard/prompts", first, number, told=False)
-
-
 def evaluate_policy(
     work: Work,
     number: int,
@@ -445,136 +329,3 @@ def evaluate_policy(
         candidates=candidates.counts, examples=kind, num_examples=built.counts[kind],
         discarded=discards(built.counts), seconds=report.stage_seconds(work.run, number),
     )  # fmt: skip
-
-
-# The parts of an evaluation.
-
-
-def sample_heldout(
-    work: Work,
-    name: str,
-    asked: Step,
-    open_engine: Callable[[], Engine],
-    policy: Checkpoint,
-    number: int | None,
-    *,
-    told: bool = True,
-) -> Step:
-    """One answer of `policy` to each held-out prompt."""
-    settings = replace(work.settings.generate, samples=1, temperature=work.settings.evaluate.temperature)
-    seed = derived_seed(work.settings.seed, "heldout")
-
-    def process(missing: list[int]) -> Shards:
-        shards = only(missing, asked, Prompt)
-        return generate.generate(shards, open_engine(), settings, policy_id=policy.id, seed=seed, logprobs=True)
-
-    return perform(
-        work, "evaluate", name, process,
-        after=[asked], inputs={"policy": policy.digest}, config=[settings, seed],
-        count=lambda _, rows: generate.count_candidates(rows), round=number, told=told,
-    )  # fmt: skip
-
-
-def score_heldout(work: Work, name: str, asked: Step, answers: Step, base: Checkpoint, number: int) -> Step:
-    """How likely the base policy finds the new answers: what the KL divergence is estimated from."""
-
-    def process(missing: list[int]) -> Shards:
-        shards = ((index, asked.read(Prompt, index), answers.read(Candidate, index)) for index in missing)
-        return evaluate.score(shards, policy_engine(work, base, None), policy_id=base.id)
-
-    return perform(
-        work, "evaluate", name, process, after=[asked, answers], inputs={"policy": base.digest}, round=number
-    )
-
-
-def judge_heldout(
-    work: Work,
-    name: str,
-    answers: Step,
-    earlier: Step,
-    constitution: Constitution,
-    policy: Checkpoint,
-    baseline: Baseline,
-    number: int,
-    *,
-    told: bool = True,
-) -> Step:
-    """Compare the new answers with the previous policy's and the base's, by a judge that may be another."""
-    settings = train.evaluating_judge(work.settings)
-    judge_id, open_judge = judge_model(work, settings, policy, baseline)
-    opponents = {"previous": earlier, "base": baseline.candidates}
-    shards = evaluate.comparisons(
-        records_of(baseline.prompts, Prompt),
-        records_of(answers, Candidate),
-        *(records_of(opponents[name], Candidate) for name in work.settings.evaluate.against),
-        shard_prompts=work.settings.generate.shard_prompts,
-    )
-    seed = derived_seed(work.settings.seed, "judge", "heldout")
-
-    def process(missing: list[int]) -> Shards:
-        engine = open_judge()
-        for index in missing:  # one call a shard: a rating of the new answer serves the match with each opponent
-            asked = [shards[index]]
-            yield from judge.judge(asked, engine, constitution, settings, judge_id=judge_id, seed=seed)
-
-    verdicts = perform(
-        work, "evaluate", name, process,
-        num_shards=len(shards), after=[answers, earlier, baseline.candidates],
-        inputs={"constitution": constitution.hash, "judge": judge_id}, config=[settings, seed],
-        count=lambda _, rows: judge.count_verdicts(rows), round=number, told=told,
-    )  # fmt: skip
-    judge.check_invalid_share(verdicts.counts, settings.max_invalid)
-    return verdicts
-
-
-def previous_answers(work: Work, number: int, baseline: Baseline) -> Step:
-    """The held-out answers of the policy that this round started from."""
-    earlier = work.run.view(f"rounds/{number - 1:03d}/heldout/candidates") if number else None
-    return earlier or baseline.candidates
-
-
-# Which model is which.
-
-
-def policy_engine(work: Work, policy: Checkpoint, baseline: Baseline | None) -> Engine:
-    """The engine with a policy in place; where we trained it, proven to hold these weights and not older ones."""
-    engine = work.workers.engine(policy.path, trust_remote_code=work.settings.policy.trust_remote_code)
-    if policy.round is not None and baseline is not None:
-        proof = train.prove_loaded(engine, policy, probes(baseline), work.settings.engine.max_logprob_difference)
-        work.run.emit("proof", round=policy.round, mean_abs_difference=proof.to_trained, bound=proof.bound)
-    return engine
-
-
-def probes(baseline: Baseline) -> list[train.ScoreRequest]:
-    return train.make_probes(baseline.prompts.read(Prompt, 0), baseline.candidates.read(Candidate, 0))
-
-
-def judge_model(
-    work: Work, settings: config.Judge, policy: Checkpoint, baseline: Baseline
-) -> tuple[str, Callable[[], Engine]]:
-    """The judge's identity, and how to get its engine: the policy itself, the base, another model, or an API."""
-    if settings.model.startswith("openai:"):
-        return settings.model, lambda: work.workers.api(settings)
-    if settings.model in ("self", "base"):
-        own = policy if settings.model == "self" else baseline.policy
-        return own.id, lambda: policy_engine(work, own, baseline)
-    other = train.base_checkpoint(settings.model, settings.revision)
-    return other.id, lambda: work.workers.engine(other.path, trust_remote_code=settings.trust_remote_code)
-
-
-def reference_policy(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> train.Shares:
-    """What training is regularised toward: one model, or several whose weights are averaged by these shares."""
-    reference = work.settings.reference
-    if reference == "base":
-        return [(baseline.policy, 1.0)]
-    if reference == "ema":
-        trained = [trained_in(work, earlier, baseline) for earlier in range(number)]
-        return train.averaged(baseline.policy, trained, work.settings.reference_decay)
-    if reference in ("previous", "none") or int(reference) >= number:
-        return [(policy, 1.0)]
-    return [(trained_in(work, int(reference), baseline), 1.0)]
-
-
-def trained_in(work: Work, number: int, baseline: Baseline) -> Checkpoint:
-    step = work.run.view(f"rounds/{number:03d}/policy")
-    return train.trained_checkpoint(step.path, step.digest, baseline.policy, number)
