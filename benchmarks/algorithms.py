@@ -35,6 +35,10 @@ REWARDS = {
     "reward_model.train.max_length": "512", "reward_model.holdout": "0.25",
 }  # fmt: skip
 
+ROLLOUTS = {
+    "train.algorithm": "ppo", "train.schedule": "constant", "ppo.iterations": "20", "ppo.epochs": "2", **REWARDS,
+}  # fmt: skip
+
 # The settings in which each differs from the pocket recipe (beta 1, learning rate 2e-4, 3 epochs of 16 pairs).
 METHODS: dict[str, dict[str, str]] = {
     "sigmoid": {},
@@ -75,6 +79,10 @@ METHODS: dict[str, dict[str, str]] = {
     "averaged reference": {"reference": "ema"},
     "distilled reward": {"train.loss": "{sigmoid: 1, distill: 0.1}", **REWARDS},
     "reward weights": {"train.reward_weight": "true", **REWARDS},
+    "PPO": {**ROLLOUTS, "ppo.samples": "2"},
+    "RLOO": {**ROLLOUTS, "ppo.advantage": "rloo", "ppo.prompts": "32", "ppo.samples": "4"},
+    "GRPO": {**ROLLOUTS, "ppo.advantage": "grpo", "ppo.prompts": "32", "ppo.samples": "4"},
+    "REINFORCE++": {**ROLLOUTS, "ppo.advantage": "reinforce", "ppo.samples": "2"},
 }
 
 
