@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +18,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from selfalign.chat import encode_chat
 from selfalign.config import Adapter, Ppo
+from selfalign.launch.local import trainer_command
 from selfalign.records import Candidate, Message, Prompt
 from selfalign.store import Run
 from selfalign.training import rollouts
-from selfalign.training.job import TrainJob
+from selfalign.training.job import TrainJob, write_job
 from selfalign.training.loop import Stopped
 from selfalign.training.trainer import train
 from tests.training.conftest import END, make_job, metrics_of, save_tiny, tiny_tokenizer
@@ -221,3 +224,27 @@ def test_the_best_weights_are_kept_where_the_judge_turns_against_the_reward(
     assert f"the judge fell; the weights of iteration {best} are kept" in capsys.readouterr().out
     said = json.loads((Path(job.output_dir) / "probes.json").read_text())
     assert (said["before"] == said["after"]) == (best == 0)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ppo_job(tmp_path, ppo_iterations=2)
+    sampler = Sampler(one, tmp_path / "rollouts", monkeypatch)
+    train(one)
+    two = replace(one, output_dir=str(tmp_path / "two"), train=replace(one.train, num_processes=2))
+    write_job(two, tmp_path / "two.json")
+    with (tmp_path / "two.log").open("w") as log:
+        process = subprocess.Popen(
+            trainer_command(two, tmp_path / "two.json"),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        for line in process.stdout:
+            if '"rollouts_wanted"' in line:
+                asked = json.loads(line)
+                reply = sampler.sample(asked["iteration"], asked["model"]) | sampler.guard(asked["iteration"])
+                process.stdin.write(json.dumps(reply) + "\n")
+                process.stdin.flush()
+    assert process.wait() == 0, (tmp_path / "two.log").read_text()[-3000:]
+    for ours, theirs in zip(metrics_of(one), metrics_of(two), strict=True):
+        assert theirs == pytest.approx(ours, rel=1e-2, abs=1e-3)
