@@ -19,7 +19,17 @@ SMALL = [
     "rounds=2", "prompts.per_round=24", "generate.shard_prompts=4", "generate.max_tokens=24", "train.epochs=1",
     "evaluate.prompts=12", "accept.win_rate_lower_bound=null", "accept.max_length_ratio=null",
 ]  # fmt: skip
-COMMAND = [sys.executable, "-m", "selfalign", "run", "pocket", "--display", "log", *(f"--set={s}" for s in SMALL)]
+PPO = [
+    "rounds=1", "train.algorithm=ppo", "prompts.per_round=256", "generate.shard_prompts=32", "generate.max_tokens=48",
+    "ppo.iterations=4", "ppo.prompts=8", "ppo.epochs=2", "ppo.guard_every=2", "ppo.guard_prompts=12",
+    "reward_model.holdout=0.25", "reward_model.train.learning_rate=2e-4", "reward_model.train.epochs=3",
+    "reward_model.train.batch_size=16", "reward_model.train.max_length=512",
+]  # fmt: skip
+
+
+def command(settings: list[str]) -> list[str]:
+    flags = (f"--set={setting}" for setting in settings)
+    return [sys.executable, "-m", "selfalign", "run", "pocket", "--display", "log", *flags]
 
 
 def events(folder: Path) -> list[dict[str, object]]:
@@ -28,11 +38,11 @@ def events(folder: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
-def killed_when(folder: Path, step: str) -> None:
-    """Run the campaign until a shard of `step` is written, then SIGKILL it and whatever it has started."""
+def killed_when(folder: Path, settings: list[str], event: str, **fields: object) -> None:
+    """Run the campaign until it tells of an event, then SIGKILL it and whatever it has started."""
     with (folder / "killed.log").open("w") as log:
-        process = subprocess.Popen(COMMAND, cwd=folder, stdout=log, stderr=log)
-    while not any(event["event"] == "progress" and event["step"] == step for event in events(folder)):
+        process = subprocess.Popen(command(settings), cwd=folder, stdout=log, stderr=log)
+    while not any(told["event"] == event and fields.items() <= told.items() for told in events(folder)):
         assert process.poll() is None, (folder / "killed.log").read_text()
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
@@ -40,11 +50,11 @@ def killed_when(folder: Path, step: str) -> None:
 
 
 def test_a_campaign_killed_twice_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
-    killed_when(tmp_path, "rounds/000/candidates")
-    killed_when(tmp_path, "rounds/001/judgments")
+    killed_when(tmp_path, SMALL, "progress", step="rounds/000/candidates")
+    killed_when(tmp_path, SMALL, "progress", step="rounds/001/judgments")
     before = {event["step"] for event in events(tmp_path) if event["event"] == "stage_done"}
     seen = len(events(tmp_path))
-    finished = subprocess.run(COMMAND, cwd=tmp_path, text=True, capture_output=True)
+    finished = subprocess.run(command(SMALL), cwd=tmp_path, text=True, capture_output=True)
     assert finished.returncode == 0, finished.stderr
     after = [event for event in events(tmp_path)[seen:] if event["event"] == "stage_started"]
     assert before and not before & {event["step"] for event in after}
@@ -59,3 +69,18 @@ def test_a_campaign_killed_twice_ends_as_if_it_had_not_been(tmp_path: Path) -> N
         [sys.executable, "-m", "selfalign", "verify", "pocket", "--json"], cwd=tmp_path, text=True, capture_output=True
     )
     assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_ppo_killed_in_an_iteration_goes_on_from_its_beginning(tmp_path: Path) -> None:
+    settings = SMALL + PPO
+    killed_when(tmp_path, settings, "train_step", step=4, total=8)  # the last of the second iteration of four
+    finished = subprocess.run(command(settings), cwd=tmp_path, text=True, capture_output=True)
+    assert finished.returncode == 0, finished.stderr
+    policy = tmp_path / "runs/pocket/rounds/000/policy"
+    steps = [json.loads(line) for line in (policy / "metrics.jsonl").read_text().splitlines()]
+    assert [(step["step"], step["iteration"]) for step in steps] == [(n + 1, n // 2) for n in range(8)]
+    assert all(step["val/ratio"] == pytest.approx(1.0, abs=1e-4) for step in steps[::2])
+    assert all(step["rollout/sampler_difference"] < 1e-3 for step in steps)
+    looks = [event["iteration"] for event in events(tmp_path) if event["event"] == "guard"]
+    assert {0, 2} <= set(looks)
+    assert not list(policy.glob("rollout-*")) and (policy / "model.safetensors").is_file()
