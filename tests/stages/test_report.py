@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from selfalign.calibration import Bin, folded, reliability, wilson_interval
-from selfalign.config import Adapter, Campaign, Policy, Train
+from selfalign.config import Adapter, Campaign, Policy, Ppo, Train
 from selfalign.stages import report
 from selfalign.stages.report import training
 from selfalign.stages.report.document import Dialogue, Paragraph, Table, fenced, markdown, to_html, to_markdown
@@ -192,8 +192,9 @@ def test_references_in_words(settings: dict, number: int, words: str) -> None:
 
 
 def test_losses_in_words() -> None:
-    assert training.loss_name(Train(loss={"sigmoid": 1.0, "nll": 0.2})) == "sigmoid + 0.2 nll"
-    assert training.loss_name(Train(algorithm="kto")) == "–"
+    assert training.loss_name(Campaign(train=Train(loss={"sigmoid": 1.0, "nll": 0.2}))) == "sigmoid + 0.2 nll"
+    assert training.loss_name(Campaign(train=Train(algorithm="kto"))) == "–"
+    assert training.loss_name(Campaign(train=Train(algorithm="ppo"), ppo=Ppo(advantage="rloo"))) == "rloo"
     adapted = Campaign(train=Train(algorithm="sppo", epochs=2), policy=Policy(adapter=Adapter(rank=8)))
     assert training.method(adapted) == "SPPO (beta 0.1), learning rate 5e-06, 2 epochs, LoRA rank 8"
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from selfalign.config import Campaign, Train
+from selfalign.config import Campaign
 from selfalign.objective import loss_terms, needs_reference
 from selfalign.records import Report
 from selfalign.stages.report.document import Block, Figure, Table
@@ -25,11 +25,16 @@ CURVES: Mapping[str, Mapping[str, str]] = {  # by title the metrics of a chart a
 }
 
 
-def loss_name(train: Train) -> str:
-    """The loss of pairs with the weights of its terms, such as sigmoid + 0.2 nll; other algorithms have their own."""
-    if train.algorithm != "dpo":
+def loss_name(settings: Campaign) -> str:
+    """The loss of pairs with the weights of its terms, such as sigmoid + 0.2 nll, or how PPO finds advantages.
+
+    Other algorithms have a loss of their own.
+    """
+    if settings.train.algorithm == "ppo":
+        return settings.ppo.advantage
+    if settings.train.algorithm != "dpo":
         return "–"
-    terms = loss_terms(train).items()
+    terms = loss_terms(settings.train).items()
     return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms)
 
 
@@ -37,7 +42,7 @@ def method(settings: Campaign) -> str:
     """Algorithm, loss and the figures that matter most, in a line; `settings` are those of the round."""
     train = settings.train
     learned = train.algorithm in ("sft", "raft")
-    own = [] if train.algorithm != "dpo" else [f"{loss_name(train)} loss"]
+    own = [] if train.algorithm != "dpo" else [f"{loss_name(settings)} loss"]
     shown = ", ".join(own if learned else [*own, f"beta {train.beta:g}"])
     epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
     weights = f"LoRA rank {settings.policy.adapter.rank}" if settings.policy.adapter else "all weights"
