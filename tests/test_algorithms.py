@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from selfalign.campaign import run_campaign
+from selfalign.cli import main
 from selfalign.cli.progress import STAGES, Progress
 from selfalign.config import ConfigError, in_round
 from selfalign.engines.base import EngineError
@@ -330,8 +331,8 @@ def test_ppo_samples_the_policy_as_it_is_at_each_iteration(tmp_path: Path) -> No
 
 
 def test_a_run_with_rollouts_is_reported_verified_and_branched(tmp_path: Path) -> None:
-    settings = write_campaign(tmp_path, train__algorithm="ppo", ppo__iterations=3, ppo__prompts=8, rounds=1)
-    outcome = run(tmp_path, settings)
+    settings = write_campaign(tmp_path, train__algorithm="ppo", ppo__iterations=3, ppo__prompts=8)
+    outcome = run(tmp_path, settings, ScriptedWorkers(learns=0.1))
     opened = start(tmp_path, settings, ScriptedWorkers()).run
     assert opened.verify() == []
     assert set(outcome.reports[0].seconds) == {*STAGES} - {"revise"}
@@ -347,6 +348,10 @@ def test_a_run_with_rollouts_is_reported_verified_and_branched(tmp_path: Path) -
     with opened.lock():
         branched = branch(opened, 0, tmp_path / "branched")
     assert branched.verify() == [] and branched.view("rounds/000/rollouts/0002/candidates").done
+    assert main(["verify", str(branched.path)]) == main(["report", str(opened.path)]) == 0
+    with branched.lock():
+        again = run_campaign(Work(branched, settings, ScriptedWorkers(learns=0.1)))
+    assert [report.win_rates for report in again.reports] == [report.win_rates for report in outcome.reports]
     progress = Progress.of(opened.events())
     assert progress.stages[0, "train"].finished and progress.stages[0, "train"].metrics["iteration"] == 2
     assert progress.stages[0, "generate"].counts["candidates"] == 60

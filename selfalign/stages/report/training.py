@@ -135,11 +135,11 @@ def metrics(run: Run, report: Report) -> list[dict[str, Any]]:
 
 def curves(made: Sequence[Mapping[str, Any]]) -> list[Block]:
     """A chart for each group of metrics that the steps made have, each also in words; of rollouts by iteration."""
-    curves, by = (ROLLOUT_CURVES, "iteration") if made and "iteration" in made[0] else (CURVES, "step")
+    charted, by = (ROLLOUT_CURVES, "iteration") if made and "iteration" in made[0] else (CURVES, "step")
     stretches = _stretches(_iterations_of(made) if by == "iteration" else [[step] for step in made])
     labels = [str(stretch[0].get(by, "")) for stretch in stretches]
     charts = []
-    for title, named in curves.items():
+    for title, named in charted.items():
         series = [Series(label, _points(stretches, name)) for name, label in named.items()]
         series = [one for one in series if one.points]
         if series:
