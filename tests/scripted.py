@@ -106,7 +106,7 @@ class ScriptedWorkers:
             return
         self.jobs.append(job)
         if answer is not None:
-            self.learn_from_rollouts(job, answer)
+            self.learn_from_rollouts(job, emit, answer)
             return
         preferred = preferred_texts(job)
         share = sum(text.startswith("kind") for text in preferred) / len(preferred)
@@ -115,7 +115,7 @@ class ScriptedWorkers:
         emit("train_step", step=1, total=1, metrics={"loss": 0.6931, "rewards/margins": 0.0})
         write_probes(job, job.policy_path, job.output_dir)
 
-    def learn_from_rollouts(self, job: TrainJob, answer: Answer) -> None:
+    def learn_from_rollouts(self, job: TrainJob, emit: Callable[..., None], answer: Answer) -> None:
         """Every iteration adds a part of the skill; the weights on the way are proven to the engine as at the end."""
         model, skill = None, KindEngine(job.policy_path).skill
         skills = [skill]
@@ -125,6 +125,7 @@ class ScriptedWorkers:
                 self.stopped, skill = reply["stop"], skills[reply["best"]]
                 break
             self.rollouts.append(reply)
+            write_metrics(job, iteration, emit)
             skill = min(1.0, max(0.0, skill + self.learns / job.ppo.iterations))
             skills.append(skill)
             before = model or job.policy_path
@@ -134,6 +135,15 @@ class ScriptedWorkers:
         write_model(Path(job.output_dir), skill)
         write_probes(job, job.policy_path, job.output_dir)
         shutil.rmtree(model)
+
+
+def write_metrics(job: TrainJob, iteration: int, emit: Callable[..., None]) -> None:
+    """One optimizer step an iteration, told and recorded as a trainer does."""
+    metrics = {"loss": 0.1, "iteration": iteration, "objective/scores": 0.2 * iteration, "objective/kl": 1.5}
+    metrics |= {"objective/rlhf_reward": 0.1 * iteration, "policy/approxkl": 0.01, "rollout/mean_tokens": 4.0}
+    with (Path(job.output_dir) / "metrics.jsonl").open("a") as file:
+        file.write(f"{json.dumps({'step': iteration + 1, **metrics})}\n")
+    emit("train_step", step=iteration + 1, total=job.ppo.iterations, metrics=metrics)
 
 
 def write_probes(job: TrainJob, before: str, after: str) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from selfalign.campaign import run_campaign
+from selfalign.cli import main
+from selfalign.cli.progress import STAGES, Progress
 from selfalign.config import ConfigError, in_round
 from selfalign.engines.base import EngineError
 from selfalign.records import GOLD, Candidate, Pair, Prompt, Ranking, Revision, Reward
@@ -17,6 +19,7 @@ from selfalign.stages import StageError
 from selfalign.stages.report import not_to_follow
 from selfalign.steps import Interrupted, Work
 from selfalign.store import Step
+from selfalign.store.branch import branch
 from tests.scripted import ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
 from tests.test_campaign import events, run
 
@@ -336,6 +339,33 @@ def test_a_judge_that_turns_against_the_reward_stops_the_policy_at_its_best(tmp_
     looks = events(tmp_path, "guard")
     assert looks[0]["win_rate"]["mean"] == pytest.approx(0.5) and looks[-1]["win_rate"]["mean"] < 0.4
     assert looks[-1]["best"] <= 1 and outcome.reports[0].win_rates["base"].rate > 0.4
+
+
+def test_a_run_with_rollouts_is_reported_verified_and_branched(tmp_path: Path) -> None:
+    settings = write_campaign(tmp_path, train__algorithm="ppo", ppo__iterations=3, ppo__prompts=8)
+    outcome = run(tmp_path, settings, ScriptedWorkers(learns=0.1))
+    opened = start(tmp_path, settings, ScriptedWorkers()).run
+    assert opened.verify() == []
+    assert set(outcome.reports[0].seconds) == {*STAGES} - {"revise"}
+    sampled = step(tmp_path, "rounds/000/candidates").counts["seconds"]
+    assert outcome.reports[0].seconds["generate"] == sampled  # rollouts are part of the training's time
+    page, card = ((opened.path / f"rounds/000/{name}.md").read_text() for name in ("report", "model_card"))
+    for text in (page, card):
+        assert "| trained on | 24 rollouts |" in text and "from 40 pairs, accuracy 0.900 (" in text
+        assert "PPO (gae, KL coefficient 0.05), learning rate 5e-06, 3 iterations of" in text
+        assert "rounds/000/rollouts/0002/candidates" in text and "rollouts/0002/prompts" not in text
+    assert "Scores of the reward model, by iteration: score 0 (0) to 0.4 (2); with the KL penalty" in page
+    assert "tags: [selfalign, ppo," in card
+    with opened.lock():
+        branched = branch(opened, 0, tmp_path / "branched")
+    assert branched.verify() == [] and branched.view("rounds/000/rollouts/0002/candidates").done
+    assert main(["verify", str(branched.path)]) == main(["report", str(opened.path)]) == 0
+    with branched.lock():
+        again = run_campaign(Work(branched, settings, ScriptedWorkers(learns=0.1)))
+    assert [report.win_rates for report in again.reports] == [report.win_rates for report in outcome.reports]
+    progress = Progress.of(opened.events())
+    assert progress.stages[0, "train"].finished and progress.stages[0, "train"].metrics["iteration"] == 2
+    assert progress.stages[0, "generate"].counts["candidates"] == 60
 
 
 def test_an_engine_that_keeps_old_weights_is_caught_between_iterations(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from selfalign.cli.doctor import total_memory
 from selfalign.cli.models import ModelSize, read_size
-from selfalign.cli.workload import RoundWork, Workload, model_folder, render_example
+from selfalign.cli.workload import RoundWork, Workload, model_folder, phases, render_example
 from selfalign.config import Campaign
 from selfalign.constitution import Constitution
 from selfalign.engines.base import ChoiceRequest, GenerateRequest, Sampling
@@ -37,13 +37,18 @@ class Needs:
     trainer: int | None
     available: int
     device: str
+    rollouts: bool = False
 
     @property
     def fits(self) -> bool | None:
-        """On a GPU the engine sleeps while the trainer works; on a CPU both stay in memory."""
+        """On a GPU the engine sleeps while the trainer works, but a trainer that waits for rollouts keeps its memory.
+
+        On a CPU both stay in memory.
+        """
         if self.engine is None or self.trainer is None:
             return None
-        peak = max(self.engine, self.trainer) if self.device == "GPU" else self.engine + self.trainer
+        apart = self.device == "GPU" and not self.rollouts
+        peak = max(self.engine, self.trainer) if apart else self.engine + self.trainer
         return peak <= self.available
 
 
@@ -56,13 +61,37 @@ def count_needs(campaign: Campaign, work: Workload) -> Needs:
     if model is None:
         return Needs(None, None, None, None, available, device)
     width = 2 if device == "GPU" else 4
-    processes = campaign.train.num_processes if campaign.train.accelerate_config else 1
-    full = campaign.policy.adapter is None
-    trainer = model.num_parameters * (STATE_BYTES // processes if full else width)
+    stretches = [phase.settings for phase in phases(campaign)]
+    trainer = max(_trainer_memory(settings, model, width) for settings in stretches)
     records = work.num_generations * campaign.generate.max_tokens * BYTES_PER_TOKEN_STORED
     records += work.num_judgments * BYTES_PER_JUDGMENT
     disk = campaign.num_rounds * model.num_parameters * width + records
-    return Needs(model, disk, model.num_parameters * width, trainer, available, device)
+    rollouts = any(settings.train.algorithm == "ppo" for settings in stretches)
+    return Needs(model, disk, model.num_parameters * width, trainer, available, device, rollouts)
+
+
+def _trainer_memory(settings: Campaign, policy: ModelSize, width: int) -> int:
+    """Bytes of the weights that a round's trainer holds, and of what their training takes.
+
+    PPO holds the frozen reward model beside the policy, where all weights are trained a frozen reference, and for GAE
+    a critic as large as the reward model, of which all weights are trained.
+    """
+    processes = settings.train.num_processes if settings.train.accelerate_config else 1
+    state, full = STATE_BYTES // processes, settings.policy.adapter is None
+    trained = policy.num_parameters * (state if full else width)
+    if settings.train.algorithm != "ppo":
+        return trained
+    reward = _reward_parameters(settings, policy)
+    critic = reward * state if settings.ppo.advantage == "gae" else 0
+    return trained + full * policy.num_parameters * width + reward * width + critic
+
+
+def _reward_parameters(settings: Campaign, policy: ModelSize) -> int:
+    """The size of the reward model; the policy's where it starts from it, and where its own is not known."""
+    own = settings.reward_model.model
+    folder = None if own in ("base", "policy") else model_folder(own)
+    found = read_size(folder) if folder is not None else None
+    return (found or policy).num_parameters
 
 
 def gpu_memory() -> int | None:
@@ -89,13 +118,13 @@ class Speed:
         answer = self.tokens_per_answer / self.sampled_tokens_per_second
         read_per_second = self.judgments_per_second * campaign.judge_tokens
         forward = 1.0 / read_per_second if read_per_second else 0.0
-        read = work.trained_answers * self.tokens_per_answer + (work.examples + work.replayed) * campaign.prompt_tokens
+        read = work.trained_answers * self.tokens_per_answer + work.trained_prompts * campaign.prompt_tokens
         return {
             "generate": work.candidates * answer,
             "revise": work.revisions * answer,
             "judge": work.judgments / self.judgments_per_second,
             "reward": work.reward_passes * (campaign.prompt_tokens + self.tokens_per_answer) * forward,
-            "train": work.passes * read * forward,
+            "train": work.rollouts * answer + work.passes * read * forward,
             "evaluate": work.heldout * answer + work.heldout_judgments / self.judgments_per_second,
         }
 

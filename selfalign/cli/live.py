@@ -16,7 +16,7 @@ from rich.text import Text
 
 from selfalign.cli.output import clock, console, duration, is_unicode, sparkline
 from selfalign.cli.progress import OPTIONAL, STAGES, Progress, StageProgress
-from selfalign.cli.words import gate_text, metrics_text, rate_text, reward_text
+from selfalign.cli.words import gate_text, metrics_text, rate_text, reward_text, watched
 from selfalign.text import one_line
 
 REFRESH_PER_SECOND = 4
@@ -155,9 +155,10 @@ def _current(stage: StageProgress, now: float, *, live: bool) -> Table:
 
 def _training(progress: Progress, stage: StageProgress, unicode: bool) -> Text:
     history = progress.train_history.get(stage.round, ()) if stage.name == "train" else ()
-    losses = [metrics.get("loss") for metrics in history if isinstance(metrics.get("loss"), int | float)]
-    step = max(1, len(losses) // 40)
-    return Text(f"  {metrics_text(stage.metrics)}  {sparkline(losses[::step], unicode=unicode)}", style="dim")
+    name = watched(stage.metrics)
+    course = [metrics[name] for metrics in history if isinstance(metrics.get(name), int | float)]
+    step = max(1, len(course) // 40)
+    return Text(f"  {metrics_text(stage.metrics)}  {sparkline(course[::step], unicode=unicode)}", style="dim")
 
 
 def snapshot(progress: Progress, title: str, now: float, stream: IO[str], state: str) -> None:

@@ -93,7 +93,7 @@ def _phase(phase: Phase) -> tuple[str, ...]:
     if phase.bootstraps:
         steps = f"{revise.steps} step" + "s" * (revise.steps > 1)
         changes = [f"critique and revision in {steps}, with {revise.helpful_ratio:g} helpful answers for each"]
-    return phase.name, kind_of(train.algorithm), train.algorithm, loss_name(train), ", ".join(changes) or "–"
+    return phase.name, kind_of(train.algorithm), train.algorithm, loss_name(phase.settings), ", ".join(changes) or "–"
 
 
 def estimates(
@@ -125,6 +125,7 @@ def _counts(settings: Campaign, work: Workload) -> list[tuple[str, Count]]:
         ("judgments", lambda one: one.judgments),
         *((kind, lambda one, kind=kind: one.examples * (one.kind == kind)) for kind in RECORDS),
         ("replayed", lambda one: one.replayed),
+        ("rollouts", lambda one: one.rollouts),
         ("held-out answers", lambda one: one.heldout),
         ("held-out judgments", lambda one: one.heldout_judgments),
         ("tokens sampled", lambda one: one.generations * settings.generate.max_tokens),
@@ -159,6 +160,7 @@ def _facts(loaded: Any, work: Workload, needs: Needs, speed: Speed | None, examp
                 "examples": kind_of(phase.settings.train.algorithm),
                 "algorithm": phase.settings.train.algorithm,
                 "loss": phase.settings.train.loss if phase.settings.train.algorithm == "dpo" else None,
+                "advantage": phase.settings.ppo.advantage if phase.settings.train.algorithm == "ppo" else None,
                 "changes": phase.changes,
             }
             for phase in phases(loaded.campaign)

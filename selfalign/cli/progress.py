@@ -32,6 +32,7 @@ class StageProgress:
     metrics: Mapping[str, Any] = field(default_factory=dict)
     updated: float = 0.0
     first: tuple[float, int] | None = None  # when this session's first units were done, and how many then were
+    lap: tuple[float, int] | None = None  # the same of the latest iteration, where steps come in iterations
     steps: dict[str, float] = field(default_factory=dict)  # finished steps of the stage and their seconds
 
     @property
@@ -45,10 +46,14 @@ class StageProgress:
         return min(1.0, self.done / self.total) if self.total else 0.0
 
     def rate(self, now: float) -> float | None:
-        """Units per second since the first of this session, without the time in which models load; None before."""
+        """Units per second since the first of this session, without the time in which models load; None before.
+
+        Steps that wait for rollouts come in bursts, so that only whole iterations tell their rate.
+        """
         if self.first is None:
             return None
-        fresh, elapsed = self.done - self.first[1], max(self.updated, now) - self.first[0]
+        until, done = self.lap or (max(self.updated, now), self.done)
+        fresh, elapsed = done - self.first[1], until - self.first[0]
         return fresh / elapsed if fresh > 0 and elapsed > 0 else None
 
     def advance(self, done: int, time: float) -> None:
@@ -74,6 +79,8 @@ def works_of(campaign: Campaign) -> list[str]:
             return "revise"
         if settings.train.algorithm == "sft":
             return "learn"
+        if settings.train.algorithm == "ppo":
+            return "judge, reward and roll out"
         spin = settings.train.algorithm == "dpo" and settings.pairs.strategy == "spin"
         return "sample" if spin else "judge and reward" if needs_rewards(settings.train) else "judge"
 
@@ -97,7 +104,7 @@ class Progress:
         self.gates: dict[int, Mapping[str, Any]] = {}
         self.proofs: dict[int, Mapping[str, Any]] = {}
         self.reward_models: dict[int, Mapping[str, Any]] = {}
-        self.train_history: dict[int, deque[Mapping[str, Any]]] = {}
+        self.train_history: dict[int, deque[Mapping[str, Any]]] = {}  # of steps, or the first steps of iterations
         self.finished_rounds: set[int] = set()
         self.warnings: list[str] = []
         self.failure = ""
@@ -247,11 +254,15 @@ class Progress:
         round = event.get("round")
         stage = self.in_training(round)
         metrics = event.get("metrics") or {}
-        if isinstance(round, int) and stage is not None and stage.name == "train":
+        if stage is None:
+            return
+        begins = metrics.get("iteration") != stage.metrics.get("iteration")
+        if isinstance(round, int) and stage.name == "train" and (begins or "iteration" not in metrics):
             self.train_history.setdefault(round, deque(maxlen=200)).append(metrics)
-        if stage is not None:
-            stage.total, stage.unit, stage.metrics = int(event.get("total") or stage.total), "steps", metrics
-            stage.advance(int(event.get("step") or 0), time)
+        stage.total, stage.unit, stage.metrics = int(event.get("total") or stage.total), "steps", metrics
+        stage.advance(int(event.get("step") or 0), time)
+        if begins:
+            stage.lap = (time, stage.done)
 
     def _on_proof(self, event: Mapping[str, Any], time: float) -> None:
         if isinstance(event.get("round"), int):

@@ -47,13 +47,26 @@ def reused_text(stage: StageProgress) -> str:
 
 
 def metrics_text(metrics: Mapping[str, Any]) -> str:
-    """The figures of a training step that people watch: loss, reward accuracy and margin, or else log-probability."""
+    """The figures of a training step that people watch: loss, reward accuracy and margin, or else log-probability.
+
+    Of a step on rollouts its iteration, and what the rollouts scored and how far from the reference they were.
+    """
+    if isinstance(metrics.get("iteration"), int | float):
+        named = {"objective/scores": "score", "objective/kl": "KL"}
+        return "  ".join((f"iteration {metrics['iteration']:.0f}", *_figures(metrics, named)))
     names = {"loss": "loss", "rewards/accuracies": "accuracy", "rewards/margins": "margin"}
     if not metrics.keys() & {"rewards/accuracies", "rewards/margins"}:
         names["logps/chosen"] = "log-prob"
-    return "  ".join(
-        f"{label} {metrics[key]:.3f}" for key, label in names.items() if isinstance(metrics.get(key), int | float)
-    )
+    return "  ".join(_figures(metrics, names))
+
+
+def watched(metrics: Mapping[str, Any]) -> str:
+    """The name of the figure whose course tells how training goes."""
+    return "objective/scores" if "iteration" in metrics else "loss"
+
+
+def _figures(metrics: Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    return [f"{label} {metrics[key]:.3f}" for key, label in names.items() if isinstance(metrics.get(key), int | float)]
 
 
 def counts_text(counts: Mapping[str, Any]) -> str:

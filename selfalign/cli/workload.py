@@ -31,7 +31,8 @@ class RoundWork:
 
     `revisions` are generations, two for each answer rewritten. `trained_answers` is the number of answers that an
     epoch reads, `passes` what all epochs cost, in forward passes over them; `reward_passes` are forward passes of a
-    reward model over single answers.
+    reward model over single answers. `rollouts` are answers sampled while the policy is trained, of all iterations,
+    to `rollout_prompts` prompts; PPO trains on them, and its `passes` count the other models' too.
     """
 
     round: int
@@ -42,6 +43,8 @@ class RoundWork:
     judgments: int = 0
     examples: int = 0
     replayed: int = 0
+    rollout_prompts: int = 0
+    rollouts: int = 0
     heldout: int = 0
     heldout_judgments: int = 0
     trained_answers: int = 0
@@ -50,7 +53,12 @@ class RoundWork:
 
     @property
     def generations(self) -> int:
-        return self.candidates + self.revisions + self.heldout
+        return self.candidates + self.revisions + self.rollouts + self.heldout
+
+    @property
+    def trained_prompts(self) -> int:
+        """Prompts that an epoch reads."""
+        return self.rollout_prompts or self.examples + self.replayed
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,8 @@ def _rounds(
         replayed = _replayed(settings, work, done)
         answers = {"pairs": 2, "rankings": settings.generate.samples, "demonstrations": 1}[kind]
         trained = {"trained_answers": (work.examples + replayed) * answers, "passes": _passes(settings)}
+        if settings.train.algorithm == "ppo":
+            trained |= _rollouts(settings, work)
         if needs_rewards(settings.train):
             trained["reward_passes"] = _reward_passes(settings, work, done)
         done.append(RoundWork(**{**vars(work), "replayed": replayed, **trained}))
@@ -258,5 +268,19 @@ def _reward_passes(settings: Campaign, work: RoundWork, done: Sequence[RoundWork
 
 
 def _passes(settings: Campaign) -> int:
-    """Forward and backward of the policy cost about three forwards, and the reference is asked once."""
+    """Forward and backward of the policy cost about three forwards, and the reference is asked once.
+
+    Of rollouts policy, reference and reward model are asked once before the epochs; a critic is one more to ask and
+    to train.
+    """
+    if settings.train.algorithm == "ppo":
+        trained = 1 + (settings.ppo.advantage == "gae")
+        return trained + 2 + 3 * settings.ppo.epochs * trained
     return 3 * settings.train.epochs + needs_reference(settings.train)
+
+
+def _rollouts(settings: Campaign, work: RoundWork) -> dict[str, int]:
+    """What the iterations of a round sample and train on; each draws from the round's prompts."""
+    prompts = settings.ppo.iterations * min(settings.ppo.prompts, work.prompts)
+    answers = prompts * settings.ppo.samples
+    return {"rollout_prompts": prompts, "rollouts": answers, "trained_answers": answers}

@@ -157,6 +157,12 @@ def test_the_time_left_comes_from_rounds_that_do_the_same() -> None:
     assert progress.campaign_eta(2000.0) == 2 * 96.0
 
 
+def test_a_round_of_ppo_takes_a_time_of_its_own() -> None:
+    schedule = (Phase(rounds=1), Phase(rounds=1, train={"algorithm": "ppo"}))
+    before, after = works_of(Campaign(rounds=2, schedule=schedule))
+    assert before != after
+
+
 def test_the_live_screen_has_a_column_for_revisions_where_there_are_some() -> None:
     out = io.StringIO()
     events = [{"time": 0.0, "event": "campaign_started", "rounds": 2}, *one_round(0, {"revise": 50.0})]
@@ -213,12 +219,54 @@ def test_steps_of_a_reward_model_are_not_the_policys() -> None:
     assert "round 0 the reward model is right on 50.0% of 40" in out.getvalue() and "NO-GO" in out.getvalue()
 
 
+def on_rollouts(iterations: int) -> list[dict]:
+    """The events of training on rollouts: 20 seconds for rollouts, then four steps of a second each."""
+    events = [{"time": 0.0, "event": "stage_started", "stage": "train", "step": "rounds/000/policy"}]
+    for step in range(4 * iterations):
+        iteration, inner = divmod(step, 4)
+        found = {"loss": 0.1 * inner, "objective/scores": 0.5 * iteration, "objective/kl": 2.0, "iteration": iteration}
+        time = 24.0 * iteration + 20.0 + inner
+        events.append({"time": time, "event": "train_step", "step": step + 1, "total": 40, "metrics": found})
+    return [{"round": 0, **event} for event in events]
+
+
+def test_only_whole_iterations_tell_how_fast_training_on_rollouts_is() -> None:
+    progress = Progress.of(on_rollouts(1))
+    assert progress.current.rate(23.0) is None and progress.current.eta(23.0) is None
+    progress = Progress.of(on_rollouts(3))
+    assert (progress.current.done, progress.current.total) == (12, 40)
+    assert progress.current.rate(71.0) == pytest.approx(4 / 24)
+    assert progress.current.eta(71.0) == pytest.approx(28 * 6)
+    resumed = Progress.of([*on_rollouts(1), *({**event, "time": event["time"] + 500} for event in on_rollouts(1))])
+    assert resumed.current.rate(525.0) is None
+
+
+def test_training_on_rollouts_shows_iteration_score_and_kl() -> None:
+    progress, out = Progress.of(on_rollouts(3)), io.StringIO()
+    assert [metrics["iteration"] for metrics in progress.train_history[0]] == [0, 1, 2]
+    Console(file=out, width=100, markup=False).print(render(progress, "x", 71.0))
+    assert "iteration 2  score 1.000  KL 2.000  ▁▅█" in out.getvalue()
+    assert "loss" not in out.getvalue()
+    out = io.StringIO()
+    display = PlainDisplay(out)
+    for event in on_rollouts(2):
+        display.handle(event)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "round 0  train     1/40 steps  2%  iteration 0  score 0.000  KL 2.000"
+    assert lines[1] == "round 0  train     5/40 steps  12%  10.0/min  iteration 1  score 0.500  KL 2.000  3:30 min left"
+
+
 @pytest.mark.parametrize(
     ("metrics", "words"),
     [
         ({"loss": 0.5, "rewards/accuracies": 0.6, "rewards/margins": 0.1}, "loss 0.500  accuracy 0.600  margin 0.100"),
         ({"loss": 0.5, "rewards/margins": 0.1, "logps/chosen": -9.0, "shift": 0.0}, "loss 0.500  margin 0.100"),
         ({"loss": 0.5, "logps/chosen": -9.0}, "loss 0.500  log-prob -9.000"),
+        (
+            {"loss": 0.5, "iteration": 3, "objective/scores": 0.25, "objective/kl": 1.5, "objective/entropy": 9.0},
+            "iteration 3  score 0.250  KL 1.500",
+        ),
+        ({"iteration": 3}, "iteration 3"),
     ],
 )
 def test_metrics_of_any_algorithm_in_words(metrics: dict, words: str) -> None:

@@ -7,17 +7,21 @@ from typing import Any
 
 import pytest
 
-from selfalign.cli.estimate import Needs, Speed
+from selfalign.cli.estimate import Needs, Speed, count_needs
+from selfalign.cli.models import ModelSize
 from selfalign.cli.plan import estimates
 from selfalign.cli.targets import check_inputs
 from selfalign.cli.workload import RoundWork, Workload, count_work, examples_per_prompt, phases
 from selfalign.config import (
+    Adapter,
     Campaign,
     Generate,
     Judge,
     Optimizer,
     Pairs,
     Phase,
+    Policy,
+    Ppo,
     Replay,
     Revise,
     RewardModel,
@@ -108,6 +112,54 @@ def test_a_reward_model_reads_the_pairs_of_its_rounds(rules: Constitution, data:
     assert [work.reward_passes for work in several] == [4 * work.reward_passes for work in found]
 
 
+@pytest.mark.parametrize(
+    ("advantage", "samples", "passes"),
+    [
+        ("gae", 1, 1 + 1 + 1 + 1 + 3 * 4 * 2),  # policy, critic, reference and reward model; then two are trained
+        ("grpo", 3, 1 + 1 + 1 + 3 * 4),
+    ],
+)
+def test_rollouts_are_sampled_scored_and_trained_on(
+    advantage: Any, samples: int, passes: int, rules: Constitution
+) -> None:
+    ppo = Ppo(iterations=5, prompts=8, samples=samples, advantage=advantage)
+    work = counted(rules, train=Train(algorithm="ppo"), ppo=ppo)[0]
+    assert (work.rollout_prompts, work.rollouts) == (5 * 8, 5 * 8 * samples)
+    assert (work.trained_answers, work.trained_prompts, work.passes) == (work.rollouts, 40, passes)
+    assert work.generations == 40 + work.rollouts + 3
+    assert work.reward_passes == 3 * 2 * 10 + 40
+    few = counted(rules, train=Train(algorithm="ppo"), ppo=Ppo(iterations=5, prompts=64))[0]
+    assert few.rollouts == 5 * 10  # no more prompts than the round has
+
+
+@pytest.mark.parametrize(
+    ("settings", "bytes_each"),
+    [
+        ({"train": Train()}, 16),
+        ({"train": Train(algorithm="ppo")}, 16 + 4 + 4 + 16),  # policy, reference, reward model, critic
+        ({"train": Train(algorithm="ppo"), "ppo": Ppo(advantage="rloo", samples=2)}, 16 + 4 + 4),
+        ({"train": Train(algorithm="ppo"), "policy": Policy(adapter=Adapter())}, 4 + 4 + 16),
+        ({"schedule": (Phase(rounds=2), Phase(rounds=1, train={"algorithm": "ppo"}))}, 16 + 4 + 4 + 16),
+    ],
+)
+def test_memory_of_a_trainer(
+    settings: dict, bytes_each: int, rules: Constitution, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfalign.cli.estimate.gpu_memory", lambda: None)
+    monkeypatch.setattr("selfalign.cli.estimate.model_folder", lambda model: Path(model))
+    monkeypatch.setattr("selfalign.cli.estimate.read_size", lambda folder: ModelSize(1000, 4000))
+    campaign = Campaign(**settings)
+    needs = count_needs(campaign, count_work(campaign, {"train": PROMPTS, "heldout": HELDOUT}, rules))
+    assert needs.trainer == 1000 * bytes_each
+    assert needs.rollouts == (bytes_each != 16)
+
+
+def test_a_trainer_that_waits_for_rollouts_shares_the_gpu() -> None:
+    assert Needs(None, None, 40, 60, 80, "GPU").fits
+    assert not Needs(None, None, 40, 60, 80, "GPU", rollouts=True).fits
+    assert not Needs(None, None, 40, 60, 80, "CPU").fits
+
+
 def test_the_bootstrap_is_round_0(rules: Constitution) -> None:
     campaign = Campaign(rounds=1, bootstrap="critique-revision", revise=Revise(num_prompts=5, steps=2))
     helpful = [Prompt.make((Message("user", f"help {i}"),)) for i in range(9)]
@@ -158,6 +210,13 @@ def test_seconds_follow_the_counts() -> None:
     )
 
 
+def test_the_seconds_of_training_on_rollouts_are_those_of_sampling_too() -> None:
+    speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
+    work = RoundWork(0, "pairs", examples=3, rollout_prompts=4, rollouts=8, trained_answers=8, passes=5)
+    whole = Workload((work,), prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
+    assert speed.seconds(work, whole)["train"] == pytest.approx(0.8 + 5 * (80 + 80) / 200)
+
+
 def test_plan_adds_up_the_seconds_of_all_rounds() -> None:
     campaign = Campaign(rounds=2, schedule=(Phase(rounds=1), Phase(rounds=1, train={"algorithm": "sft"})))
     speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
@@ -195,6 +254,15 @@ def test_plan_shows_a_line_for_each_phase(cli: Cli, tmp_path: Path) -> None:
     assert "round 4 rankings kto – –" in lines
     assert "critiques and revisions 400 0 0 400" in lines
     assert "replayed 0 128 0 256" in lines
+
+
+def test_plan_names_the_advantage_of_ppo_and_counts_its_rollouts(cli: Cli, tmp_path: Path) -> None:
+    ppo = "train: {algorithm: ppo}\nppo: {iterations: 3, prompts: 10}\nreward_model: {holdout: 0.2}\n"
+    (tmp_path / "ppo.yaml").write_text(f"recipe: pocket\nname: deep\nrounds: 2\n{ppo}")
+    shown = cli("plan", "ppo.yaml", "--offline", cwd=tmp_path).stdout
+    lines = {" ".join(line.split()) for line in shown.splitlines()}
+    assert "rounds 0 to 1 pairs ppo gae –" in lines
+    assert "rollouts 30 60" in lines
 
 
 def test_the_prompts_of_the_bootstrap_are_read_and_kept_apart_from_the_held_out(tmp_path: Path) -> None:

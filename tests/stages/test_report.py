@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from selfalign.calibration import Bin, folded, reliability, wilson_interval
-from selfalign.config import Adapter, Campaign, Policy, Train
+from selfalign.config import Adapter, Campaign, Policy, Ppo, Train
 from selfalign.stages import report
 from selfalign.stages.report import training
 from selfalign.stages.report.document import Dialogue, Paragraph, Table, fenced, markdown, to_html, to_markdown
@@ -172,7 +172,8 @@ def test_a_card_names_the_rounds_own_algorithm(mixed: Run) -> None:
     assert "tags: [selfalign, kto, constitutional-ai, rlaif]" in card
     assert "| training | KTO (beta 0.3), learning rate 5e-06, 1 epoch, all weights |" in card
     assert "| trained on | 6 rankings |" in card
-    assert "| trained on | 6 pairs, 3 replayed |" in (mixed.path / "rounds/002/model_card.md").read_text()
+    later = (mixed.path / "rounds/002/model_card.md").read_text()
+    assert "| trained on | 6 pairs |" in later and "| replayed | 3 pairs of earlier rounds |" in later
 
 
 @pytest.mark.parametrize(
@@ -192,8 +193,9 @@ def test_references_in_words(settings: dict, number: int, words: str) -> None:
 
 
 def test_losses_in_words() -> None:
-    assert training.loss_name(Train(loss={"sigmoid": 1.0, "nll": 0.2})) == "sigmoid + 0.2 nll"
-    assert training.loss_name(Train(algorithm="kto")) == "–"
+    assert training.loss_name(Campaign(train=Train(loss={"sigmoid": 1.0, "nll": 0.2}))) == "sigmoid + 0.2 nll"
+    assert training.loss_name(Campaign(train=Train(algorithm="kto"))) == "–"
+    assert training.loss_name(Campaign(train=Train(algorithm="ppo"), ppo=Ppo(advantage="rloo"))) == "rloo"
     adapted = Campaign(train=Train(algorithm="sppo", epochs=2), policy=Policy(adapter=Adapter(rank=8)))
     assert training.method(adapted) == "SPPO (beta 0.1), learning rate 5e-06, 2 epochs, LoRA rank 8"
 
@@ -209,6 +211,47 @@ def test_a_long_curve_shows_the_means_of_stretches() -> None:
     (chart,) = training.curves(steps)
     assert chart.svg.count("<circle") == 24
     assert chart.words == "Training loss, by step: loss 21.5 (1) to 984 (967)."
+
+
+def on_rollouts(iterations: int) -> list[dict]:
+    """The metrics of training on rollouts, four steps an iteration."""
+    return [
+        {
+            "step": step + 1,
+            "loss": 0.1,
+            "iteration": step // 4,
+            "objective/scores": 0.5 * (step // 4),
+            "objective/rlhf_reward": 0.25 * (step // 4),
+            "objective/kl": 2.0,
+            "objective/entropy": 30.0,
+            "policy/approxkl": 0.002 * (step % 4),
+            "policy/clipfrac": 0.0,
+            "rollout/mean_tokens": 20.0,
+        }
+        for step in range(4 * iterations)
+    ]
+
+
+def test_curves_of_rollouts_have_a_point_for_each_iteration() -> None:
+    scores, kl, change, entropy, length = training.curves(on_rollouts(3))
+    heading = "Scores of the reward model, by iteration: "
+    assert scores.words == f"{heading}score 0 (0) to 1 (2); with the KL penalty 0 (0) to 0.5 (2)."
+    assert scores.svg.count("<circle") == 3
+    assert kl.words == "KL to the reference, nats per answer, by iteration: KL 2 (0) to 2 (2)."
+    assert "KL, nats per token 0.003 (0) to 0.003 (2); share clipped 0 (0)" in change.words  # of all steps
+    assert entropy.words.startswith("Entropy") and length.words.startswith("Length of rollouts")
+    assert training.curves(on_rollouts(100))[0].svg.count("<circle") == 20  # the means of five each
+
+
+def test_ppo_in_words() -> None:
+    plain = Campaign(train=Train(algorithm="ppo"))
+    method = (
+        "PPO (gae, KL coefficient 0.05), learning rate 5e-06, 20 iterations of 4 epochs in 1 minibatch, all weights"
+    )
+    assert training.method(plain) == method
+    steered = Campaign(train=Train(algorithm="ppo"), ppo=Ppo(advantage="rloo", samples=2, kl_target=6, iterations=1))
+    words = "PPO (rloo, KL coefficient 0.05, steered towards a KL of 6), learning rate 5e-06, 1 iteration of 4 epochs"
+    assert training.method(steered).startswith(words)
 
 
 def test_a_chart_is_well_formed_and_within_its_frame() -> None:

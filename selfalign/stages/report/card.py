@@ -34,14 +34,12 @@ def model_card(run: Run, report: Report, campaign: Campaign) -> str:
 def _blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
     judge, last = settings.judge, settings.num_rounds - 1
     evaluating = settings.evaluate.judge.model or judge.model
-    again = training.replayed(run, report)
-    examples = f"{report.num_examples:,} {report.examples}" + (f", {again:,} replayed" if again else "")
     bootstrap = ", the bootstrap" if report.round < settings.first_round else ""
     rows = (
         ("base model", settings.policy.model),
         ("policy", f"{report.policy_id}, trained from {report.parent_id or 'nothing'}"),
         ("round", f"{report.round}{bootstrap}, of a campaign of {last + 1} (0 to {last})"),
-        ("trained on", examples),
+        *training.learned_from(run, report, settings),
         ("training", training.method(settings)),
         ("reference", training.reference(settings, report.round)),
         ("constitution", f"{report.constitution}, hash {report.constitution_hash}"),

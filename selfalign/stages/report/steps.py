@@ -34,10 +34,18 @@ def seconds(run: Run, number: int) -> dict[str, float]:
     """How long each finished stage of a round took, in seconds, by its steps' own account."""
     total: dict[str, float] = {}
     for stage, step in finished(run, number):
+        if "/rollouts/" in step.name:  # the seconds of the training that asked for them hold theirs
+            continue
         total[stage] = total.get(stage, 0.0) + float(step.counts.get("seconds", 0.0))
     return total
 
 
 def _stage(name: str) -> str | None:
-    """The stage of a step by its name within its round; steps/2/revisions belongs to that of all revisions."""
+    """The stage of a step by its name within its round; steps/2/revisions belongs to that of all revisions.
+
+    The answers of rollouts, whose digests are made from their prompts', belong to the training; what its guard looked
+    at is left out.
+    """
+    if name.startswith("rollouts/"):
+        return "train" if name.endswith("/candidates") and "/heldout/" not in name else None
     return STAGE_OF.get("heldout" if name.startswith("heldout/") else name.rpartition("/")[2])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from itertools import chain, groupby
 from statistics import fmean
 from typing import Any
 
-from selfalign.config import Campaign, Train
+from selfalign.config import Campaign
 from selfalign.objective import loss_terms, needs_reference
 from selfalign.records import Report
+from selfalign.stages.report import reward_model, steps
 from selfalign.stages.report.document import Block, Figure, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
 from selfalign.store import Run
@@ -23,13 +25,25 @@ CURVES: Mapping[str, Mapping[str, str]] = {  # by title the metrics of a chart a
     "Reward accuracy": {"rewards/accuracies": "accuracy"},
     "Log-probability of answers": {"logps/chosen": "chosen", "logps/rejected": "rejected"},
 }
+ROLLOUT_CURVES: Mapping[str, Mapping[str, str]] = {  # the same of training on rollouts
+    "Scores of the reward model": {"objective/scores": "score", "objective/rlhf_reward": "with the KL penalty"},
+    "KL to the reference, nats per answer": {"objective/kl": "KL"},
+    "Change of the policy": {"policy/approxkl": "KL, nats per token", "policy/clipfrac": "share clipped"},
+    "Entropy, nats per answer": {"objective/entropy": "entropy"},
+    "Length of rollouts, tokens": {"rollout/mean_tokens": "tokens"},
+}
 
 
-def loss_name(train: Train) -> str:
-    """The loss of pairs with the weights of its terms, such as sigmoid + 0.2 nll; other algorithms have their own."""
-    if train.algorithm != "dpo":
+def loss_name(settings: Campaign) -> str:
+    """The loss of pairs with the weights of its terms, such as sigmoid + 0.2 nll, or how PPO finds advantages.
+
+    Other algorithms have a loss of their own.
+    """
+    if settings.train.algorithm == "ppo":
+        return settings.ppo.advantage
+    if settings.train.algorithm != "dpo":
         return "–"
-    terms = loss_terms(train).items()
+    terms = loss_terms(settings.train).items()
     return " + ".join(name if weight == 1 else f"{weight:g} {name}" for name, weight in terms)
 
 
@@ -37,12 +51,47 @@ def method(settings: Campaign) -> str:
     """Algorithm, loss and the figures that matter most, in a line; `settings` are those of the round."""
     train = settings.train
     learned = train.algorithm in ("sft", "raft")
-    own = [] if train.algorithm != "dpo" else [f"{loss_name(train)} loss"]
+    own = [] if train.algorithm != "dpo" else [f"{loss_name(settings)} loss"]
     shown = ", ".join(own if learned else [*own, f"beta {train.beta:g}"])
-    epochs = "1 epoch" if train.epochs == 1 else f"{train.epochs} epochs"
+    epochs = _counted(train.epochs, "epoch")
+    if train.algorithm == "ppo":
+        shown, epochs = f"{settings.ppo.advantage}, {_penalty(settings)}", _iterations(settings)
     weights = f"LoRA rank {settings.policy.adapter.rank}" if settings.policy.adapter else "all weights"
     name = f"{train.algorithm.upper()} ({shown})" if shown else train.algorithm.upper()
     return f"{name}, learning rate {train.learning_rate:g}, {epochs}, {weights}"
+
+
+def _penalty(settings: Campaign) -> str:
+    steered = f", steered towards a KL of {settings.ppo.kl_target:g}" if settings.ppo.kl_target is not None else ""
+    return f"KL coefficient {settings.ppo.kl_coef:g}{steered}"
+
+
+def _iterations(settings: Campaign) -> str:
+    ppo = settings.ppo
+    passes = f"{_counted(ppo.epochs, 'epoch')} in {_counted(ppo.minibatches, 'minibatch', 'es')}"
+    return f"{_counted(ppo.iterations, 'iteration')} of {passes}"
+
+
+def _counted(number: int, noun: str, plural: str = "s") -> str:
+    return f"{number:,} {noun}{plural if number != 1 else ''}"
+
+
+def learned_from(run: Run, report: Report, settings: Campaign) -> list[tuple[str, str]]:
+    """What the round learned from, as rows of a table; PPO's examples are those of its reward model."""
+    own, again = f"{report.num_examples:,} {report.examples}", replayed(run, report)
+    more = [("replayed", f"{again:,} {report.examples} of earlier rounds")] if again else []
+    if settings.train.algorithm != "ppo":
+        return [("trained on", own), *more]
+    found, said = reward_model.read(run, report.round), f"from {own}"
+    if found is not None:
+        said = f"from {found.num_trained:,} pairs, accuracy {found.accuracy:.3f} ({found.interval}) on pairs held out"
+    return [("trained on", f"{rollouts(run, report):,} rollouts"), ("reward model", said), *more]
+
+
+def rollouts(run: Run, report: Report) -> int:
+    """How many answers were sampled while the policy of a round was trained."""
+    sampled = (step for _, step in steps.finished(run, report.round) if "/rollouts/" in step.name)
+    return sum(int(step.counts.get("candidates", 0)) for step in sampled)
 
 
 def reference(settings: Campaign, number: int) -> str:
@@ -67,11 +116,8 @@ def replayed(run: Run, report: Report) -> int:
 
 def blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
     """What the page of a round says of its training; `settings` are those of the round."""
-    again = replayed(run, report)
-    more = (("replayed", f"{again:,} {report.examples} of earlier rounds"),) if again else ()
     rows = (
-        ("trained on", f"{report.num_examples:,} {report.examples}"),
-        *more,
+        *learned_from(run, report, settings),
         ("method", method(settings)),
         ("reference", reference(settings, report.round)),
     )
@@ -87,23 +133,29 @@ def metrics(run: Run, report: Report) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
 
 
-def curves(steps: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """A chart for each group of metrics that the algorithm has, each also in words."""
-    stretches = _stretches(steps)
-    labels = [str(stretch[0].get("step", "")) for stretch in stretches]
+def curves(made: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """A chart for each group of metrics that the steps made have, each also in words; of rollouts by iteration."""
+    charted, by = (ROLLOUT_CURVES, "iteration") if made and "iteration" in made[0] else (CURVES, "step")
+    stretches = _stretches(_iterations_of(made) if by == "iteration" else [[step] for step in made])
+    labels = [str(stretch[0].get(by, "")) for stretch in stretches]
     charts = []
-    for title, named in CURVES.items():
+    for title, named in charted.items():
         series = [Series(label, _points(stretches, name)) for name, label in named.items()]
         series = [one for one in series if one.points]
         if series:
-            heading = f"{title}, by step"
+            heading = f"{title}, by {by}"
             charts.append(Figure(line_chart(heading, labels, series), _words(heading, series, labels)))
     return charts
 
 
-def _stretches(steps: Sequence[Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:
-    size = math.ceil(len(steps) / POINTS) or 1
-    return [steps[start : start + size] for start in range(0, len(steps), size)]
+def _iterations_of(made: Sequence[Mapping[str, Any]]) -> list[Sequence[Mapping[str, Any]]]:
+    """The steps by iteration. What describes the rollouts is the same in all of them; the rest is their mean."""
+    return [list(found) for _, found in groupby(made, key=lambda step: step.get("iteration"))]
+
+
+def _stretches(parts: Sequence[Sequence[Mapping[str, Any]]]) -> list[Sequence[Mapping[str, Any]]]:
+    size = math.ceil(len(parts) / POINTS) or 1
+    return [list(chain(*parts[start : start + size])) for start in range(0, len(parts), size)]
 
 
 def _points(stretches: Sequence[Sequence[Mapping[str, Any]]], name: str) -> tuple[Point, ...]:
