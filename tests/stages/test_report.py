@@ -237,7 +237,7 @@ def test_curves_of_rollouts_have_a_point_for_each_iteration() -> None:
     heading = "Scores of the reward model, by iteration: "
     assert scores.words == f"{heading}score 0 (0) to 1 (2); with the KL penalty 0 (0) to 0.5 (2)."
     assert scores.svg.count("<circle") == 3
-    assert kl.words == "KL to the reference, nats per answer, by iteration: KL 2 (0) to 2 (2)."
+    assert kl.words == "KL, nats per answer, by iteration: KL 2 (0) to 2 (2)."
     assert "KL, nats per token 0.003 (0) to 0.003 (2); share clipped 0 (0)" in change.words  # of all steps
     assert entropy.words.startswith("Entropy") and length.words.startswith("Length of rollouts")
     assert training.curves(on_rollouts(100))[0].svg.count("<circle") == 20  # the means of five each

@@ -27,7 +27,7 @@ CURVES: Mapping[str, Mapping[str, str]] = {  # by title the metrics of a chart a
 }
 ROLLOUT_CURVES: Mapping[str, Mapping[str, str]] = {  # the same of training on rollouts
     "Scores of the reward model": {"objective/scores": "score", "objective/rlhf_reward": "with the KL penalty"},
-    "KL to the reference, nats per answer": {"objective/kl": "KL"},
+    "KL, nats per answer": {"objective/kl": "KL"},
     "Change of the policy": {"policy/approxkl": "KL, nats per token", "policy/clipfrac": "share clipped"},
     "Entropy, nats per answer": {"objective/entropy": "entropy"},
     "Length of rollouts, tokens": {"rollout/mean_tokens": "tokens"},
