@@ -388,3 +388,14 @@ def test_an_engine_that_keeps_old_weights_is_caught_between_iterations(tmp_path:
 def test_settings_of_ppo_that_make_no_sense_are_refused(settings: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         write_campaign(tmp_path, **settings)
+
+
+def test_a_phase_of_ppo_follows_one_of_dpo(tmp_path: Path) -> None:
+    phases = "[{rounds: 1}, {rounds: 1, train: {algorithm: ppo}}]"
+    workers = ScriptedWorkers(learns=0.2)
+    settings = write_campaign(tmp_path, schedule=phases, ppo__iterations=2, ppo__prompts=8)
+    outcome = run(tmp_path, settings, workers)
+    assert [job.train.algorithm for job in workers.jobs] == ["dpo", "ppo"]
+    assert workers.jobs[1].policy_path == workers.jobs[0].output_dir and len(workers.rollouts) == 2
+    assert step(tmp_path, "rounds/000/reward_model") is None and len(workers.reward_jobs) == 1
+    assert [report.examples for report in outcome.reports] == ["pairs", "pairs"]
