@@ -59,10 +59,12 @@ def guard_policy(
     constitution: Constitution,
     policy: Checkpoint,
     baseline: Baseline,
+    readings: dict[int, guards.Reading],
 ) -> dict[str, Any]:
     """Which iteration the evaluating judge likes best so far, and why to stop, if it turns against the reward.
 
-    It looks every `ppo.guard_every` iterations, at held-out prompts; earlier looks are read from their records.
+    It looks every `ppo.guard_every` iterations, at held-out prompts. `readings` remembers by iteration what it saw;
+    what is missing there after an interruption is read from the records. `scores` are the reward model's means so far.
     """
     every, folder = work.settings.ppo.guard_every, f"rounds/{number:03d}/rollouts"
     if every is None:
@@ -70,12 +72,14 @@ def guard_policy(
     looks = range(0, iteration + 1, every)
     if iteration in looks:
         look(work, f"{folder}/{iteration:04d}/heldout", number, current, constitution, policy, baseline)
-    readings = [read_look(work, f"{folder}/{at:04d}/heldout", number, constitution, baseline) for at in looks]
-    told = [(scores[at], reading) for at, reading in zip(looks, readings, strict=True) if at < len(scores)]
-    best = looks[guards.best_iterate(readings)]
+    for at in looks:
+        if at not in readings:
+            readings[at] = read_look(work, f"{folder}/{at:04d}/heldout", constitution, baseline)
+    best = looks[guards.best_iterate([readings[at] for at in looks])]
     if iteration in looks:
-        work.run.emit("guard", round=number, iteration=iteration, win_rate=readings[-1]._asdict(), best=best)
-    stop = guards.overoptimised([score for score, _ in told], [reading for _, reading in told])
+        work.run.emit("guard", round=number, iteration=iteration, win_rate=readings[iteration]._asdict(), best=best)
+    scored = [at for at in looks if at < len(scores)]
+    stop = guards.overoptimised([scores[at] for at in scored], [readings[at] for at in scored])
     return {"best": best, "stop": stop}
 
 
@@ -98,8 +102,8 @@ def look(
     )
 
 
-def read_look(work: Work, folder: str, number: int, constitution: Constitution, baseline: Baseline) -> guards.Reading:
-    """The win rate against the base."""
+def read_look(work: Work, folder: str, constitution: Constitution, baseline: Baseline) -> guards.Reading:
+    """The win rate against the base; where the judge gave no valid verdict, an even one that says nothing."""
     answers, said = (work.run.view(f"{folder}/{name}") for name in ("candidates", "judgments"))
     options = {"resamples": work.settings.evaluate.bootstrap, "seed": derived_seed(work.settings.seed, "guard")}
     rate = evaluate.win_rate(

@@ -33,6 +33,7 @@ from selfalign.stages import (
 )
 from selfalign.steps import NoGo, Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
+from selfalign.training.guards import Reading
 
 
 def sample_baseline(work: Work) -> Baseline:
@@ -267,9 +268,11 @@ def train_policy(
     """Train the policy on the examples. The trainer is a process of its own; it resumes where a crash left it."""
     settings = work.settings
 
+    readings: dict[int, Reading] = {}
+
     def rollouts(iteration: int, model: str | None, scores: Sequence[float]) -> dict[str, Any]:
         current = policy if model is None else in_training(model, policy, number)
-        guard = guard_policy(work, number, iteration, current, scores, constitution, policy, baseline)
+        guard = guard_policy(work, number, iteration, current, scores, constitution, policy, baseline, readings)
         if guard["stop"] is not None:
             return guard
         return guard | sample_rollouts(work, number, iteration, data, current, baseline)

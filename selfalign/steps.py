@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -148,12 +149,15 @@ def perform_training(
     work.run.emit("stage_started", **where, total=None, done=0, unit="steps")
     started = time.monotonic()
     try:
-        told = lambda event, **fields: work.run.emit(event, **{"round": number, **fields})  # noqa: E731
-        work.workers.train(job(step.path), told, answer)
+        work.workers.train(job(step.path), partial(_emit_of_round, work.run, number), answer)
     except RuntimeError:
         work.check_stop()  # a trainer that was asked to stop ends early
         raise
     return seal(work, step, where, time.monotonic() - started)
+
+
+def _emit_of_round(run: Run, number: int, event: str, **fields: Any) -> None:
+    run.emit(event, **{"round": number, **fields})
 
 
 def open_step(work: Work, name: str, after: Sequence[Step], inputs: Mapping[str, str], config: Any) -> Step:

@@ -76,7 +76,7 @@ def frozen_policy(setup: Setup) -> Scorer:
 
 
 class PpoTask:
-    """Optimizer step s is minibatch s mod `minibatches` of epoch ... of iteration s div (epochs x minibatches).
+    """An iteration is `epochs` passes over its rollouts in `minibatches` optimizer steps each.
 
     `ask(iteration, scores)` hands out the rollouts of the present weights, as folders of prompts and candidates. All is
     computed anew from recorded rollouts and the weights at the iteration's start, so training can go on from there.
@@ -199,7 +199,7 @@ class PpoTask:
     @torch.no_grad()
     def collect(self, iteration: int) -> Rollouts:
         prompts, folders = self.ask(iteration, self.history)
-        groups, candidates, _ = load_rollouts(self.setup, folders, prompts)
+        groups, candidates = load_rollouts(self.setup, folders, prompts)
         setup = replace(self.setup, groups=groups)
         device = setup.accelerator.device
         lengths = torch.from_numpy(groups.answer_lengths).to(device)

@@ -30,7 +30,8 @@ from selfalign.training.setup import Setup
 class Rollouts:
     """One iteration's answers, M of them with T tokens, and all that is known of them before the first step.
 
-    `advantages` and `log_probabilities` are of tokens, [T]; RLOO's advantages are of answers, [M].
+    `old` and `reference` are log-probabilities in nats at the temperature of sampling. `advantages` are of tokens, [T],
+    RLOO's of answers, [M].
     """
 
     groups: GroupDataset
@@ -82,7 +83,7 @@ class Asking:
         if not line:
             raise Stopped
         found = msgspec.json.decode(line)
-        self._keep(found["best"], iteration)
+        self._keep(found["best"])
         if found["stop"] is not None:
             raise OverOptimised(found["stop"], iteration, self.folder(found["best"]) if found["best"] else None)
         return found["prompts"], found["candidates"]
@@ -90,7 +91,7 @@ class Asking:
     def folder(self, iteration: int) -> Path:
         return self.setup.output / f"rollout-{iteration:04d}"
 
-    def _keep(self, best: int | None, last: int) -> None:
+    def _keep(self, best: int | None) -> None:
         """Remove all weights on the way but the best so far; without a guard there are none to keep."""
         if self.setup.accelerator.is_main_process:
             for folder in self.setup.output.glob("rollout-*"):
@@ -110,10 +111,12 @@ class Asking:
         self.before = after
 
 
-def load_rollouts(
-    setup: Setup, folders: Sequence[str], prompts: Sequence[str]
-) -> tuple[GroupDataset, list[Candidate], Counter[str]]:
-    """The sampled answers by prompt, labelled 1 where they ended; their records; what is left out, by reason."""
+def load_rollouts(setup: Setup, folders: Sequence[str], prompts: Sequence[str]) -> tuple[GroupDataset, list[Candidate]]:
+    """The sampled answers by prompt, labelled 1 where they ended, and their records in the same order.
+
+    What is left out (errors, empty answers, those that exceed `max_length` with their prompt) is counted and told.
+    Raises NothingToTrainOn where nothing is left.
+    """
     asked = {p.id: p for folder in prompts for p in read_records(Path(folder), Prompt)}
     grouped: dict[str, list[Candidate]] = {}
     dropped: Counter[str] = Counter()
@@ -133,7 +136,10 @@ def load_rollouts(
             kept += fitting
     if not groups:
         raise NothingToTrainOn(f"no rollout of {len(grouped)} prompts can be trained on: {dict(+dropped)}")
-    return GroupDataset(groups), kept, +dropped
+    if +dropped and setup.accelerator.is_main_process:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in sorted((+dropped).items()))
+        emit("warning", message=f"round {setup.job.round}: rollouts left out: {reasons}; {len(kept)} remain")
+    return GroupDataset(groups), kept
 
 
 @torch.no_grad()

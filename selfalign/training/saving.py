@@ -118,7 +118,8 @@ def keep_trained(setup: Setup, folder: Path) -> None:
     """Make the model of another folder the one of the step's: weights that were saved on the way, or the first ones."""
     if setup.accelerator.is_main_process:
         job = setup.job
-        model = load_model(str(folder), stored_dtype(str(folder)), trust_remote_code=job.trust_remote_code)
+        dtype = stored_dtype(str(folder), trust_remote_code=job.trust_remote_code)
+        model = load_model(str(folder), dtype, trust_remote_code=job.trust_remote_code)
         aside = setup.output / ".saving"
         shutil.rmtree(aside, ignore_errors=True)
         save_model(aside, model, model.state_dict(), setup.tokenizer, model.dtype)

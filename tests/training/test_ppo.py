@@ -48,11 +48,13 @@ class Sampler:
         self.job, self.folder, self.stop_after = job, folder, stop_after
         self.asked: list[int] = []
         self.policies: list[str | None] = []
+        self.warnings: list[str] = []
         monkeypatch.setattr(rollouts, "emit", self.emit)
         monkeypatch.setattr(sys, "stdin", self)
         self.reply = ""
 
     def emit(self, event: str, **fields: Any) -> None:
+        self.warnings += [fields["message"]] if event == "warning" else []
         if event == "rollouts_wanted":
             self.asked.append(fields["iteration"])
             self.policies.append(fields["model"])
@@ -224,6 +226,18 @@ def test_the_best_weights_are_kept_where_the_judge_turns_against_the_reward(
     assert f"the judge fell; the weights of iteration {best} are kept" in capsys.readouterr().out
     said = json.loads((Path(job.output_dir) / "probes.json").read_text())
     assert (said["before"] == said["after"]) == (best == 0)
+
+
+def test_rollouts_that_cannot_be_trained_on_are_counted_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ppo_job(tmp_path, ppo_iterations=1)
+    sampler = Sampler(job, tmp_path / "rollouts", monkeypatch)
+    prompts, candidates = roll_out(job.policy_path, 0, job.ppo)
+    candidates[0] = replace(candidates[0], finish_reason="error", token_ids=())
+    candidates[1] = replace(candidates[1], token_ids=(5,) * 4000)
+    write(tmp_path / "rollouts/000/run", prompts, candidates)
+    train(job)
+    assert sampler.warnings == ["round 0: rollouts left out: 1 error, 1 too_long; 22 remain"]
+    assert metrics_of(job)[0]["rollout/answers"] == 22
 
 
 @pytest.mark.slow
