@@ -169,7 +169,7 @@ def decode(data: bytes, record_type: type[Record], where: str) -> list[Record]:
     Whether the bytes are those written is for `check_seal` or a manifest to say.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise FileDamaged(f"{where}: not a whole Parquet file ({str(error).splitlines()[0][:200]}).") from error
     try:
