@@ -175,7 +175,6 @@ def prepare_ours(folder: Path, max_tokens: int) -> Any:
     from selfalign.training.trainer import train
 
     settings = Train(
-        algorithm="reward_model",
         learning_rate=LEARNING_RATE,
         schedule="linear",
         warmup_ratio=0.0,

@@ -297,7 +297,7 @@ def test_a_later_round_that_is_stopped_keeps_the_policy_before_it(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"train__algorithm": "reward_model"}, "a reward model is no policy"),
+        ({"train__algorithm": "reward_model"}, "not one of dpo, kto, bco, sppo, ranking, raft, sft, ppo"),
         ({"reward_model__holdout": 0.2}, "no round asks for rewards"),
         ({"train__reward_weight": True, "reward_model__combine": "min"}, "there is only one reward model"),
         (

@@ -64,9 +64,10 @@ def save_trained(setup: Setup, model: nn.Module) -> None:
 
 
 def policy_state(setup: Setup, model: nn.Module) -> dict[str, Tensor]:
-    """The weights of the model that is kept, by their names in it; a critic is not."""
+    """The weights of the model that is kept, by their names in it; a critic is not, nor a head for length."""
     state = full_state(setup.accelerator, model)
-    kept = {name.removeprefix("actor."): weight for name, weight in state.items() if not name.startswith("critic.")}
+    aside = ("critic.", "length_head.")
+    kept = {name.removeprefix("actor."): weight for name, weight in state.items() if not name.startswith(aside)}
     return {name.removeprefix("model."): weight for name, weight in kept.items()}
 
 

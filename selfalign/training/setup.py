@@ -86,7 +86,7 @@ def prepare(job: TrainJob) -> Setup:
             f"{job.policy_path} has another tokenizer than {job.sampler_path}: answers are encoded anew from their text"
         )
         emit("warning", message=f"round {job.round}: {said}")
-    if job.train.algorithm == "ppo":
+    if job.algorithm == "ppo":
         groups, dropped = probe_groups(job, encoder), Counter[str]()
     else:
         groups, dropped = load_groups(job, encoder)
@@ -123,15 +123,17 @@ def fresh_scorer(
 def make_scorer(job: TrainJob, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> Scorer | RewardScorer:
     """The model that is trained, with its adapter and a head for what the algorithm asks of it."""
     trust = job.trust_remote_code
-    if job.train.algorithm == "reward_model":
+    if job.algorithm == "reward_model":
         pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         model = load_reward_model(job.policy_path, dtype, pad, trust_remote_code=trust)
     else:
         model = load_model(job.policy_path, dtype, trust_remote_code=trust)
     if job.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    kind = RewardScorer if job.train.algorithm == "reward_model" else Scorer
-    return kind(add_adapter(model, job.adapter) if job.adapter else model)
+    model = add_adapter(model, job.adapter) if job.adapter else model
+    if job.reward_model is not None:
+        return RewardScorer(model, length_head=job.reward_model.length_head > 0)
+    return Scorer(model)
 
 
 def _check_processes(job: TrainJob, accelerator: Accelerator) -> None:

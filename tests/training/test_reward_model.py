@@ -27,6 +27,7 @@ from selfalign.training.model import ModelError, RewardScorer, choose_layout, lo
 from selfalign.training.reward_model import (
     NonFiniteReward,
     Results,
+    centering_loss,
     combine,
     hold_out,
     prompt_of,
@@ -45,7 +46,7 @@ ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2"]
 def reward_job(tmp_path: Path, ensemble: dict[str, object] | None = None, **changes: object) -> TrainJob:
     model = RewardModel(holdout=0.3, **(ensemble or {}))
     settings = {"num_pairs": 40, "train_epochs": 6, "train_learning_rate": 5e-3, **changes}
-    job = make_job(tmp_path, train_algorithm="reward_model", reward_model=model, **settings)
+    job = make_job(tmp_path, reward_model=model, **settings)
     return replace(job, rewarded_dirs=job.candidates_dirs)
 
 
@@ -55,8 +56,9 @@ def minus_log_sigmoid(t: float) -> float:
 
 def test_the_loss_by_hand() -> None:
     chosen, rejected, p = torch.tensor([1.5]), torch.tensor([0.5]), torch.tensor([0.8])
-    found = reward_loss(chosen, rejected, p, margin=0.5, centering=0.01).item()
-    assert found == pytest.approx(0.8 * minus_log_sigmoid(1.0 - 0.3) + 0.2 * minus_log_sigmoid(-1.0 - 0.3) + 0.01 * 4.0)
+    found = reward_loss(chosen, rejected, p, margin=0.5).item()
+    assert found == pytest.approx(0.8 * minus_log_sigmoid(1.0 - 0.3) + 0.2 * minus_log_sigmoid(-1.0 - 0.3))
+    assert centering_loss(chosen, rejected).item() == pytest.approx(4.0)
     assert reward_loss(chosen, chosen, p).item() == pytest.approx(math.log(2))
 
 
