@@ -52,6 +52,11 @@ class HeldOut:
         return [chosen - rejected for chosen, rejected in zip(self.chosen, self.rejected, strict=True)]
 
 
+def is_held_out(prompt_id: str, share: float, seed: int) -> bool:
+    """Whether a reward model is tested on a prompt's pairs in place of learning them; the same in every round."""
+    return int(digest("holdout", seed, prompt_id, size=4), 16) < share * 2**32
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
     """One training run: a policy, what it is trained on, and where the trained policy goes.

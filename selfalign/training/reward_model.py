@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from selfalign.config import RewardModel
-from selfalign.records import derived_seed, digest
+from selfalign.records import derived_seed
 from selfalign.training.dataset import GroupDataset, NothingToTrainOn, load_answers
-from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut, TrainJob
+from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut, TrainJob, is_held_out
 from selfalign.training.loop import MicroBatch
 from selfalign.training.losses import sigmoid_loss
 from selfalign.training.setup import Setup
@@ -93,11 +93,6 @@ def hold_out(setup: Setup) -> tuple[Setup, GroupDataset]:
             f"{len(held)} held out. Draw more prompts, or set reward_model.holdout nearer to 0.5"
         )
     return replace(setup, groups=kept.with_room_behind()), held
-
-
-def is_held_out(prompt_id: str, share: float, seed: int) -> bool:
-    """Whether a prompt is among those whose pairs are kept for the evaluation; the same in every round."""
-    return int(digest("holdout", seed, prompt_id, size=4), 16) < share * 2**32
 
 
 def prompt_of(key: str) -> str:

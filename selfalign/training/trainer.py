@@ -145,7 +145,7 @@ def train_on_rollouts(setup: Setup, should_stop: Callable[[], bool]) -> None:
     except OverOptimised as guard:
         warn(setup, f"round {job.round}: {guard.reason}; the weights of iteration {guard.best_iteration} are kept")
         progress = Progress(guard.iteration * task.per_iteration, 0)
-        keep_trained(setup, guard.best or Path(job.policy_path))
+        keep_trained(setup, model, guard.best)
     remove_rollouts(setup)
     after = probe_logprobs(setup, saved_scorer(setup))
     finish(setup, progress, [(PROBES_FILE, msgspec.json.encode({"before": before, "after": after}))])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from selfalign.records import BucketAccuracy, Interval, RewardReport
@@ -50,6 +52,7 @@ def _figures(found: RewardReport) -> Table:
     rows = (
         ("accuracy", _share(found.accuracy, found.interval)),
         ("accuracy of length alone", f"{found.baseline:.3f}"),
+        *_gold(found),
         ("agreement with the judge's soft labels", most),
         ("calibration error (ECE)", by_chance),
         ("the same over the temperature", f"{found.ece_scaled:.3f}"),
@@ -57,6 +60,12 @@ def _figures(found: RewardReport) -> Table:
         ("Brier score", f"{found.brier:.3f}"),
     )
     return Table(("reward model", "value"), rows, of)
+
+
+def _gold(found: RewardReport) -> Iterator[tuple[str, str]]:
+    if (gold := found.gold) is not None:
+        of = f"{gold.num_answers:,} answers to {gold.num_prompts:,} prompts held out"
+        yield "gold answers above sampled ones", f"{_share(gold.share, gold.interval)}, {of}"
 
 
 def _buckets(found: tuple[BucketAccuracy, ...]) -> Table:
