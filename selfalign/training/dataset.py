@@ -337,4 +337,4 @@ def _nothing_message(job: TrainJob, total: int, dropped: Counter[str]) -> str:
     if not total:
         return f"{folder}: there is nothing to train on. Loosen the filters under `pairs`, or draw more prompts."
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-    return f"{folder}: all {total} were left out ({reasons}). For too_long ones raise train.max_length."
+    return f"{folder}: all {total} were left out ({reasons}). For too_long ones raise {job.section}.max_length."

@@ -96,6 +96,11 @@ class TrainJob:
         """That of `train`, or "reward_model", which no campaign can name."""
         return self.train.algorithm if self.reward_model is None else "reward_model"
 
+    @property
+    def section(self) -> str:
+        """Where a campaign says how this job's steps are made."""
+        return "train" if self.reward_model is None else "reward_model.train"
+
     def identity(self) -> str:
         """Hash of what decides the result, apart from the records read; neither folders nor processes do."""
         fields = msgspec.to_builtins(self)

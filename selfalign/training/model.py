@@ -76,6 +76,8 @@ def load_reward_model(
 ) -> PreTrainedModel:
     """Load a sequence classifier of one label, or put a new head on a causal language model; every dropout at 0.
 
+    `pad_token_id` is written into its configuration; None leaves what is there.
+
     A new head has weights of standard deviation 1 / sqrt(hidden + 1) and no bias (Stiennon et al. 2020; Huang et al.
     2024, arXiv:2403.17031). Raises ModelError.
     """
@@ -91,7 +93,7 @@ def load_reward_model(
     known = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).architectures or [""]
     if not known[0].endswith("ForSequenceClassification"):
         nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
-    model.config.pad_token_id = pad_token_id if model.config.pad_token_id is None else model.config.pad_token_id
+    model.config.pad_token_id = model.config.pad_token_id if pad_token_id is None else pad_token_id
     turn_off_dropout(model)
     model.config.use_cache = False
     return model

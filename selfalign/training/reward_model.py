@@ -82,7 +82,7 @@ def _sides(rewards: Tensor) -> tuple[Tensor, Tensor]:
 def hold_out(setup: Setup) -> tuple[Setup, GroupDataset]:
     """The setup on the pairs to train on, and the held-out pairs: those of a share of the prompts, drawn by seed.
 
-    Raises NothingToTrainOn where one of the two is empty.
+    Raises NothingToTrainOn where one of the two is empty, or all of them are ties.
     """
     share, seed = setup.job.reward_model.holdout, setup.job.seed
     away = [is_held_out(prompt_of(key), share, seed) for key in setup.groups.keys]
@@ -91,6 +91,11 @@ def hold_out(setup: Setup) -> tuple[Setup, GroupDataset]:
         raise NothingToTrainOn(
             f"{len(setup.groups)} pairs are too few to train a reward model and to test it: {len(kept)} to train on, "
             f"{len(held)} held out. Draw more prompts, or set reward_model.holdout nearer to 0.5"
+        )
+    if (setup.groups.labels == 0.5).all():
+        raise NothingToTrainOn(
+            f"all {len(setup.groups)} pairs are ties (p_chosen 0.5), so that no answer is known to be better. "
+            "Ask another judge, or raise pairs.min_margin, which leaves ties out"
         )
     return replace(setup, groups=kept.with_room_behind()), held
 

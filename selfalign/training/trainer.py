@@ -157,7 +157,7 @@ def run_steps(setup: Setup, model: nn.Module, task: GroupTask, should_stop: Call
     checkpoints = Checkpoints(output / CHECKPOINT_FOLDER, digest(job.identity(), setup.groups.digest()))
     log = MetricsLog(output, job.round)
     return Loop(
-        setup.accelerator, model, optimizer, task, job.train, job.seed, checkpoints, log, should_stop
+        setup.accelerator, model, optimizer, task, job.train, job.seed, checkpoints, log, should_stop, job.section
     ).run()  # fmt: skip
 
 

@@ -81,6 +81,21 @@ def test_few_held_out_prompts_tell_nothing(tmp_path: Path) -> None:
     assert not found.go and "held-out pairs of 10 prompts are too few to tell" in found.reason
 
 
+def test_a_single_held_out_pair_tells_nothing(tmp_path: Path) -> None:
+    found = measured(held_out(tmp_path, 1.0, num_pairs=1))
+    assert not found.go and "held-out pairs of 1 prompt are too few to tell" in found.reason
+    assert (found.num_pairs, found.accuracy) == (1, 1.0) and 0 < found.interval.low < found.interval.high == 1.0
+    assert "1 pair of 1 prompt, held out" in to_markdown("t", reward_model.section(found))
+
+
+def test_gaps_of_nothing_are_right_by_half(tmp_path: Path) -> None:
+    folder = held_out(tmp_path, 0.8)
+    record = json.loads((folder / "heldout.json").read_text())
+    (folder / "heldout.json").write_text(json.dumps(record | {"chosen": [0.0] * 200, "p_chosen": [0.5] * 200}))
+    found = measured(folder)
+    assert not found.go and found.accuracy == found.agreement == found.agreement_most == 0.5
+
+
 def test_pairs_of_equal_lengths_leave_nothing_to_length(tmp_path: Path) -> None:
     folder = held_out(tmp_path, 0.8)
     record = json.loads((folder / "heldout.json").read_text())

@@ -46,7 +46,8 @@ def section(found: RewardReport) -> list[Block]:
 
 
 def _figures(found: RewardReport) -> Table:
-    of = f"{found.num_pairs:,} pairs of {found.num_prompts:,} prompts, held out; trained on {found.num_trained:,} pairs"
+    held = f"{_counted(found.num_pairs, 'pair')} of {_counted(found.num_prompts, 'prompt')}, held out"
+    of = f"{held}; trained on {_counted(found.num_trained, 'pair')}"
     most = f"{found.agreement:.3f} of at most {found.agreement_most:.3f}"
     by_chance = f"{found.ece:.3f} ({found.ece_by_chance:.3f} by chance)"
     rows = (
@@ -64,7 +65,7 @@ def _figures(found: RewardReport) -> Table:
 
 def _gold(found: RewardReport) -> Iterator[tuple[str, str]]:
     if (gold := found.gold) is not None:
-        of = f"{gold.num_answers:,} answers to {gold.num_prompts:,} prompts held out"
+        of = f"{_counted(gold.num_answers, 'answer')} to {_counted(gold.num_prompts, 'prompt')} held out"
         yield "gold answers above sampled ones", f"{_share(gold.share, gold.interval)}, {of}"
 
 
@@ -77,6 +78,10 @@ def _range(one: BucketAccuracy) -> str:
     low = f"{one.low:.1f}" if one.low is not None else ""
     high = f"{one.high:.1f}" if one.high is not None else ""
     return f"{low} to {high}" if low and high else f"under {high}" if high else f"{low} and more" if low else "any"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _share(value: float, interval: Interval) -> str:
