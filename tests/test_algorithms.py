@@ -317,6 +317,10 @@ def test_a_later_round_that_is_stopped_keeps_the_policy_before_it(
         ({"reward_model__holdout": 0.2}, "no round asks for rewards"),
         ({"train__reward_weight": True, "reward_model__combine": "min"}, "there is only one reward model"),
         (
+            {"train__reward_weight": True, "reward_model__length_head": 1, "reward_model__train__batch_size": 1},
+            "steps of one pair tell nothing of length",
+        ),
+        (
             {"train__reward_weight": True, "reward_model__ensemble": 4, "reward_model__variance_weight": 1},
             "`combine: mean` does not read it",
         ),

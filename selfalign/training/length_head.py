@@ -23,7 +23,8 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 def length_loss(rewards: Tensor, by_length: Tensor, lengths: Tensor) -> Tensor:
     """|rho(quality, length)| + 1 - rho(by length, length): one head is to know nothing of length, the other all. []
 
-    The L^L of Chen et al. 2024, sec. 4, with the constant of their code, over the answers of a step; all [M].
+    The length loss of Chen et al. 2024 as in their code, without its third term, |rho(sum, length)|; over the answers
+    of a step, all [M].
     """
     return pearson(rewards, lengths).abs() + 1.0 - pearson(by_length, lengths)
 
@@ -31,8 +32,8 @@ def length_loss(rewards: Tensor, by_length: Tensor, lengths: Tensor) -> Tensor:
 class LengthHeadTask(RewardTask):
     """The loss of a reward model's pairs on the sum of two heads, + lambda (`length_loss` + |cos| of the heads).
 
-    The paper has a lambda for each, both 1, and holds the heads at norm 1; here one lambda is enough, as both terms
-    know no scale, and the heads are free to grow as one alone is. A correlation is of all answers of a step, not of a
+    The paper has a lambda for each, both 1 in its training script, which holds the heads at norm 1; here one lambda is
+    enough, as both terms know no scale, and the heads are free to grow as one alone is. A correlation is of all answers of a step, not of a
     micro-batch: its gradient by each reward is found in a pass of its own, after which the parts add up to the whole.
     """
 
