@@ -33,8 +33,9 @@ class LengthHeadTask(RewardTask):
     """The loss of a reward model's pairs on the sum of two heads, + lambda (`length_loss` + |cos| of the heads).
 
     The paper has a lambda for each, both 1 in its training script, which holds the heads at norm 1; here one lambda is
-    enough, as both terms know no scale, and the heads are free to grow as one alone is. A correlation is of all answers of a step, not of a
-    micro-batch: its gradient by each reward is found in a pass of its own, after which the parts add up to the whole.
+    enough, as both terms know no scale, and the heads are free to grow as one alone is. A correlation is of all answers
+    of a step, not of a micro-batch: its gradient by each reward is found in a pass of its own, after which the parts
+    add up to the whole.
     """
 
     metric_names = (*RewardTask.metric_names, "length/reward", "length/head", "length/cosine")
