@@ -262,9 +262,10 @@ class PpoTask:
     def sampler_weights(
         self, old: Tensor, sampler: Tensor | None, lengths: Tensor
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """What `ppo.sampler_clip` weighs tokens with, of RLOO answers, and how far the engine is from the trainer.
+        """What `ppo.sampler_clip` weighs the policy's loss with, as `advantages`; how far engine and trainer differ.
 
-        Raises NothingToTrainOn where weights are asked for and the engine's log-probabilities are not recorded.
+        GRPO's loss holds the KL, which is weighed with the rest, being of the same sampled tokens. Raises
+        NothingToTrainOn where weights are asked for and the engine's log-probabilities are not recorded.
         """
         clip = self.ppo.sampler_clip
         if sampler is None:

@@ -321,6 +321,27 @@ def test_a_limit_ends_the_phase_with_the_weights_before_it(
     assert {step["iteration"] for step in metrics_of(job)} == set(range(crossed))
 
 
+def test_a_limit_is_found_again_where_its_iteration_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"ppo_iterations": 8, "ppo_kl_coef": 0.0, "ppo_stop_kl": 0.5, "ppo_stop_length": 1.01}
+    ends = []
+    for name, stop_after in (("whole", None), ("cut", 5)):
+        job = ppo_job(tmp_path / name, train_learning_rate=1e-3, **limits)
+        sampler = Sampler(job, tmp_path / name / "rollouts", monkeypatch, stop_after)
+        if stop_after is not None:
+            with pytest.raises(Stopped):
+                train(job)
+            assert sampler.asked[-1] == 5
+            sampler = Sampler(job, tmp_path / name / "rollouts", monkeypatch)
+        train(job)
+        assert sampler.asked[-1] == 5
+        output = Path(job.output_dir)
+        said = json.loads((output / "training.json").read_text())["stopped"]
+        ends.append((said, (output / "model.safetensors").read_bytes(), metrics_of(job)))
+    assert ends[0] == ends[1]
+
+
 def test_a_limit_that_the_first_rollouts_are_past_keeps_the_policy_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
