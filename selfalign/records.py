@@ -79,8 +79,8 @@ class Candidate:
     """One sampled answer of one policy to one prompt.
 
     `token_ids` are the sampled tokens, with the end-of-turn token where one was sampled. `logprob` is the sum over
-    them of the sampler's own log-probabilities, in nats. `duplicate_of` names the earlier candidate of the same
-    prompt with the same text.
+    them of the sampler's own log-probabilities, in nats, at temperature 1; `logprobs` are those of the single tokens,
+    kept of rollouts alone. `duplicate_of` names the earlier candidate of the same prompt with the same text.
     """
 
     id: str
@@ -93,6 +93,7 @@ class Candidate:
     finish_reason: str
     logprob: float | None = None
     duplicate_of: str | None = None
+    logprobs: tuple[float, ...] = ()
 
     @staticmethod
     def make_id(prompt_id: str, policy_id: str, sample_index: int, seed: int) -> str:

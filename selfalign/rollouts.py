@@ -40,7 +40,7 @@ def sample_rollouts(
     def process(missing: list[int]) -> Shards:
         return generate.generate(
             only(missing, asked, Prompt), policy_engine(work, current, baseline), sampling,
-            policy_id=current.id, seed=derived_seed(seed, iteration), logprobs=True,
+            policy_id=current.id, seed=derived_seed(seed, iteration), by_token=True,
         )  # fmt: skip
 
     answers = perform(

@@ -54,7 +54,7 @@ class KindEngine:
             asked = request.messages[-1].content
             kind = "rewritten response alone" in asked or derived_seed("kind", request.seed) / 2**31 < self.skill
             text = f"{'kind' if kind else 'rude'} words number {request.seed % 50}"
-            yield Generation(request.id, text, (1 + request.seed % 50, 2, 3, 4), "stop", -4.0, 5)
+            yield Generation(request.id, text, (1 + request.seed % 50, 2, 3, 4), "stop", -4.0, 5, (-1.0,) * 4)
 
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
         for request in requests:
@@ -134,6 +134,7 @@ class ScriptedWorkers:
             write_probes(job, before, model)
         write_model(Path(job.output_dir), skill)
         write_probes(job, job.policy_path, job.output_dir)
+        (Path(job.output_dir) / "training.json").write_text(json.dumps({"stopped": self.stopped}))
         shutil.rmtree(model)
 
 

@@ -343,6 +343,8 @@ def test_ppo_samples_the_policy_as_it_is_at_each_iteration(tmp_path: Path) -> No
     sampled = [rows(tmp_path, name, Candidate) for name in names]
     assert [len(candidates) for candidates in sampled] == [8, 8, 8]
     assert len({candidates[0].policy_id for candidates in sampled}) == 3
+    assert all(c.logprobs == (-1.0,) * 4 for candidates in sampled for c in candidates)
+    assert {c.logprobs for c in rows(tmp_path, "rounds/000/heldout/candidates", Candidate)} == {()}
     asked = [{c.prompt_id for c in candidates} for candidates in sampled]
     assert not asked[0] & asked[1]  # every prompt of the round before any comes again
     assert workers.jobs[0].reward_path == workers.reward_jobs[0].output_dir
@@ -359,6 +361,8 @@ def test_a_judge_that_turns_against_the_reward_stops_the_policy_at_its_best(tmp_
     looks = events(tmp_path, "guard")
     assert looks[0]["win_rate"]["mean"] == pytest.approx(0.5) and looks[-1]["win_rate"]["mean"] < 0.4
     assert looks[-1]["best"] <= 1 and outcome.reports[0].win_rates["base"].rate > 0.4
+    page = (tmp_path / "run/rounds/000/report.md").read_text()
+    assert "| ended early | the reward is over" in page and "since iterate 0 it rose from 0 to" in page
 
 
 def test_a_run_with_rollouts_is_reported_verified_and_branched(tmp_path: Path) -> None:
@@ -402,6 +406,7 @@ def test_an_engine_that_keeps_old_weights_is_caught_between_iterations(tmp_path:
     [
         ({"ppo__iterations": 3}, "no round trains by PPO"),
         ({"train__algorithm": "ppo", "reference": "ema"}, "averages none"),
+        ({"train__algorithm": "ppo", "ppo__sampler_clip": 2, "generate__temperature": 0.7}, "at temperature 1"),
         ({"train__algorithm": "ppo", "ppo__advantage": "rloo"}, "compares the answers to one prompt"),
     ],
 )

@@ -185,6 +185,8 @@ class Ppo:
     dual_clip: Annotated[float, Meta(gt=1)] | None = None
     value_cliprange: Positive = 0.2
     value_coef: NonNegative = 0.1
+    entropy_coef: NonNegative = 0.0  # what a nat of entropy per token is worth
+    sampler_clip: Annotated[float, Meta(ge=1)] | None = None  # most that trainer / engine may weigh a token with
     whiten_advantages: bool = True
     whiten_rewards: bool = False
     whitening: Literal["population", "bessel"] = "population"
@@ -193,6 +195,11 @@ class Ppo:
     reward_clip: Positive | None = None
     shift_rewards: bool = True  # so that the first rollouts average 0
     max_approxkl: Positive | None = None  # nats per token; past it the iteration ends
+    stop_kl: Positive | None = None  # nats per answer; past this or any other limit the phase ends
+    stop_repetition: Fraction | None = None  # share of repeated word 3-grams in an answer
+    stop_length: Annotated[float, Meta(gt=1)] | None = None  # mean tokens, over those of the first rollouts
+    stop_entropy: Fraction | None = None  # nats per token, over those of the first rollouts: below this it ends
+    stop_spread: Fraction | None = None  # the same of the standard deviation of scores
     guard_every: Count | None = 5  # iterations between looks by the evaluating judge; null: none
     guard_prompts: Count = 64  # held-out prompts that it looks at
 

@@ -15,7 +15,7 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 512
-    logprobs: bool = False  # whether Generation.logprob is wanted: on a CPU it costs up to a fifth of the time
+    logprobs: bool = False  # whether Generation.logprobs are wanted: on a CPU they cost up to a fifth of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`logprob`: sum over `token_ids` of the log-probabilities under the sampled-from model at temperature 1, in nats;
-    an engine may leave it None where it was not asked for.
+    """`logprobs`: of each of `token_ids` under the sampled-from model at temperature 1, in nats, and `logprob` their
+    sum; an engine may leave both None where they were not asked for.
 
     `token_ids` end with the end-of-turn token where one was sampled; `text` leaves control tokens out. A request that
     cannot be served (a prompt longer than the model's context) has finish reason "error", with the reason as text.
@@ -42,6 +42,7 @@ class Generation:
     finish_reason: str  # stop | length | error
     logprob: float | None
     num_prompt_tokens: int
+    logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

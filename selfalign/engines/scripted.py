@@ -46,13 +46,15 @@ class ScriptedEngine:
         for request in requests:
             tokens = tuple(self._text(request.messages, request.seed).encode())
             kept = tokens[: sampling.max_tokens]
+            logprobs = self._logprobs(request.messages, kept)
             yield Generation(
                 id=request.id,
                 text=bytes(kept).decode(errors="replace"),
                 token_ids=kept,
                 finish_reason="length" if len(tokens) > len(kept) else "stop",
-                logprob=math.fsum(self._logprobs(request.messages, kept)),
+                logprob=math.fsum(logprobs),
                 num_prompt_tokens=_length(request.messages),
+                logprobs=logprobs,
             )
 
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class _Row:
     prompt: list[int]
     draws: torch.Tensor
     tokens: list[int] = field(default_factory=list)
-    logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
 
 
 class TransformersEngine:
@@ -218,14 +219,14 @@ class TransformersEngine:
     def _extend(self, row: _Row, token: int, logprob: float) -> str | None:
         """Add a sampled token to its row; the finish reason where it was the last."""
         row.tokens.append(token)
-        row.logprob += logprob
+        row.logprobs.append(logprob)
         if token in self._ends:
             return "stop"
         return "length" if len(row.tokens) == len(row.draws) else None
 
     def _generation(self, row: _Row, reason: str) -> Generation:
-        text = self._prompts.decode(row.tokens)
-        return Generation(row.request.id, text, tuple(row.tokens), reason, row.logprob, len(row.prompt))
+        text, tokens, logprobs = self._prompts.decode(row.tokens), tuple(row.tokens), tuple(row.logprobs)
+        return Generation(row.request.id, text, tokens, reason, math.fsum(logprobs), len(row.prompt), logprobs)
 
     def _choice(self, request: ChoiceRequest, logits: torch.Tensor, prompt_tokens: int, seconds: float) -> Choice:
         labels = self._prompts.label_ids(request.labels)

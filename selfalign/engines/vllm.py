@@ -167,10 +167,12 @@ class VllmEngine:
         def answer(output: Any) -> Generation:
             completion = output.outputs[0]
             reason = completion.finish_reason if completion.finish_reason in ("stop", "length") else "error"
-            tokens = tuple(completion.token_ids)
-            return Generation(
-                request.id, self._prompts.decode(tokens), tokens, reason, completion.cumulative_logprob, len(token_ids)
-            )
+            tokens, logprobs = tuple(completion.token_ids), None
+            text = self._prompts.decode(tokens)
+            if sampling.logprobs:
+                steps = zip(completion.logprobs, tokens, strict=True)
+                logprobs = tuple(step[token].logprob for step, token in steps)
+            return Generation(request.id, text, tokens, reason, completion.cumulative_logprob, len(token_ids), logprobs)
 
         try:
             token_ids = self._prompts.encode(request.messages)

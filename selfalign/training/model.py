@@ -23,7 +23,7 @@ from transformers import (
 from selfalign.config import Adapter
 from selfalign.training.batches import AttentionKinds, Batch, Layout, collate
 from selfalign.training.dataset import Group, GroupDataset
-from selfalign.training.scoring import Head, token_logprobs, token_logprobs_and_collision
+from selfalign.training.scoring import Head, token_logprobs, token_logprobs_and_collision, token_logprobs_and_entropy
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -185,11 +185,15 @@ class Scorer(Backbone):
             )
 
     def forward(
-        self, batch: Batch, *, with_collision: bool = False, temperature: float = 1.0
+        self, batch: Batch, *, with_collision: bool = False, with_entropy: bool = False, temperature: float = 1.0
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Log-probabilities of the batch's targets in nats, float32, [N]; on demand log sum_v p_v^2 beside it. [N]"""
+        """Log-probabilities of the batch's targets in nats, float32. [N]
+
+        On demand there is log sum_v p_v^2 beside them, or else the entropy of what they are drawn from, both [N].
+        """
         head, made = self.whole.get_output_embeddings(), replace(self.head, temperature=temperature)
         score = token_logprobs_and_collision if with_collision else token_logprobs
+        score = token_logprobs_and_entropy if with_entropy else score
         return score(self.hidden_states(batch, batch.sources), head.weight, head.bias, batch.targets, made)
 
     @torch.no_grad()

@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from selfalign.records import Candidate, Prompt
 from selfalign.store import read_records
 from selfalign.training.batches import Batch
 from selfalign.training.dataset import Group, GroupDataset, NothingToTrainOn
+from selfalign.training.guards import has_limits
 from selfalign.training.loop import Stopped, emit
 from selfalign.training.saving import PROBES_FILE, policy_state, probe_logprobs, write_model
 from selfalign.training.segments import spread
@@ -41,7 +42,8 @@ class Rollouts:
     advantages: Tensor
     values: Tensor | None = None  # [T]
     returns: Tensor | None = None  # [T]
-    summary: tuple[float, ...] = ()  # in the order of ITERATION
+    weights: Tensor | None = None  # of the policy's loss, where another engine sampled: as `advantages`
+    summary: dict[str, float] = field(default_factory=dict)  # metrics of the iteration
 
     def tokens_of(self, batch: Batch) -> Tensor:
         """The numbers of the batch's scored tokens. [N]"""
@@ -50,7 +52,10 @@ class Rollouts:
 
 
 class OverOptimised(Exception):
-    """The judge has turned against what the reward model asks for; `best` holds the weights to keep, None the first."""
+    """The reward is no longer worth following, by the judge or by a limit; `best` holds the weights to keep.
+
+    None stands for the first.
+    """
 
     def __init__(self, reason: str, iteration: int, best: Path | None) -> None:
         super().__init__(reason)
@@ -65,6 +70,7 @@ class Asking:
     setup: Setup
     model: nn.Module
     before: list[list[float]]  # log-probabilities of the probes under the weights last asked about
+    best: int | None = None  # the iteration that the judge likes best so far, where one looks
 
     def __call__(self, iteration: int, scores: Sequence[float]) -> tuple[list[str], list[str]]:
         """Folders of prompts and of candidates. `scores` are the mean rewards of the iterations before.
@@ -83,7 +89,8 @@ class Asking:
         if not line:
             raise Stopped
         found = msgspec.json.decode(line)
-        self._keep(found["best"])
+        self.best = found["best"]
+        self._keep(iteration)
         if found["stop"] is not None:
             raise OverOptimised(found["stop"], iteration, self.folder(found["best"]) if found["best"] else None)
         return found["prompts"], found["candidates"]
@@ -91,11 +98,20 @@ class Asking:
     def folder(self, iteration: int) -> Path:
         return self.setup.output / f"rollout-{iteration:04d}"
 
-    def _keep(self, best: int | None) -> None:
-        """Remove all weights on the way but the best so far; without a guard there are none to keep."""
+    def before_limit(self, iteration: int) -> Path | None:
+        """The weights to keep where an iteration's rollouts are past a limit; None: the first.
+
+        The best that the judge knows of, or where none looks or those very weights are the best, the ones before them.
+        """
+        kept = iteration - 1 if self.best in (None, iteration) else self.best
+        return self.folder(kept) if kept > 0 else None
+
+    def _keep(self, iteration: int) -> None:
+        """Remove all weights on the way but the best so far, and where there are limits, the last two."""
+        kept = {self.best} | ({iteration - 1, iteration} if has_limits(self.setup.job.ppo) else set())
         if self.setup.accelerator.is_main_process:
             for folder in self.setup.output.glob("rollout-*"):
-                if best is None or folder != self.folder(best):
+                if folder not in {self.folder(number) for number in kept - {None}}:
                     shutil.rmtree(folder, ignore_errors=True)
         self.setup.accelerator.wait_for_everyone()
 
@@ -142,6 +158,16 @@ def load_rollouts(setup: Setup, folders: Sequence[str], prompts: Sequence[str]) 
     return GroupDataset(groups), kept
 
 
+def sampler_logprobs(candidates: Sequence[Candidate], temperature: float) -> Tensor | None:
+    """What the engine that sampled says of each token, in nats. [T]
+
+    None where that is not known of all answers, or not comparable: engines speak of temperature 1.
+    """
+    if temperature != 1.0 or any(len(c.logprobs) != len(c.token_ids) for c in candidates):
+        return None
+    return torch.tensor([logprob for c in candidates for logprob in c.logprobs], dtype=torch.float32)
+
+
 @torch.no_grad()
 def score_tokens(setup: Setup, model: nn.Module, rollouts: Rollouts) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities of all tokens, and their values where the model has a critic; each process its share. [T]"""
@@ -151,7 +177,7 @@ def score_tokens(setup: Setup, model: nn.Module, rollouts: Rollouts) -> tuple[Te
     for micro in setup.micro_batches(np.arange(len(setup.groups))):
         with accelerator.autocast():
             answer = model(micro.batch)
-        logprobs, values = answer if isinstance(answer, tuple) else (answer, None)
+        logprobs, values = answer[:2] if isinstance(answer, tuple) else (answer, None)
         if micro.counts:
             places = rollouts.tokens_of(micro.batch)
             found[0, places] = logprobs

@@ -71,13 +71,17 @@ def policy_state(setup: Setup, model: nn.Module) -> dict[str, Tensor]:
     return {name.removeprefix("model."): weight for name, weight in kept.items()}
 
 
-def finish(setup: Setup, progress: Progress, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write what is known of the model, and a note that the job is done; then drop what was only needed on the way."""
+def finish(setup: Setup, progress: Progress, files: Iterable[tuple[str, bytes]], stopped: str | None = None) -> None:
+    """Write what is known of the model, and a note that the job is done; then drop what was only needed on the way.
+
+    `stopped` says why training ended before its time, if it did.
+    """
     if setup.accelerator.is_main_process:
         for name, content in files:
             atomic_write(setup.output / name, content)
         done = {"job": setup.job.identity(), "steps": progress.step, "num_tokens": progress.num_tokens}
         done |= {"groups": len(setup.groups), "dropped": setup.dropped, "layout": setup.layout}
+        done |= {"stopped": stopped} if stopped is not None else {}
         atomic_write(setup.output / DONE_FILE, msgspec.json.encode(done))
         shutil.rmtree(setup.output / CHECKPOINT_FOLDER, ignore_errors=True)
     setup.accelerator.wait_for_everyone()

@@ -63,6 +63,7 @@ def check_generations(engine: Engine, folder: Path, prompts: Prompts, temperatur
         assert answer.text == oracle.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
         assert answer.num_prompt_tokens == len(encode_chat(oracle.tokenizer, messages))
         assert answer.logprob == pytest.approx(sum(oracle.logprobs(messages, answer.token_ids)), abs=12 * TOLERANCE)
+        assert answer.logprobs == pytest.approx(oracle.logprobs(messages, answer.token_ids), abs=TOLERANCE)
 
 
 def check_seeds(engine: Engine, prompts: Prompts) -> None:

@@ -23,8 +23,10 @@ from selfalign.launch.local import trainer_command
 from selfalign.records import Candidate, Message, Prompt
 from selfalign.store import Run
 from selfalign.training import rollouts
+from selfalign.training.dataset import NothingToTrainOn
 from selfalign.training.job import TrainJob, write_job
 from selfalign.training.loop import Stopped
+from selfalign.training.ppo import PpoTask
 from selfalign.training.trainer import train
 from tests.training.conftest import END, make_job, metrics_of, save_tiny, tiny_tokenizer
 
@@ -87,16 +89,18 @@ def roll_out(path: str, iteration: int, ppo: Ppo) -> tuple[list[Prompt], list[Ca
         ids = encode_chat(tokenizer, prompt.messages)
         prompts.append(prompt)
         for sample in range(ppo.samples):
-            tokens, logprob = [], 0.0
+            tokens, found = [], []
             while len(tokens) < LENGTH and (not tokens or tokens[-1] != END):
                 with torch.no_grad():
                     logprobs = model(torch.tensor([ids + tokens])).logits[0, -1].log_softmax(-1)
                 token = int(torch.multinomial(logprobs.exp(), 1, generator=generator))
-                logprob += logprobs[token].item()
+                found.append(logprobs[token].item())
                 tokens.append(token)
             ended = "stop" if tokens[-1] == END else "length"
             name = f"{iteration}-{number}-{sample}"
-            candidates.append(Candidate(name, prompt.id, "p", sample, 0, "text", tuple(tokens), ended, logprob))
+            text = tokenizer.decode(tokens)
+            said = Candidate(name, prompt.id, "p", sample, 0, text, tuple(tokens), ended, sum(found))
+            candidates.append(replace(said, logprobs=tuple(found)))
     return prompts, candidates
 
 
@@ -149,6 +153,8 @@ def test_the_first_step_of_an_iteration_is_at_the_policy_that_sampled(
         assert step["val/ratio"] == pytest.approx(1.0, abs=1e-5)
         assert step["policy/approxkl"] == pytest.approx(0.0, abs=1e-8) and step["policy/clipfrac"] == 0.0
         assert step["rollout/sampler_difference"] == pytest.approx(0.0, abs=1e-4)
+        assert step["rollout/sampler_kl"] == pytest.approx(0.0, abs=1e-7)
+        assert "policy/entropy" not in step and "rollout/sampler_truncated" not in step
     assert steps[0]["objective/kl"] == pytest.approx(0.0, abs=1e-5)
     assert steps[1]["policy/approxkl"] > 0
 
@@ -204,6 +210,145 @@ def test_log_probabilities_are_those_of_the_temperature_of_sampling(
         logprobs = (logits / 0.7).log_softmax(-1)
         found.append(logprobs.gather(-1, torch.tensor(c.token_ids)[:, None]).sum().item())
     assert entropy == pytest.approx(-np.mean(found), rel=1e-4)
+
+
+def losses_with_sampler(
+    job: TrainJob, folder: Path, monkeypatch: pytest.MonkeyPatch, shift: float | None
+) -> list[dict[str, float]]:
+    """Train on rollouts whose engine says of each token what the trainer says, less `shift`."""
+    weights_of = PpoTask.sampler_weights
+
+    def weights(self: PpoTask, old: torch.Tensor, sampler: torch.Tensor, lengths: torch.Tensor) -> Any:
+        return weights_of(self, old, old - shift, lengths)
+
+    with monkeypatch.context() as patched:
+        if shift is not None:
+            patched.setattr(PpoTask, "sampler_weights", weights)
+        Sampler(job, folder, patched)
+        train(job)
+    return metrics_of(job)
+
+
+@pytest.mark.parametrize("advantage", ["gae", "rloo", "grpo", "reinforce"])
+def test_an_engine_that_agrees_changes_nothing_and_one_that_does_not_is_weighed_up_to_the_cap(
+    advantage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ppo_job(tmp_path, ppo_advantage=advantage, ppo_iterations=2)
+    clipped = replace(job, ppo=replace(job.ppo, sampler_clip=1.5))
+    folders = iter(tmp_path / f"out{n}" for n in range(3))
+
+    def run(job: TrainJob, shift: float | None) -> list[dict[str, float]]:
+        job = replace(job, output_dir=str(next(folders)))
+        return losses_with_sampler(job, tmp_path / "rollouts", monkeypatch, shift)
+
+    plain, same, apart = run(job, None), run(clipped, 0.0), run(clipped, 1.0)
+    assert [step["loss"] for step in same] == [step["loss"] for step in plain]
+    assert [step["grad_norm"] for step in same] == [step["grad_norm"] for step in plain]
+    assert same[0]["rollout/sampler_difference"] == same[0]["rollout/sampler_truncated"] == 0.0
+    assert apart[0]["loss/policy"] == pytest.approx(1.5 * plain[0]["loss/policy"], rel=1e-5, abs=1e-7)
+    assert apart[0]["loss/value"] == plain[0]["loss/value"]
+    assert apart[0]["rollout/sampler_difference"] == pytest.approx(1.0) == apart[0]["rollout/sampler_truncated"]
+    assert apart[0]["rollout/sampler_kl"] == pytest.approx(np.e - 2, rel=1e-5)  # r - 1 - log r, r = e
+
+
+def test_weights_need_log_probabilities_of_single_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = ppo_job(tmp_path, ppo_iterations=1, ppo_sampler_clip=2.0)
+    Sampler(job, tmp_path / "rollouts", monkeypatch)
+    prompts, candidates = roll_out(job.policy_path, 0, job.ppo)
+    write(tmp_path / "rollouts/000/run", prompts, [replace(c, logprobs=()) for c in candidates])
+    with pytest.raises(NothingToTrainOn, match=r"ppo\.sampler_clip: .* not recorded"):
+        train(job)
+    without = replace(job, ppo=replace(job.ppo, sampler_clip=None), output_dir=str(tmp_path / "without"))
+    Sampler(without, tmp_path / "rollouts", monkeypatch)
+    train(without)
+    assert "rollout/sampler_difference" not in metrics_of(without)[0]
+
+
+def test_a_paid_entropy_stays_higher_and_is_that_of_the_whole_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = ppo_job(tmp_path, ppo_advantage="rloo", ppo_iterations=4, ppo_kl_coef=0.0, ppo_entropy_coef=1e-12)
+    ends = []
+    for coef in (1e-12, 1.0):
+        paid = replace(job, ppo=replace(job.ppo, entropy_coef=coef), output_dir=str(tmp_path / f"out{coef}"))
+        Sampler(paid, tmp_path / f"rollouts{coef}", monkeypatch)
+        train(paid)
+        steps = metrics_of(paid)
+        assert steps[0]["loss"] == pytest.approx(steps[0]["loss/policy"] - coef * steps[0]["policy/entropy"], abs=1e-6)
+        ends.append(steps[-1]["policy/entropy"])
+    assert ends[1] > ends[0] + 1e-3
+    prompts, candidates = roll_out(job.policy_path, 0, job.ppo)
+    model, by_id = AutoModelForCausalLM.from_pretrained(job.policy_path), {p.id: p for p in prompts}
+    found = []
+    for c in candidates:
+        ids = encode_chat(tiny_tokenizer(), by_id[c.prompt_id].messages)
+        logprobs = model(torch.tensor([[*ids, *c.token_ids]])).logits[0, len(ids) - 1 : -1].log_softmax(-1)
+        found += (-(logprobs.exp() * logprobs).sum(-1)).tolist()
+    assert steps[0]["policy/entropy"] == pytest.approx(np.mean(found), rel=1e-4)
+
+
+def limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, best: int | None, **limits: Any
+) -> tuple[Sampler, TrainJob, dict[int, Any]]:
+    """Train under limits; with the weights that each iteration's rollouts were sampled from."""
+    job = ppo_job(tmp_path, ppo_iterations=8, ppo_kl_coef=0.0, train_learning_rate=1e-3, **limits)
+    sampler, seen = Sampler(job, tmp_path / "rollouts", monkeypatch), {}
+
+    def guard(iteration: int) -> dict[str, Any]:
+        folder = Path(job.output_dir) / f"rollout-{iteration:04d}" if iteration else Path(job.policy_path)
+        seen[iteration] = load_file(folder / "model.safetensors")
+        return {"best": best if best is None else min(best, iteration), "stop": None}
+
+    sampler.guard = guard
+    train(job)
+    return sampler, job, seen
+
+
+@pytest.mark.parametrize("best", [None, 0, 1, 9], ids=["no judge", "the first", "the second", "the one that crossed"])
+def test_a_limit_ends_the_phase_with_the_weights_before_it(
+    best: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sampler, job, seen = limited(tmp_path, monkeypatch, best, ppo_stop_kl=0.5)
+    crossed = sampler.asked[-1]
+    assert 1 < crossed < 7, "the limit is crossed on the way"
+    expected = best if best in (0, 1) else crossed - 1
+    kept = load_file(Path(job.output_dir) / "model.safetensors")
+    assert all(torch.equal(kept[name], seen[expected][name]) for name in kept)
+    assert not list(Path(job.output_dir).glob("rollout-*"))
+    said = f"ppo.stop_kl: in the rollouts of iteration {crossed} the KL to the reference is"
+    stopped = json.loads((Path(job.output_dir) / "training.json").read_text())["stopped"]
+    assert stopped.startswith(said) and stopped.endswith(f"; the weights of iteration {expected} are kept")
+    assert stopped in capsys.readouterr().out
+    assert {step["iteration"] for step in metrics_of(job)} == set(range(crossed))
+
+
+def test_a_limit_is_found_again_where_its_iteration_was_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = {"ppo_iterations": 8, "ppo_kl_coef": 0.0, "ppo_stop_kl": 0.5, "ppo_stop_length": 1.01}
+    ends = []
+    for name, stop_after in (("whole", None), ("cut", 5)):
+        job = ppo_job(tmp_path / name, train_learning_rate=1e-3, **limits)
+        sampler = Sampler(job, tmp_path / name / "rollouts", monkeypatch, stop_after)
+        if stop_after is not None:
+            with pytest.raises(Stopped):
+                train(job)
+            assert sampler.asked[-1] == 5
+            sampler = Sampler(job, tmp_path / name / "rollouts", monkeypatch)
+        train(job)
+        assert sampler.asked[-1] == 5
+        output = Path(job.output_dir)
+        said = json.loads((output / "training.json").read_text())["stopped"]
+        ends.append((said, (output / "model.safetensors").read_bytes(), metrics_of(job)))
+    assert ends[0] == ends[1]
+
+
+def test_a_limit_that_the_first_rollouts_are_past_keeps_the_policy_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, job, seen = limited(tmp_path, monkeypatch, None, ppo_stop_kl=1e-9, ppo_stop_repetition=0.99)
+    kept = load_file(Path(job.output_dir) / "model.safetensors")
+    assert all(torch.equal(kept[name], seen[0][name]) for name in kept)
 
 
 @pytest.mark.parametrize("best", [0, 1])

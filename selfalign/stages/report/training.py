@@ -17,7 +17,7 @@ from selfalign.stages.report.document import Block, Figure, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
 from selfalign.store import Run
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, DONE_FILE = "metrics.jsonl", "training.json"
 POINTS = 24  # of a curve; longer ones show the means of stretches of steps
 CURVES: Mapping[str, Mapping[str, str]] = {  # by title the metrics of a chart and what each is called
     "Training loss": {"loss": "loss"},
@@ -31,6 +31,8 @@ ROLLOUT_CURVES: Mapping[str, Mapping[str, str]] = {  # the same of training on r
     "Change of the policy": {"policy/approxkl": "KL, nats per token", "policy/clipfrac": "share clipped"},
     "Entropy, nats per answer": {"objective/entropy": "entropy"},
     "Length of rollouts, tokens": {"rollout/mean_tokens": "tokens"},
+    "Repeated word 3-grams in rollouts": {"rollout/repetition": "share"},
+    "Engine and trainer, nats per token": {"rollout/sampler_difference": "difference", "rollout/sampler_kl": "KL"},
 }
 
 
@@ -120,11 +122,19 @@ def blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
         *learned_from(run, report, settings),
         ("method", method(settings)),
         ("reference", reference(settings, report.round)),
+        *stopped(run, report),
     )
     return [
         Table(("training", "value"), rows, "How the round was trained", numbers_from=2),
         *curves(metrics(run, report)),
     ]
+
+
+def stopped(run: Run, report: Report) -> list[tuple[str, str]]:
+    """Why training on rollouts ended before its time and which weights were kept, as a row of a table, if it did."""
+    path = run.path / f"rounds/{report.round:03d}/policy/{DONE_FILE}"
+    said = json.loads(path.read_bytes()).get("stopped") if path.is_file() else None
+    return [("ended early", said)] if said else []
 
 
 def metrics(run: Run, report: Report) -> list[dict[str, Any]]:
