@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 Verdict = Literal["first", "second", "tie", "not_applicable", "invalid"]
+InvalidReason = Literal["", "refused", "truncated", "malformed", "contradictory", "forged", "empty", "error"]
 FinishReason = Literal["stop", "length", "duplicate", "error"]
 CheckpointKind = Literal["policy", "reward_model"]
 GOLD = "gold"  # stands for the policy of answers that came with their prompts
@@ -105,7 +106,9 @@ class Judgment:
     """One verdict of one judge on two candidates, in the order in which they were shown, under one principle.
 
     For a pointwise judgment `second_id` is "" and `rating` holds the expected rating (1 to 5); the verdict is then
-    "not_applicable" unless it is "invalid". `p_first` is the judge's probability that the first is better.
+    "not_applicable" unless it is "invalid". `p_first` is the judge's probability that the first is better. `reason` is
+    what the judge says for its verdict, by the methods that ask for it. `invalid_reason` says why a verdict is
+    "invalid" and is "" for a valid one; "forged" is an object without the sign that its question asked for.
     """
 
     id: str
@@ -123,6 +126,7 @@ class Judgment:
     raw: str = ""
     num_tokens: int = 0
     seconds: float = 0.0
+    invalid_reason: InvalidReason = ""
 
     @staticmethod
     def make_id(

@@ -19,6 +19,7 @@ NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Whole = Annotated[int, Meta(ge=0)]
+JudgeMethod = Literal["pairwise-logprob", "pairwise-cot", "pointwise-logprob", "pointwise-cot", "rubric"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,18 +67,41 @@ class Judge:
 
     model: str = "self"
     revision: str | None = None
-    method: Literal["pairwise-logprob", "pointwise-logprob"] = "pairwise-logprob"
+    method: JudgeMethod = "pairwise-logprob"
     both_orders: bool = True
     principles: Literal["sample", "all"] = "sample"
     comparisons: Literal["all", "ring", "random", "active"] = "all"  # all k(k-1)/2 pairs, a random cycle, or budget
     budget: Count | None = None  # active, random: comparisons a prompt; active spends them where they tell most
     labels_pairwise: tuple[str, str] = ("A", "B")
     labels_pointwise: tuple[str, ...] = ("1", "2", "3", "4", "5")
+    examples: Whole = 0  # of a principle's worked examples, shown before each question
+    samples: Count = 1  # cot: chains of reasons for each question, whose verdicts are averaged
+    cot_tokens: Count = 512  # of reasons and verdict together; a longer reply is no verdict
+    cot_clamp: tuple[Fraction, Fraction] = (0.4, 0.6)  # pairwise-cot: soft labels are kept within it (Bai et al. 2022)
     tie_margin: Fraction = 0.0  # |p_first - 0.5| at or under this is a tie
     max_invalid: Fraction = 0.1  # above this share of invalid verdicts the stage stops
     base_url: str | None = None
     max_concurrency: Count = 16
     trust_remote_code: bool = False
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether answers are rated one by one instead of compared."""
+        return not self.method.startswith("pairwise")
+
+    @property
+    def reasons(self) -> bool:
+        """Whether reasons are asked for before the verdict."""
+        return self.method.endswith("cot")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.labels_pointwise if self.pointwise else self.labels_pairwise
+
+    @property
+    def label_clamp(self) -> tuple[float, float] | None:
+        """The range that soft labels are kept in, None for methods whose probabilities are believed as they are."""
+        return self.cot_clamp if self.method == "pairwise-cot" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,7 +270,7 @@ class EvaluateJudge:
     model: str | None = None
     revision: str | None = None
     base_url: str | None = None
-    method: Literal["pairwise-logprob", "pointwise-logprob"] | None = None
+    method: JudgeMethod | None = None
     principles: Literal["sample", "all"] | None = None
 
 

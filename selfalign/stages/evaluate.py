@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +28,9 @@ from selfalign.records import (
     WinRate,
     derived_seed,
 )
-from selfalign.statistics import bootstrap_interval, distinct, length_controlled_rate, repetition
+from selfalign.statistics import bootstrap_interval, distinct, length_controlled_rate, refuses, repetition
 
 NUM_SAMPLES = 6
-
-# Phrases of refusal in the manner of Zou et al. 2023 (GCG): looked for in the opening, a rough count and no judgment.
-_REFUSAL = re.compile(r"\bi (cannot|can not|can't|will not|won't|must decline|am (not able|unable))\b")
-_OPENING = 100  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +170,7 @@ def behaviour(candidates: Iterable[Candidate]) -> Behaviour | None:
         mean_tokens=fmean(len(answer.token_ids) for answer in answers),
         truncated=fmean(answer.finish_reason == "length" for answer in answers),
         empty=fmean(not text.strip() for text in texts),
-        refusal=fmean(map(_refuses, texts)),
+        refusal=fmean(map(refuses, texts)),
         repetition=fmean(map(repetition, texts)),
         distinct_1=distinct(texts, 1),
         distinct_2=distinct(texts, 2),
@@ -390,11 +385,6 @@ class _Tally:
             first_preferred=_share(self.first, self.decided),
             longer_preferred=_share(self.longer, self.unequal),
         )
-
-
-def _refuses(text: str) -> bool:
-    opening = text[:_OPENING].lower().replace("’", "'").replace("i'm", "i am")
-    return _REFUSAL.search(opening) is not None
 
 
 def _share(part: int, whole: int) -> float | None:

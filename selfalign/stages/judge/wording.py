@@ -30,6 +30,11 @@ def make_nonce(*texts: str) -> str:
     return nonce
 
 
+def sign(messages: Sequence[Message], *responses: str) -> str:
+    """The nonce of a question: it marks our own words, and a reply in JSON bears it."""
+    return make_nonce(*(m.content for m in messages), *responses)
+
+
 def render_pairwise(
     messages: Sequence[Message],
     first: str,
@@ -38,11 +43,15 @@ def render_pairwise(
     *,
     preamble: str = "",
     labels: Sequence[str] = ("A", "B"),
+    reasons: bool = False,
 ) -> str:
-    """The prompt that asks which of two responses is better by one principle (wording: `Principle.comparison()`)."""
-    nonce = make_nonce(*(m.content for m in messages), first, second)
+    """The prompt that asks which of two responses is better by one principle (wording: `Principle.comparison()`).
+
+    With `reasons` a JSON object is asked for that gives them before the verdict, and bears the question's `sign`.
+    """
+    nonce = sign(messages, first, second)
     text = {"messages": messages, "first": first, "second": second, "principle": principle, "preamble": preamble}
-    return _template("judge_pairwise").render(text, labels=labels, nonce=nonce).strip()
+    return _template("judge_pairwise").render(text, labels=labels, reasons=reasons, nonce=nonce).strip()
 
 
 def render_pointwise(
@@ -52,8 +61,14 @@ def render_pointwise(
     *,
     preamble: str = "",
     labels: Sequence[str] = ("1", "2", "3", "4", "5"),
+    levels: Sequence[str] = (),
+    reasons: bool = False,
 ) -> str:
-    """The prompt that asks for a rating of one response by one principle (wording: `Principle.norm()`)."""
-    nonce = make_nonce(*(m.content for m in messages), response)
+    """The prompt that asks for a rating of one response by one principle (wording: `Principle.norm()`).
+
+    `levels` are what the labels mean, where the principle's rubric says so; `reasons` are as in `render_pairwise`.
+    """
+    nonce = sign(messages, response)
     text = {"messages": messages, "response": response, "principle": principle, "preamble": preamble}
-    return _template("judge_pointwise").render(text, labels=labels, nonce=nonce).strip()
+    scale = {"labels": labels, "levels": levels, "reasons": reasons}
+    return _template("judge_pointwise").render(text, **scale, nonce=nonce).strip()
