@@ -41,10 +41,20 @@ class Readings:
     pairs: Mapping[PairKey, tuple[Reading, ...]]
     rated: bool
     rating_scale: float = 1.0
+    clamp: tuple[float, float] | None = None
 
     def probability(self, lead: float) -> float:
         """The probability that the candidate with this lead is better."""
         return sigmoid(self.rating_scale * lead) if self.rated else (1.0 + lead) / 2.0
+
+    def soft_label(self, lead: float) -> float:
+        """This probability as a target of training: kept within `clamp`, where there is one.
+
+        After a chain of thought a judge is surer than it is right (Bai et al. 2022). Who wins, by what margin, and who
+        is vetoed is decided by what it said.
+        """
+        low, high = self.clamp or (0.0, 1.0)
+        return min(max(self.probability(lead), low), high)
 
     def decision(self, a: str, b: str, min_margin: float) -> float | None:
         """The lead of a over b after all principles, or None where there is no valid reading."""
@@ -75,7 +85,12 @@ class Readings:
         return frozenset(losers)
 
 
-def read_prompt(judgments: Sequence[Judgment], constitution: Constitution, rating_scale: float = 1.0) -> Readings:
+def read_prompt(
+    judgments: Sequence[Judgment],
+    constitution: Constitution,
+    rating_scale: float = 1.0,
+    clamp: tuple[float, float] | None = None,
+) -> Readings:
     """The readings of one prompt's judgments.
 
     A comparison that is invalid in one order says nothing under that principle, for what is left would carry the
@@ -85,7 +100,7 @@ def read_prompt(judgments: Sequence[Judgment], constitution: Constitution, ratin
     principles = {principle.id: principle for principle in constitution.principles}
     rated = any(judgment.second_id == "" for judgment in judgments)
     pairs = _rated_pairs(judgments, principles) if rated else _compared_pairs(judgments, principles)
-    return Readings(pairs, rated, rating_scale)
+    return Readings(pairs, rated, rating_scale, clamp)
 
 
 def pair_key(a: str, b: str) -> PairKey:

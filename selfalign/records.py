@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
@@ -383,7 +383,8 @@ class JudgeHealth:
 
     `swap_consistency`: comparisons in which both orders prefer the same candidate, of the `num_swapped` judged in both.
     `first_preferred`: decided comparisons that the first shown wins; 0.5 is a judge without a liking for a position.
-    `longer_preferred`: decided comparisons of candidates of unequal length that the longer wins.
+    `longer_preferred`: decided comparisons of candidates of unequal length that the longer wins. `invalid_reasons`
+    counts the invalid judgments by their `Judgment.invalid_reason`.
     """
 
     num_judgments: int
@@ -393,6 +394,7 @@ class JudgeHealth:
     swap_consistency: float | None
     first_preferred: float | None
     longer_preferred: float | None
+    invalid_reasons: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

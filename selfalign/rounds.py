@@ -104,7 +104,8 @@ def judge_candidates(
 
     judgments = perform(
         work, "judge", f"rounds/{number:03d}/judgments", process,
-        after=[drawn, candidates], inputs={"constitution": constitution.hash, "judge": judge_id},
+        after=[drawn, candidates],
+        inputs={"constitution": judge.words_hash(constitution, work.settings.judge), "judge": judge_id},
         config=[work.settings.judge, seed, spin], count=lambda _, rows: judge.count_verdicts(rows), round=number,
     )  # fmt: skip
     judge.check_invalid_share(judgments.counts, work.settings.judge.max_invalid)
@@ -134,7 +135,7 @@ def build_examples(
     built = perform(
         work, "pairs", f"rounds/{number:03d}/{kind}", process,
         after=[drawn, candidates, judgments], inputs={"constitution": constitution.hash},
-        config=[settings.pairs, settings.train.algorithm, seed], count=count, round=number,
+        config=[settings.pairs, settings.train.algorithm, seed, settings.judge.label_clamp], count=count, round=number,
     )  # fmt: skip
     pairs.check_some(built.counts, kind)
     return built
@@ -149,14 +150,14 @@ def made_from(
     seed: int,
 ) -> tuple[list[Any], Mapping[str, int]]:
     """The examples of one shard, and why the rest is none."""
-    algorithm = settings.train.algorithm
+    algorithm, clamp = settings.train.algorithm, settings.judge.label_clamp
     if algorithm == "sft":
         return examples.gold_answers(asked)
     if algorithm == "raft":
         return rankings.best_of(sampled, said, constitution, settings.pairs)
     if algorithm in ("dpo", "ppo"):
-        return pairs.build_pairs(sampled, said, constitution, settings.pairs, seed=seed, prompts=asked)
-    return rankings.build_rankings(sampled, said, constitution, settings.pairs, algorithm)
+        return pairs.build_pairs(sampled, said, constitution, settings.pairs, seed=seed, prompts=asked, clamp=clamp)
+    return rankings.build_rankings(sampled, said, constitution, settings.pairs, algorithm, clamp=clamp)
 
 
 def training_data(work: Work, number: int, drawn: Step, candidates: Step, built: Step) -> train.Data:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
 
 from selfalign import config
@@ -345,6 +345,7 @@ class _Tally:
     first: int = 0
     unequal: int = 0
     longer: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, judgments: Sequence[Judgment], readings: Readings, lengths: Mapping[str, int]) -> None:
         """Count the judgments of one prompt. `lengths`: number of tokens by candidate id."""
@@ -352,6 +353,7 @@ class _Tally:
         for judgment in judgments:
             self.judgments += 1
             self.invalid += judgment.verdict == "invalid"
+            self.reasons[judgment.invalid_reason] += bool(judgment.invalid_reason)
             self.ties += judgment.verdict == "tie"
             self.decided += judgment.verdict in ("first", "second")
             self.first += judgment.verdict == "first"
@@ -384,6 +386,7 @@ class _Tally:
             swap_consistency=_share(self.consistent, self.swapped),
             first_preferred=_share(self.first, self.decided),
             longer_preferred=_share(self.longer, self.unequal),
+            invalid_reasons={kind: n for kind, n in self.reasons.most_common() if n},
         )
 
 

@@ -134,9 +134,9 @@ def test_no_distribution_over_the_labels_is_invalid_and_kept(answer):
 def test_the_share_of_invalid_verdicts_has_a_limit():
     sick = FakeEngine(choose=lambda request: None if "\nno\n" in request.messages[0].content else (1, 0))
     counts = count_verdicts(run(sick))
-    assert counts == {"judgments": 12, "invalid": 6, "first": 6}
+    assert counts == {"judgments": 12, "invalid": 6, "invalid_malformed": 6, "first": 6}
     check_invalid_share(counts, 0.5)
-    with pytest.raises(StageError, match=r"6 of 12 questions \(50.0%\).*judge.max_invalid"):
+    with pytest.raises(StageError, match=r"6 of 12 questions \(50.0%\).*judge.max_invalid.*6 malformed"):
         check_invalid_share(counts, 0.4)
     check_invalid_share({}, 0.0)
 

@@ -1,4 +1,4 @@
-"""Worked examples: questions about a principle's own examples, answered, that come before the question that is asked."""
+"""Worked examples: questions about a principle's own examples, answered, to come before the question that is asked."""
 
 from __future__ import annotations
 
@@ -38,9 +38,8 @@ def _comparison(
     better, worse = scale.labels if better_first else reversed(scale.labels)
     options = {"labels": scale.labels, "reasons": settings.reasons}
     yield Message("user", render_pairwise(asked, *texts, principle.comparison(), **options))
-    reason = (
-        f"Response {worse}: {example.critique or 'it breaks the principle.'} Response {better} keeps the principle."
-    )
+    fault = example.critique or "it breaks the principle."
+    reason = f"Response {worse}: {fault} Response {better} keeps the principle."
     yield _answer(better, reason, sign(asked, *texts), settings)
 
 
@@ -48,7 +47,7 @@ def _rating(example: Example, principle: Principle, settings: Judge, scale: Scal
     asked = (Message("user", example.prompt),)
     text, label = (example.better, scale.labels[-1]) if better else (example.worse, scale.labels[0])
     options = {"labels": scale.labels, "levels": scale.levels, "reasons": settings.reasons}
-    yield Message("user", render_pointwise(asked, text, principle.norm(), **options))
+    yield Message("user", render_pointwise(asked, text, scale.norm(principle), **options))
     reason = "The response keeps the principle." if better else example.critique or "The response breaks the principle."
     yield _answer(label, reason, sign(asked, text), settings)
 

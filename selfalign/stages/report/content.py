@@ -182,8 +182,10 @@ def judge_table(reports: Iterable[Report]) -> Table:
 
 
 def judge_cells(health: JudgeHealth) -> tuple[str, ...]:
-    shares = (health.invalid, health.ties, health.swap_consistency, health.first_preferred, health.longer_preferred)
-    return (f"{health.num_judgments:,}", *map(share, shares))
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in health.invalid_reasons.items())
+    invalid = f"{share(health.invalid)} ({kinds})" if kinds else share(health.invalid)
+    shares = (health.ties, health.swap_consistency, health.first_preferred, health.longer_preferred)
+    return (f"{health.num_judgments:,}", invalid, *map(share, shares))
 
 
 def gold_table(gold: Mapping[str, Mapping[str, float]]) -> Table:
