@@ -38,9 +38,22 @@ def _constitution(loaded: Loaded) -> Iterator[Problem]:
         yield loaded.problem("constitution", f"there is no constitution {name!r}", fix)
         return
     try:
-        constitution.load(path)
+        rules = constitution.load(path)
     except InputError as error:
         yield from error.problems
+    else:
+        yield from _judged_by(loaded, rules)
+
+
+def _judged_by(loaded: Loaded, rules: constitution.Constitution) -> Iterator[Problem]:
+    """What the judge's method asks of the principles."""
+    judge, principles = loaded.campaign.judge, rules.active
+    if judge.method == "rubric" and not any(principle.rubric.levels for principle in principles):
+        fix = "Give a principle `rubric: {levels: [...]}`, or use `method: pointwise-logprob`."
+        yield loaded.problem("judge.method", f"no active principle of {rules.name} has a rubric", fix)
+    if judge.examples and not any(principle.examples for principle in principles):
+        fix = "Give a principle `examples:` with a prompt, a better and a worse response, or remove judge.examples."
+        yield loaded.problem("judge.examples", f"no active principle of {rules.name} has examples", fix)
 
 
 def _prompts(loaded: Loaded) -> Iterator[Problem]:

@@ -129,6 +129,7 @@ def _counts(settings: Campaign, work: Workload) -> list[tuple[str, Count]]:
         ("held-out answers", lambda one: one.heldout),
         ("held-out judgments", lambda one: one.heldout_judgments),
         ("tokens sampled", lambda one: one.generations * settings.generate.max_tokens),
+        ("tokens of the judge's reasons", lambda one: one.chains * settings.judge.cot_tokens),
         ("tokens read by the judge", lambda one: (one.judgments + one.heldout_judgments) * work.judge_tokens),
     ]
 

@@ -196,7 +196,13 @@ def test_phases_have_their_rounds_and_settings() -> None:
 
 
 def test_seconds_follow_the_counts() -> None:
-    speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
+    speed = Speed(
+        9.0,
+        sampled_tokens_per_second=100.0,
+        tokens_per_answer=10.0,
+        judgments_per_second=5.0,
+        questions_read_per_second=5.0,
+    )
     work = RoundWork(0, "pairs", candidates=20, revisions=40, judgments=10, heldout=5, heldout_judgments=5,
                      examples=3, trained_answers=6, passes=4, reward_passes=40)  # fmt: skip
     whole = Workload((work,), prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
@@ -213,7 +219,13 @@ def test_seconds_follow_the_counts() -> None:
 
 
 def test_the_seconds_of_training_on_rollouts_are_those_of_sampling_too() -> None:
-    speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
+    speed = Speed(
+        9.0,
+        sampled_tokens_per_second=100.0,
+        tokens_per_answer=10.0,
+        judgments_per_second=5.0,
+        questions_read_per_second=5.0,
+    )
     work = RoundWork(0, "pairs", examples=3, rollout_prompts=4, rollouts=8, trained_answers=8, passes=5)
     whole = Workload((work,), prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
     assert speed.seconds(work, whole)["train"] == pytest.approx(0.8 + 5 * (80 + 80) / 200)
@@ -221,7 +233,13 @@ def test_the_seconds_of_training_on_rollouts_are_those_of_sampling_too() -> None
 
 def test_plan_adds_up_the_seconds_of_all_rounds() -> None:
     campaign = Campaign(rounds=2, schedule=(Phase(rounds=1), Phase(rounds=1, train={"algorithm": "sft"})))
-    speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
+    speed = Speed(
+        9.0,
+        sampled_tokens_per_second=100.0,
+        tokens_per_answer=10.0,
+        judgments_per_second=5.0,
+        questions_read_per_second=5.0,
+    )
     rounds = RoundWork(0, "pairs", candidates=20, judgments=10), RoundWork(1, "demonstrations", heldout=5)
     whole = Workload(rounds, prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
     needs = Needs(None, None, None, None, 0, "CPU")

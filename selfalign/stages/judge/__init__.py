@@ -13,7 +13,7 @@ from selfalign.records import Candidate, Judgment, Prompt
 from selfalign.stages import StageError
 from selfalign.stages.judge.asking import judged
 from selfalign.stages.judge.chains import sampling_of
-from selfalign.stages.judge.sheet import Sheet, distinct, template_hash, words_hash
+from selfalign.stages.judge.sheet import Sheet, distinct, example_request, template_hash, words_hash
 from selfalign.stages.judge.waves import judged_in_waves
 from selfalign.stages.judge.wording import make_nonce, render_pairwise, render_pointwise
 
@@ -98,6 +98,7 @@ __all__ = [
     "check_invalid_share",
     "count_verdicts",
     "distinct",
+    "example_request",
     "judge",
     "make_nonce",
     "render_pairwise",

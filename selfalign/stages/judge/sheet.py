@@ -75,6 +75,15 @@ def said_by(choice: Choice, num_labels: int) -> Said:
     return Said(probabilities, invalid, choice.raw, num_tokens=choice.num_prompt_tokens, seconds=choice.seconds)
 
 
+def example_request(
+    constitution: Constitution, settings: Judge, prompt: Prompt, responses: Sequence[str]
+) -> ChoiceRequest:
+    """A question as it is sent, by the first principle and about responses that stand for sampled ones."""
+    first, second = (Candidate(text, prompt.id, "", 0, 0, text, (), "stop") for text in responses)
+    shown = None if settings.pointwise else second
+    return Sheet(constitution, settings, "", 0).request(Question("", prompt, first, shown, constitution.active[0]))
+
+
 class Sheet:
     """Which questions are asked, in which words, and what an answer means."""
 
