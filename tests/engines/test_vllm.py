@@ -52,6 +52,10 @@ def test_choices_are_the_models_probabilities(engine, make_model, prompts):
     checks.check_choices(engine, make_model(0), prompts)
 
 
+def test_choices_after_a_prefix_are_the_models_probabilities(engine, make_model, prompts):
+    checks.check_prefixes(engine, make_model(0), prompts)
+
+
 def test_scores_are_the_models_log_probabilities(engine, make_model, prompts):
     checks.check_scores(engine, make_model(0), prompts)
 

@@ -104,7 +104,7 @@ def _mean(said: Sequence[Said]) -> Said:
     if not valid:
         kind = Counter(one.invalid for one in said).most_common(1)[0][0]
         shown = next(one for one in said if one.invalid == kind)
-        return Said(None, kind, shown.raw, num_tokens=tokens, seconds=seconds)
+        return Said(None, kind, shown.raw, shown.reason, tokens, seconds)
     mean = tuple(map(fmean, zip(*valid, strict=True)))
     shown = min((one for one in said if one.probabilities is not None), key=lambda one: _distance(one, mean))
     return Said(mean, "", shown.raw, shown.reason, tokens, seconds)
