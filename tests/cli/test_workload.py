@@ -15,6 +15,8 @@ from selfalign.cli.workload import RoundWork, Workload, count_work, examples_per
 from selfalign.config import (
     Adapter,
     Campaign,
+    Evaluate,
+    EvaluateJudge,
     Generate,
     Judge,
     Optimizer,
@@ -59,7 +61,10 @@ def counted(rules: Constitution, **settings: Any) -> tuple[RoundWork, ...]:
         ({"comparisons": "ring"}, 4 * 2 * 2),
         ({"comparisons": "random", "budget": 5}, 5 * 2 * 2),
         ({"comparisons": "active", "budget": 3}, 3 * 2 * 2),
+        ({"method": "pairwise-cot", "samples": 3}, 6 * 2 * 2),
         ({"method": "pointwise-logprob"}, 4 * 2),
+        ({"method": "pointwise-cot"}, 4 * 2),
+        ({"method": "rubric"}, 4 * 2),
     ],
 )
 def test_judgments_of_a_prompt(judge: dict, judgments: int, rules: Constitution) -> None:
@@ -90,6 +95,26 @@ def test_gold_answers_are_learned_without_sampling_or_judging(rules: Constitutio
     work = counted(rules, train=Train(algorithm="sft"))[0]
     assert (work.kind, work.candidates, work.judgments, work.examples) == ("demonstrations", 0, 0, 4)
     assert (work.trained_answers, work.passes) == (4, 3)  # no reference is asked
+
+
+def test_reasons_are_counted_for_each_judgment_of_a_judge_that_gives_them(rules: Constitution) -> None:
+    judge = Judge(method="pairwise-cot", samples=3)
+    first, second = counted(rules, rounds=2, judge=judge)
+    assert first.chains == 3 * (first.judgments + first.heldout_judgments) == 3 * (10 * 24 + 3 * 2 * 2)
+    assert second.chains == 3 * (second.judgments + second.heldout_judgments)
+    evaluate = Evaluate(judge=EvaluateJudge(method="pairwise-logprob"))
+    assert counted(rules, rounds=1, judge=judge, evaluate=evaluate)[0].chains == 3 * 10 * 24
+    assert counted(rules, rounds=1)[0].chains == 0
+
+
+def test_plan_shows_reasons_and_worked_examples(cli: Cli, tmp_path: Path) -> None:
+    example = 'examples: [{prompt: "Worked?", better: "Fine.", worse: "Poor.", critique: "It is poor."}]'
+    (tmp_path / "rules.yaml").write_text(RULES.replace('kind."}', f'kind.", {example}}}'))
+    judge = "judge: {method: pairwise-cot, examples: 1, cot_tokens: 100}\n"
+    (tmp_path / "c.yaml").write_text(f"recipe: pocket\nname: c\nrounds: 1\nconstitution: rules.yaml\n{judge}")
+    shown = cli("plan", "c.yaml", "--offline", cwd=tmp_path).stdout
+    assert "Worked?" in shown and "It is poor." in shown and '"reason": "your reasons' in shown
+    assert "tokens of the judge's reasons" in shown
 
 
 def test_spin_samples_and_asks_no_judge(rules: Constitution) -> None:
