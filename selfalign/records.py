@@ -226,7 +226,7 @@ class Scored:
 class Reward:
     """What a reward model makes of a candidate; only differences between candidates of one prompt have a meaning.
 
-    `spread` is the standard deviation over the members of an ensemble.
+    Where a judge rewards, `model_id` is the judge's, and the reward is its rating from -1 to 1. `spread` is the standard deviation over the members of an ensemble.
     """
 
     candidate_id: str

@@ -166,7 +166,13 @@ class Ppo:
 
     Each iteration samples `prompts` of the round's prompts afresh, rewards the answers, and makes `epochs` passes over
     them in `minibatches` optimizer steps each; `train` says how steps are made.
+
+    With `reward: judge` there is no reward model and there are no pairs: the judge's expected rating of each answer,
+    from -1 to 1, is its reward (d-RLAIF, Lee et al. 2023). The guard is then only independent of the reward if
+    `evaluate.judge` is another judge than `judge`.
     """
+
+    reward: Literal["model", "judge"] = "model"  # judge: a pointwise one, and no reward model
 
     iterations: Count = 20
     prompts: Count = 64

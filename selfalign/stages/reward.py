@@ -1,4 +1,4 @@
-"""Reward: what a trained reward model makes of the candidates, and what it is worth on pairs held out from it."""
+"""Reward: what a trained reward model, or the judge itself, makes of candidates, and what a reward model is worth."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pathlib import Path
 import msgspec
 
 from selfalign import calibration
-from selfalign.records import BucketAccuracy, Candidate, Reward, RewardReport
+from selfalign.constitution import Constitution
+from selfalign.preferences import ratings
+from selfalign.records import BucketAccuracy, Candidate, Judgment, Reward, RewardReport
+from selfalign.stages import check_principles
 from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut
 
 
@@ -19,6 +22,30 @@ def rewards_of(candidates: Sequence[Candidate], folder: Path, model_id: str) -> 
     rewards = json.loads((folder / REWARDS_FILE).read_bytes())
     spreads = json.loads((folder / SPREADS_FILE).read_bytes()) if (folder / SPREADS_FILE).exists() else {}
     return [Reward(c.id, model_id, rewards[c.id], spreads.get(c.id, 0.0)) for c in candidates if c.id in rewards]
+
+
+def judged_rewards(
+    candidates: Sequence[Candidate],
+    judgments: Sequence[Judgment],
+    constitution: Constitution,
+    highest: int,
+    judge_id: str,
+) -> list[Reward]:
+    """The judge's expected ratings, from 1 to `highest`, as rewards in [-1, 1] (Lee et al. 2023, arXiv:2309.00267).
+
+    Candidates of a prompt with the same text share their judgments; without a valid rating (`preferences.ratings`) a
+    candidate has no reward. Raises StageError for judgments by another constitution.
+    """
+    check_principles(judgments, constitution)
+    rated = ratings(judgments, constitution)
+    by_text = {(c.prompt_id, c.text): rated[c.id] for c in candidates if c.id in rated}
+    answers = [c for c in candidates if c.finish_reason != "error" and (c.prompt_id, c.text) in by_text]
+    return [Reward(c.id, judge_id, scaled(by_text[c.prompt_id, c.text], highest)) for c in answers]
+
+
+def scaled(rating: float, highest: int) -> float:
+    """A rating from 1 to `highest`, linearly, as a number from -1 to 1."""
+    return 2.0 * (rating - 1.0) / (highest - 1.0) - 1.0
 
 
 def measure(folder: Path, min_accuracy: float, *, round: int, model_id: str, seed: int) -> RewardReport:
