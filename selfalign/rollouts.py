@@ -128,11 +128,26 @@ def reward_rollouts(
 
 def judged_rollouts(work: Work, number: int) -> Iterator[tuple[list[Candidate], list[Judgment]]]:
     """What the judge rewarded in a round, shard by shard, with its verdicts."""
+    for answers, said, _ in _judged(work, number):
+        yield from ((answers.read(Candidate, index), verdicts) for index, verdicts in said.shards(Judgment))
+
+
+def count_rewarded(work: Work, number: int) -> dict[str, Any]:
+    """The rollouts that a round was trained on, as fields of its report: a judge rewarded some and left out others."""
+    counts = [(answers.counts["candidates"], given.counts["rewards"]) for answers, _, given in _judged(work, number)]
+    rewarded = sum(given for _, given in counts)
+    left_out = sum(answers for answers, _ in counts) - rewarded
+    discarded = {"without_reward": left_out} if left_out else {}
+    return {"examples": "rollouts", "num_examples": rewarded, "discarded": discarded}
+
+
+def _judged(work: Work, number: int) -> Iterator[list[Step]]:
+    """The answers, judgments and rewards of each iteration that a judge rewarded."""
     for iteration in range(work.settings.ppo.iterations):
         folder = f"rounds/{number:03d}/rollouts/{iteration:04d}"
-        answers, said = (work.run.view(f"{folder}/{name}") for name in ("candidates", "judgments"))
-        if said is not None and said.done:
-            yield from ((answers.read(Candidate, index), verdicts) for index, verdicts in said.shards(Judgment))
+        steps = [work.run.view(f"{folder}/{name}") for name in ("candidates", "judgments", "rewards")]
+        if all(step is not None and step.done for step in steps):
+            yield steps
 
 
 def guard_policy(

@@ -18,7 +18,7 @@ from selfalign.objective import judge_rewards, needs_rewards
 from selfalign.records import Candidate, Checkpoint, Judgment, Prompt, Report, Scored, derived_seed
 from selfalign.resources import find_constitution
 from selfalign.roles import Baseline, JudgeModel, judge_model, policy_engine, probes, reference_policy
-from selfalign.rollouts import guard_policy, hand_out, in_training, judged_rollouts
+from selfalign.rollouts import count_rewarded, guard_policy, hand_out, in_training, judged_rollouts
 from selfalign.stages import (
     evaluate,
     examples,
@@ -339,6 +339,9 @@ def evaluate_policy(
     )
     kind = examples.kind_of(work.settings.train.algorithm)
     discards = pairs.discards if judgments else revise.discards
+    learned = {"examples": kind, "num_examples": built.counts[kind], "discarded": discards(built.counts)}
+    if judge_rewards(work.settings.train, work.settings.ppo):
+        learned = count_rewarded(work, number)
     verdicts_read = judgments.shards(Judgment) if judgments else ()
     labelled = chain(
         ((candidates.read(Candidate, index), said) for index, said in verdicts_read), judged_rollouts(work, number)
@@ -346,6 +349,5 @@ def evaluate_policy(
     return evaluate.make_report(
         heldout, constitution, work.settings,
         round=number, policy=trained, labelling=evaluate.judge_health(labelled, constitution),
-        candidates=candidates.counts, examples=kind, num_examples=built.counts[kind],
-        discarded=discards(built.counts), seconds=report.stage_seconds(work.run, number),
+        candidates=candidates.counts, seconds=report.stage_seconds(work.run, number), **learned,
     )  # fmt: skip

@@ -63,7 +63,7 @@ def reward_models(setup: Setup) -> tuple[RewardScorer | None, ValueScorer | None
     Where rewards come from elsewhere there is none, and the critic begins as the policy, with a head of its own.
     """
     job, device = setup.job, setup.accelerator.device
-    torch.manual_seed(derived_seed("critic", job.seed, job.round))
+    torch.manual_seed(derived_seed("critic", job.seed, job.round))  # a head of its own is drawn at random
 
     def load(dtype: torch.dtype) -> PreTrainedModel:
         path = job.reward_path or job.policy_path
