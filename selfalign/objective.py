@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from selfalign.config import Pairs, Ppo, Train
+    from selfalign.config import Campaign, Pairs, Ppo, Train
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "robust", "exo", "discopop", "sigmoid_norm", "nca", "bco", "sppo_hard",
@@ -71,6 +71,12 @@ def judge_rewards(train: Train, ppo: Ppo) -> bool:
     Direct RLAIF: Lee et al. 2023 (arXiv:2309.00267).
     """
     return train.algorithm == "ppo" and ppo.reward == "judge"
+
+
+def hands_rewards(settings: Campaign) -> bool:
+    """Whether rollouts come to the trainer with their rewards, which it would else find itself."""
+    judged = judge_rewards(settings.train, settings.ppo)
+    return judged or (settings.train.algorithm == "ppo" and settings.reward_model.scorer == "engine")
 
 
 def contradictions(train: Train, pairs: Pairs, reference: Any) -> Iterator[Problem]:

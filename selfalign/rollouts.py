@@ -9,6 +9,7 @@ from typing import Any
 
 from selfalign.constitution import Constitution
 from selfalign.heldout import judge_heldout, sample_heldout, write_prompts
+from selfalign.objective import hands_rewards
 from selfalign.records import Candidate, Checkpoint, Judgment, Prompt, derived_seed
 from selfalign.roles import Baseline, JudgeModel, policy_engine
 from selfalign.stages import evaluate, generate, judge, prompts, reward, train
@@ -33,16 +34,19 @@ def hand_out(
     baseline: Baseline,
     rewarder: JudgeModel | None,
 ) -> dict[str, list[str]]:
-    """What the trainer asks for, as folders of records: prompts, answers, and rewards where a judge gives them.
+    """What the trainer asks for, as folders of records: prompts, answers, and rewards where it does not find them.
 
-    `current` is the policy in training.
+    `current` is the policy in training, `rewarder` a judge that rewards in place of a reward model.
     """
     asked, answers = sample_rollouts(work, number, iteration, data, current, baseline)
     folders = {"prompts": [str(asked.path)], "candidates": [str(answers.path)]}
-    if rewarder is None:
+    if not hands_rewards(work.settings):
         return folders
-    said = judge_rollouts(work, number, iteration, asked, answers, constitution, rewarder)
-    rewarded = reward_rollouts(work, number, iteration, answers, said, constitution, rewarder)
+    if rewarder is None:
+        rewarded = score_rollouts(work, number, iteration, asked, answers, data)
+    else:
+        said = judge_rollouts(work, number, iteration, asked, answers, constitution, rewarder)
+        rewarded = reward_rollouts(work, number, iteration, answers, said, constitution, rewarder)
     return folders | {"rewards": [str(rewarded.path)]}
 
 
@@ -71,6 +75,31 @@ def sample_rollouts(
         config=[sampling, seed], count=lambda _, rows: generate.count_candidates(rows), round=number, told=False,
     )  # fmt: skip
     return asked, answers
+
+
+def score_rollouts(work: Work, number: int, iteration: int, asked: Step, answers: Step, data: train.Data) -> Step:
+    """The rewards of the rollouts by the round's reward model, in the engine.
+
+    Its weights are proven to be what the engine rewards with, as a policy's are.
+    """
+    model = data.reward_model
+
+    def process(missing: list[int]) -> Shards:
+        engine = work.workers.engine(model.path, trust_remote_code=work.settings.policy.trust_remote_code)
+        reward.prove_loaded(engine, model, *rewarded_probes(data))
+        shards = ((index, asked.read(Prompt, index), answers.read(Candidate, index)) for index in missing)
+        return reward.score(shards, engine, model_id=model.id)
+
+    return perform(
+        work, "reward", f"rounds/{number:03d}/rollouts/{iteration:04d}/rewards", process,
+        after=[asked, answers], inputs={"reward model": model.digest},
+        count=lambda _, rows: {"rewards": len(rows)}, round=number, told=False,
+    )  # fmt: skip
+
+
+def rewarded_probes(data: train.Data) -> tuple[list[Prompt], list[Candidate]]:
+    """Some of the candidates that the trainer of the reward model has rewarded, with their prompts."""
+    return data.prompts[0].read(Prompt, 0), data.candidates[0].read(Candidate, 0)
 
 
 def judge_rollouts(

@@ -1,4 +1,4 @@
-"""Rollouts that the judge rewards itself: no reward model, no pairs, and nothing in a report that was not there."""
+"""Rollouts that come to the trainer with their rewards: a judge's ratings, or a reward model's word in the engine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from selfalign.campaign import run_campaign
 from selfalign.cli import main
 from selfalign.config import Campaign, ConfigError
-from selfalign.engines.base import Choice, ChoiceRequest
+from selfalign.engines.base import Choice, ChoiceRequest, EngineError, Rewarded, ScoreRequest
 from selfalign.records import Candidate, Judgment, Reward
 from selfalign.stages import StageError
 from selfalign.steps import Interrupted, Work
@@ -165,6 +165,54 @@ def test_a_phase_that_the_judge_rewards_follows_one_of_pairs(tmp_path: Path) -> 
     workers = ScriptedWorkers(learns=0.2)
     outcome = run(tmp_path, judged(tmp_path, schedule=phases, rounds=2, train__algorithm="dpo"), workers)
     assert [report.examples for report in outcome.reports] == ["pairs", "rollouts"] and workers.reward_jobs == []
+
+
+# A reward model in the engine.
+
+
+def scored(folder: Path, **overrides: Any) -> Campaign:
+    asked = {"train__algorithm": "ppo", "ppo__iterations": 3, "ppo__prompts": 8, "rounds": 1}
+    return write_campaign(folder, **{**asked, "reward_model__scorer": "engine", **overrides})
+
+
+def test_the_engine_scores_rollouts_with_the_reward_model(tmp_path: Path) -> None:
+    workers, settings = ScriptedWorkers(learns=0.4), scored(tmp_path)
+    outcome = run(tmp_path, settings, workers)
+    (job,) = workers.jobs
+    assert job.rewards_given and job.reward_path == workers.reward_jobs[0].output_dir in workers.served
+    for iteration, handed in enumerate(workers.rollouts):
+        folder = f"rounds/000/rollouts/{iteration:04d}"
+        assert handed["rewards"] == [str(step(tmp_path, f"{folder}/rewards").path)]
+        rewards = {r.candidate_id: r.reward for r in rows(tmp_path, f"{folder}/rewards", Reward)}
+        answers = rows(tmp_path, f"{folder}/candidates", Candidate)
+        assert rewards == {c.id: float(c.text.startswith("kind")) for c in answers}
+    assert outcome.reports[0].examples == "pairs"
+    again = ScriptedWorkers()
+    assert run(tmp_path, settings, again) == outcome and again.served == []
+
+
+def test_an_engine_that_holds_another_reward_model_is_caught(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def other(self: KindEngine, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        for request in requests:
+            yield Rewarded(request.id, float(request.token_ids[-1] == 4))
+
+    with monkeypatch.context() as patched, pytest.raises(EngineError, match="does not reward as"):
+        patched.setattr(KindEngine, "reward", other)
+        run(tmp_path, scored(tmp_path))
+    assert run(tmp_path, scored(tmp_path)).stopped is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"train__algorithm": "dpo", "ppo__iterations": 20, "ppo__prompts": 64}, "has any that a reward model rewards"),
+        ({"ppo__reward": "judge", "judge__method": "pointwise-logprob"}, "has any that a reward model rewards"),
+        ({"reward_model__ensemble": 2}, "no ensemble"),
+    ],
+)
+def test_scorers_of_nothing_are_refused(settings: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=words):
+        scored(tmp_path, **settings)
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,16 @@ def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         why = f"`combine: {model.combine}` does not read it"
         yield "reward_model.variance_weight", why, "Remove it, or write `combine: mean-variance`."
 
+    if model.scorer == "engine" and not any(s.train.algorithm == "ppo" and s.ppo.reward == "model" for s in rounds):
+        why = "the engine scores rollouts, and no round has any that a reward model rewards"
+        yield "reward_model.scorer", why, "Remove it."
+    if model.scorer == "engine" and model.ensemble > 1:
+        yield (
+            "reward_model.scorer",
+            "the engine holds one reward model, no ensemble",
+            "Remove it, or set `ensemble: 1`.",
+        )
+
 
 def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     rounds = [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]

@@ -157,6 +157,7 @@ class RewardModel:
     ensemble: Count = 1  # so many models, which differ by their seeds
     combine: Literal["mean", "min", "mean-variance"] = "mean"  # of an ensemble's rewards (Coste et al. 2023)
     variance_weight: NonNegative = 0.5  # mean-variance: lambda in mean - lambda x variance
+    scorer: Literal["trainer", "engine"] = "trainer"  # of rollouts: in PPO's trainer, or in the inference worker
     train: Optimizer = field(default_factory=lambda: Optimizer(learning_rate=1e-5))
 
 

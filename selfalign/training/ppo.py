@@ -60,7 +60,8 @@ class ActorCritic(nn.Module):
 def reward_models(setup: Setup) -> tuple[RewardScorer | None, ValueScorer | None]:
     """The reward model, frozen, and for GAE a critic that begins as a copy of it (Huang et al. 2024).
 
-    Where rewards come from elsewhere there is none, and the critic begins as the policy, with a head of its own.
+    Where rewards come with the rollouts none is held; where there is none at all, the critic begins as the policy, with
+    a head of its own.
     """
     job, device = setup.job, setup.accelerator.device
     torch.manual_seed(derived_seed("critic", job.seed, job.round))  # a head of its own is drawn at random
@@ -69,7 +70,7 @@ def reward_models(setup: Setup) -> tuple[RewardScorer | None, ValueScorer | None
         path = job.reward_path or job.policy_path
         return load_reward_model(path, dtype, None, trust_remote_code=job.trust_remote_code)
 
-    reward = RewardScorer(load(setup.dtype)).to(device).requires_grad_(False) if job.reward_path else None
+    reward = None if job.rewards_given else RewardScorer(load(setup.dtype)).to(device).requires_grad_(False)
     critic = ValueScorer(load(torch.float32)).to(device) if job.ppo.advantage == "gae" else None
     return reward, critic
 

@@ -266,7 +266,7 @@ def test_rewards_that_come_with_the_rollouts_are_followed(
 ) -> None:
     """Short answers are rewarded, and nothing else is known of them."""
     job = ppo_job(tmp_path, ppo_advantage=advantage, ppo_iterations=8, ppo_prompts=12, ppo_kl_coef=0.01)
-    job = replace(job, reward_path=None)
+    job = replace(job, reward_path=None, rewards_given=True)
     GivenRewards(job, tmp_path / "rollouts", monkeypatch)
     train(job)
     steps = metrics_of(job)
@@ -278,7 +278,7 @@ def test_rewards_that_come_with_the_rollouts_are_followed(
 def test_rewards_are_those_handed_over_and_answers_without_one_are_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = replace(ppo_job(tmp_path, ppo_iterations=1), reward_path=None)
+    job = replace(ppo_job(tmp_path, ppo_iterations=1), reward_path=None, rewards_given=True)
     sampler = GivenRewards(job, tmp_path / "rollouts", monkeypatch, without=("0-0-0", "0-3-1"))
     train(job)
     _, candidates = roll_out(job.policy_path, 0, job.ppo)
@@ -291,10 +291,10 @@ def test_a_critic_that_begins_as_the_policy_begins_the_same_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off before the first checkpoint, and after it."""
-    whole = replace(ppo_job(tmp_path / "whole", ppo_iterations=2), reward_path=None)
+    whole = replace(ppo_job(tmp_path / "whole", ppo_iterations=2), reward_path=None, rewards_given=True)
     GivenRewards(whole, tmp_path / "whole" / "rollouts", monkeypatch)
     train(whole)
-    job = replace(ppo_job(tmp_path / "cut", ppo_iterations=2), reward_path=None)
+    job = replace(ppo_job(tmp_path / "cut", ppo_iterations=2), reward_path=None, rewards_given=True)
     for stop_after in (0, 1):
         GivenRewards(job, tmp_path / "cut" / "rollouts", monkeypatch, stop_after=stop_after)
         with pytest.raises(Stopped):
