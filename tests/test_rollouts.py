@@ -10,6 +10,7 @@ import pytest
 
 from selfalign.campaign import run_campaign
 from selfalign.cli import main
+from selfalign.cli.examples import held
 from selfalign.config import Campaign, ConfigError
 from selfalign.engines.base import Choice, ChoiceRequest, EngineError, Rewarded, ScoreRequest
 from selfalign.records import Candidate, Judgment, Reward
@@ -156,6 +157,7 @@ def test_a_round_that_the_judge_rewards_is_reported_verified_and_branched(tmp_pa
     with branched.lock():
         again = run_campaign(Work(branched, settings, ScriptedWorkers(learns=0.1)))
     assert [report.win_rates for report in again.reports] == [report.win_rates for report in outcome.reports]
+    assert held(opened) == {}  # no examples to list
     for command in (["report"], ["verify"], ["pairs", "ls"], ["status"]):
         assert main([*command, str(opened.path)]) == 0
 

@@ -153,6 +153,7 @@ def test_rollouts_that_the_judge_rewards_need_no_pairs(rules: Constitution) -> N
         ({"train": Train()}, 16),
         ({"train": Train(algorithm="ppo")}, 16 + 4 + 4 + 16),  # policy, reference, reward model, critic
         ({"train": Train(algorithm="ppo"), "ppo": Ppo(advantage="rloo", samples=2)}, 16 + 4 + 4),
+        ({"train": Train(algorithm="ppo"), "reward_model": RewardModel(scorer="engine")}, 16 + 4 + 16),
         ({"train": Train(algorithm="ppo"), "ppo": Ppo(reward="judge")}, 16 + 4 + 16),  # the critic is the policy's size
         ({"train": Train(algorithm="ppo"), "ppo": Ppo(reward="judge", advantage="rloo", samples=2)}, 16 + 4),
         ({"train": Train(algorithm="ppo"), "policy": Policy(adapter=Adapter())}, 4 + 4 + 16),
