@@ -51,9 +51,14 @@ def prove_loaded(engine: Engine, model: Checkpoint, prompts: Sequence[Prompt], c
 def score(
     shards: Iterable[tuple[int, list[Prompt], list[Candidate]]], engine: Engine, *, model_id: str
 ) -> Iterator[tuple[int, list[Reward]]]:
-    """What the engine's model, a reward model, makes of each candidate; empty ones are left out."""
+    """What the engine's model, a reward model, makes of each candidate; empty ones are left out.
+
+    Raises EngineError for a reward that is not finite.
+    """
     asked = ((index, candidates, score_requests(prompts, candidates)) for index, prompts, candidates in shards)
     for index, candidates, found in answer_shards(asked, engine.reward):
+        if wrong := [name for name, rewarded in found.items() if not math.isfinite(rewarded.reward)]:
+            raise EngineError(f"the reward of {wrong[0]} is not finite; set engine.dtype to float32")
         yield index, [Reward(c.id, model_id, found[c.id].reward) for c in candidates if c.id in found]
 
 

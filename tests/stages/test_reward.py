@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from selfalign.constitution import Constitution, Principle
+from selfalign.engines.base import EngineError, Rewarded, ScoreRequest
+from selfalign.engines.scripted import ScriptedEngine
 from selfalign.records import Reward, RewardReport
 from selfalign.stages import reward
 from selfalign.stages.report import reward_model
@@ -130,3 +133,23 @@ def test_ratings_become_rewards_from_minus_one_to_one() -> None:
     found = reward.judged_rewards([low, high, same, none, elsewhere, error], said, rules, 5, "judge")
     assert found == [Reward(low.id, "judge", -1.0), Reward(high.id, "judge", 0.75), Reward(same.id, "judge", -1.0)]
     assert [reward.scaled(rating, 3) for rating in (1, 1.5, 2, 3)] == [-1.0, -0.5, 0.0, 1.0]
+
+
+class Constant(ScriptedEngine):
+    """Rewards every answer alike."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        yield from (Rewarded(request.id, self.value) for request in requests)
+
+
+def test_the_engine_rewards_what_has_tokens_and_nothing_infinite() -> None:
+    ask = prompt("a")
+    some, empty = candidate(ask, "some"), candidate(ask, "", 1, token_ids=())
+    ((index, found),) = reward.score([(3, [ask], [some, empty])], Constant(0.5), model_id="rm")
+    assert (index, found) == (3, [Reward(some.id, "rm", 0.5)])
+    with pytest.raises(EngineError, match="is not finite"):
+        list(reward.score([(0, [ask], [some])], Constant(math.nan), model_id="rm"))
