@@ -227,7 +227,8 @@ class Scored:
 class Reward:
     """What a reward model makes of a candidate; only differences between candidates of one prompt have a meaning.
 
-    `spread` is the standard deviation over the members of an ensemble.
+    `spread` is the standard deviation over the members of an ensemble. Where a judge rewards, `model_id` is the
+    judge's, and the reward its rating from -1 to 1.
     """
 
     candidate_id: str
@@ -417,8 +418,8 @@ class Report:
 
     Keys: `win_rates` "previous" and "base"; `by_principle` the same, then principle ids; `behaviour` "base",
     "previous" and "policy"; `judges` "labelling" and "evaluating"; `candidates` and `discarded` the counts of
-    what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs", "rankings" or
-    "demonstrations"; `seconds` stages. `length_ratio` is the policy's mean number of tokens over
+    what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs", "rankings",
+    "demonstrations" or "rollouts"; `seconds` stages. `length_ratio` is the policy's mean number of tokens over
     the base's.
     """
 

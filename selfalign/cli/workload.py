@@ -15,7 +15,7 @@ from selfalign import resources
 from selfalign.cli.models import token_counter
 from selfalign.config import Campaign, Judge, in_round
 from selfalign.constitution import Constitution
-from selfalign.objective import needs_reference, needs_rewards
+from selfalign.objective import judge_rewards, needs_reference, needs_rewards
 from selfalign.records import Prompt
 from selfalign.stages.examples import Kind, kind_of
 from selfalign.stages.judge import render_pairwise, render_pointwise
@@ -32,7 +32,8 @@ class RoundWork:
     `revisions` are generations, two for each answer rewritten. `trained_answers` is the number of answers that an
     epoch reads, `passes` what all epochs cost, in forward passes over them; `reward_passes` are forward passes of a
     reward model over single answers. `rollouts` are answers sampled while the policy is trained, of all iterations,
-    to `rollout_prompts` prompts; PPO trains on them, and its `passes` count the other models' too.
+    to `rollout_prompts` prompts; PPO trains on them, and its `passes` count the other models' too. `rollout_judgments`
+    are the judgments on them, where the judge rewards them itself.
     """
 
     round: int
@@ -45,6 +46,7 @@ class RoundWork:
     replayed: int = 0
     rollout_prompts: int = 0
     rollouts: int = 0
+    rollout_judgments: int = 0
     heldout: int = 0
     heldout_judgments: int = 0
     trained_answers: int = 0
@@ -54,6 +56,10 @@ class RoundWork:
     @property
     def generations(self) -> int:
         return self.candidates + self.revisions + self.rollouts + self.heldout
+
+    @property
+    def verdicts(self) -> int:
+        return self.judgments + self.rollout_judgments + self.heldout_judgments
 
     @property
     def trained_prompts(self) -> int:
@@ -80,7 +86,7 @@ class Workload:
 
     @property
     def num_judgments(self) -> int:
-        return self.total(lambda work: work.judgments + work.heldout_judgments)
+        return self.total(lambda work: work.verdicts)
 
 
 @dataclass(frozen=True)
@@ -165,8 +171,8 @@ def _rounds(
         answers = {"pairs": 2, "rankings": settings.generate.samples, "demonstrations": 1}[kind]
         trained = {"trained_answers": (work.examples + replayed) * answers, "passes": _passes(settings)}
         if settings.train.algorithm == "ppo":
-            trained |= _rollouts(settings, work)
-        if needs_rewards(settings.train):
+            trained |= _rollouts(settings, work, constitution)
+        if needs_rewards(settings.train, settings.ppo):
             trained["reward_passes"] = _reward_passes(settings, work, done)
         done.append(RoundWork(**{**vars(work), "replayed": replayed, **trained}))
         yield done[-1]
@@ -176,6 +182,8 @@ def _made(settings: Campaign, prompts: Mapping[str, Sequence[Prompt]], constitut
     """What a round samples, judges and learns."""
     train = prompts.get("train", [])
     num_prompts, learns_gold = settings.prompts.per_round or len(train), settings.train.algorithm == "sft"
+    if judge_rewards(settings.train, settings.ppo):
+        return {"prompts": num_prompts}
     spin = settings.train.algorithm == "dpo" and settings.pairs.strategy == "spin"
     candidates = 0 if learns_gold else num_prompts * settings.generate.samples
     judged = not (learns_gold or spin)
@@ -274,17 +282,23 @@ def _reward_passes(settings: Campaign, work: RoundWork, done: Sequence[RoundWork
 def _passes(settings: Campaign) -> int:
     """Forward and backward of the policy cost about three forwards, and the reference is asked once.
 
-    Of rollouts policy, reference and reward model are asked once before the epochs; a critic is one more to ask and
-    to train.
+    Of rollouts policy, reference and reward model, where there is one, are asked once before the epochs; a critic is
+    one more to ask and to train.
     """
     if settings.train.algorithm == "ppo":
         trained = 1 + (settings.ppo.advantage == "gae")
-        return trained + 2 + 3 * settings.ppo.epochs * trained
+        return trained + 1 + needs_rewards(settings.train, settings.ppo) + 3 * settings.ppo.epochs * trained
     return 3 * settings.train.epochs + needs_reference(settings.train)
 
 
-def _rollouts(settings: Campaign, work: RoundWork) -> dict[str, int]:
-    """What the iterations of a round sample and train on; each draws from the round's prompts."""
+def _rollouts(settings: Campaign, work: RoundWork, constitution: Constitution) -> dict[str, int]:
+    """What the iterations of a round sample, have judged and train on; each draws from the round's prompts."""
     prompts = settings.ppo.iterations * min(settings.ppo.prompts, work.prompts)
     answers = prompts * settings.ppo.samples
-    return {"rollout_prompts": prompts, "rollouts": answers, "trained_answers": answers}
+    judged = answers * _panel(settings.judge, constitution) if judge_rewards(settings.train, settings.ppo) else 0
+    return {
+        "rollout_prompts": prompts,
+        "rollouts": answers,
+        "rollout_judgments": judged,
+        "trained_answers": answers,
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from selfalign import objective, source
 from selfalign.config.tree import Campaign, EngineSettings, Judge, Pairs, Ppo, Revise, RewardModel, in_round
@@ -159,8 +159,9 @@ def _schedule(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
 
 def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     rounds = [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]
-    if campaign.reward_model != RewardModel() and not any(objective.needs_rewards(s.train) for s in rounds):
-        why = "no round asks for rewards"
+    if campaign.reward_model != RewardModel() and not any(objective.needs_rewards(s.train, s.ppo) for s in rounds):
+        judged = any(objective.judge_rewards(s.train, s.ppo) for s in rounds)
+        why = "the judge gives the rewards (ppo.reward)" if judged else "no round asks for rewards"
         fix = "Remove it, or add a distill term to train.loss, or set train.reward_weight."
         yield "reward_model", why, fix
     model = campaign.reward_model
@@ -173,6 +174,16 @@ def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         why = f"`combine: {model.combine}` does not read it"
         yield "reward_model.variance_weight", why, "Remove it, or write `combine: mean-variance`."
 
+    if model.scorer == "engine" and not any(s.train.algorithm == "ppo" and s.ppo.reward == "model" for s in rounds):
+        why = "the engine scores rollouts, and no round has any that a reward model rewards"
+        yield "reward_model.scorer", why, "Remove it."
+    if model.scorer == "engine" and model.ensemble > 1:
+        yield (
+            "reward_model.scorer",
+            "the engine holds one reward model, no ensemble",
+            "Remove it, or set `ensemble: 1`.",
+        )
+
 
 def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     rounds = [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]
@@ -182,7 +193,9 @@ def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     if asked and campaign.reference == "ema":
         why = "PPO keeps its reference in memory, and averages none"
         yield "reference", why, "Write previous, base, or a round's number."
-    if asked and campaign.reward_model.ensemble > 1:
+    if asked and campaign.ppo.reward == "judge":
+        yield from _judged(campaign, rounds)
+    elif asked and campaign.reward_model.ensemble > 1:
         why = "PPO reads one reward model, not yet an ensemble"
         yield "reward_model.ensemble", why, "Remove it."
     if campaign.ppo.sampler_clip is not None and campaign.generate.temperature != 1.0:
@@ -191,6 +204,17 @@ def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     if campaign.ppo.advantage in ("rloo", "grpo") and campaign.ppo.samples < 2:
         why = f"{campaign.ppo.advantage} compares the answers to one prompt, and there is one"
         yield "ppo.samples", why, "Set it to 2 or more, such as 4."
+
+
+def _judged(campaign: Campaign, rounds: Sequence[Campaign]) -> Iterator[tuple[str, str, str]]:
+    """What the judge of rollouts cannot do, and what nobody reads where all rounds are rewarded by it."""
+    if campaign.judge.method == "pairwise-logprob":
+        why = "a pairwise judge says which of two answers is better, and rewards no single one"
+        yield "ppo.reward", why, "Set `judge: {method: pointwise-logprob}`, or remove it for a reward model."
+    if all(objective.judge_rewards(settings.train, settings.ppo) for settings in rounds):
+        for name in ("strategy", "max_per_prompt", "length_balance", "labels"):
+            if getattr(campaign.pairs, name) != getattr(Pairs, name):
+                yield f"pairs.{name}", "the judge rewards single answers (ppo.reward): there are no pairs", "Remove it."
 
 
 def _engine(engine: EngineSettings) -> Iterator[tuple[str, str, str]]:

@@ -158,6 +158,7 @@ class RewardModel:
     ensemble: Count = 1  # so many models, which differ by their seeds
     combine: Literal["mean", "min", "mean-variance"] = "mean"  # of an ensemble's rewards (Coste et al. 2023)
     variance_weight: NonNegative = 0.5  # mean-variance: lambda in mean - lambda x variance
+    scorer: Literal["trainer", "engine"] = "trainer"  # of rollouts: in PPO's trainer, or in the inference worker
     train: Optimizer = field(default_factory=lambda: Optimizer(learning_rate=1e-5))
 
 
@@ -167,7 +168,13 @@ class Ppo:
 
     Each iteration samples `prompts` of the round's prompts afresh, rewards the answers, and makes `epochs` passes over
     them in `minibatches` optimizer steps each; `train` says how steps are made.
+
+    With `reward: judge` there is no reward model and there are no pairs: the judge's expected rating of each answer,
+    from -1 to 1, is its reward (d-RLAIF, Lee et al. 2023). The guard is then only independent of the reward if
+    `evaluate.judge` is another judge than `judge`.
     """
+
+    reward: Literal["model", "judge"] = "model"  # judge: a pointwise one, and no reward model
 
     iterations: Count = 20
     prompts: Count = 64

@@ -11,8 +11,8 @@ from statistics import fmean, stdev
 
 from selfalign import config
 from selfalign.constitution import Constitution
-from selfalign.engines.base import Engine, ScoreRequest
-from selfalign.engines.streaming import answer_shards
+from selfalign.engines.base import Engine
+from selfalign.engines.streaming import answer_shards, score_requests
 from selfalign.preferences import Readings, by_prompt, p_of, pair_key, read_prompt
 from selfalign.records import (
     Behaviour,
@@ -92,14 +92,9 @@ def score(
     shards: Iterable[tuple[int, list[Prompt], list[Candidate]]], engine: Engine, *, policy_id: str
 ) -> Iterator[tuple[int, list[Scored]]]:
     """How likely the engine's model, `policy_id`, finds the tokens of each candidate; empty ones are left out."""
-    asked = ((index, candidates, _score_requests(prompts, candidates)) for index, prompts, candidates in shards)
+    asked = ((index, candidates, score_requests(prompts, candidates)) for index, prompts, candidates in shards)
     for index, candidates, scores in answer_shards(asked, engine.score):
         yield index, [Scored(c.id, policy_id, sum(scores[c.id].logprobs)) for c in candidates if c.id in scores]
-
-
-def _score_requests(prompts: Sequence[Prompt], candidates: Sequence[Candidate]) -> Iterator[ScoreRequest]:
-    messages = {prompt.id: prompt.messages for prompt in prompts}
-    return (ScoreRequest(c.id, messages[c.prompt_id], c.token_ids) for c in candidates if c.token_ids)
 
 
 # The measurements, all pure functions over records.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from selfalign.config import Ppo
+from selfalign.records import derived_seed
 from selfalign.statistics import repetition
 from selfalign.training import advantages as estimators
 from selfalign.training.advantages import group_normalised, has_contrast, leave_one_out, returns_to_go, whiten
@@ -66,14 +67,20 @@ class ActorCritic(nn.Module):
         return logprobs, values, entropies
 
 
-def reward_models(setup: Setup) -> tuple[RewardScorer, ValueScorer | None]:
-    """The reward model, frozen, and for GAE a critic that begins as a copy of it (Huang et al. 2024)."""
+def reward_models(setup: Setup) -> tuple[RewardScorer | None, ValueScorer | None]:
+    """The reward model, frozen, and for GAE a critic that begins as a copy of it (Huang et al. 2024).
+
+    Where rewards come with the rollouts none is held; where there is none at all, the critic begins as the policy, with
+    a head of its own.
+    """
     job, device = setup.job, setup.accelerator.device
+    torch.manual_seed(derived_seed("critic", job.seed, job.round))  # a head of its own is drawn at random
 
     def load(dtype: torch.dtype) -> PreTrainedModel:
-        return load_reward_model(job.reward_path, dtype, None, trust_remote_code=job.trust_remote_code)
+        path = job.reward_path or job.policy_path
+        return load_reward_model(path, dtype, None, trust_remote_code=job.trust_remote_code)
 
-    reward = RewardScorer(load(setup.dtype)).to(device).requires_grad_(False)
+    reward = None if job.rewards_given else RewardScorer(load(setup.dtype)).to(device).requires_grad_(False)
     critic = ValueScorer(load(torch.float32)).to(device) if job.ppo.advantage == "gae" else None
     return reward, critic
 
@@ -88,9 +95,9 @@ def frozen_policy(setup: Setup) -> Scorer:
 class PpoTask:
     """An iteration is `epochs` passes over its rollouts in `minibatches` optimizer steps each.
 
-    `ask(iteration, scores)` hands out the rollouts of the present weights, as folders of prompts and candidates; where
-    they are past a limit, training ends with OverOptimised. All is computed anew from recorded rollouts and the weights
-    at the iteration's start, so training can go on from there.
+    `ask(iteration, scores)` hands out the rollouts of the present weights, and their rewards where there is no `reward`
+    model; where they are past a limit, training ends with OverOptimised. All is computed anew from recorded rollouts
+    and the weights at the iteration's start, so training can go on from there.
     """
 
     def __init__(
@@ -98,7 +105,7 @@ class PpoTask:
         setup: Setup,
         model: nn.Module,
         reference: ActorCritic | None,
-        reward: RewardScorer,
+        reward: RewardScorer | None,
         ask: Asking,
     ) -> None:
         self.setup, self.model, self.reference, self.reward, self.ask = setup, model, reference, reward, ask
@@ -221,8 +228,7 @@ class PpoTask:
 
     @torch.no_grad()
     def collect(self, iteration: int) -> Rollouts:
-        prompts, folders = self.ask(iteration, self.history)
-        groups, candidates = load_rollouts(self.setup, folders, prompts)
+        groups, candidates, rewards = load_rollouts(self.setup, self.ask(iteration, self.history))
         setup = replace(self.setup, groups=groups)
         device = setup.accelerator.device
         lengths = torch.from_numpy(groups.answer_lengths).to(device)
@@ -231,7 +237,8 @@ class PpoTask:
         base = Rollouts(groups, places, empty, empty, empty)
         old, values = score_tokens(setup, self.model, base)
         reference = self.reference_logprobs(setup, base)
-        raw = torch.from_numpy(rewards_of(setup, self.reward, groups)).to(device)
+        rewards = rewards_of(setup, self.reward, groups) if rewards is None else rewards
+        raw = torch.as_tensor(rewards, dtype=torch.float32, device=device)
         ended = torch.from_numpy(groups.labels > 0.5).to(device)
         scores = self.scores(raw, ended)
         kl = kl_estimates(old, reference, self.ppo.kl_estimator)
@@ -291,7 +298,7 @@ class PpoTask:
             return score_tokens(setup, self.model, base)[0]
 
     def scores(self, raw: Tensor, ended: Tensor) -> Tensor:
-        """What the reward model says: shifted so that the first rollouts average 0, clipped, cut answers seen to."""
+        """The rewards: shifted so that the first rollouts average 0, clipped, cut answers seen to."""
         if self.shift is None:
             self.shift = float(raw.mean()) if self.ppo.shift_rewards else 0.0
         scores = shift_scores(raw, raw.new_tensor([self.shift]))
