@@ -275,7 +275,8 @@ def test_weights_need_log_probabilities_of_single_tokens(tmp_path: Path, monkeyp
     job = ppo_job(tmp_path, ppo_iterations=1, ppo_sampler_clip=2.0)
     Sampler(job, tmp_path / "rollouts", monkeypatch)
     prompts, candidates = roll_out(job.policy_path, 0, job.ppo)
-    write(tmp_path / "rollouts/000/run", prompts, [replace(c, logprobs=()) for c in candidates])
+    unrecorded = [replace(candidate, logprobs=()) for candidate in candidates]
+    write(tmp_path / "rollouts/000/run", prompts=prompts, candidates=unrecorded)
     with pytest.raises(NothingToTrainOn, match=r"ppo\.sampler_clip: .* not recorded"):
         train(job)
     without = replace(job, ppo=replace(job.ppo, sampler_clip=None), output_dir=str(tmp_path / "without"))
