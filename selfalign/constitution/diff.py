@@ -36,7 +36,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
-    """What changed. `judged_anew` names the principles of `after` whose stored verdicts no longer hold, or are missing."""
+    """What changed. `judged_anew`: the principles of `after` whose stored verdicts no longer hold, or are missing."""
 
     before: str
     after: str
