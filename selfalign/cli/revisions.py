@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +14,7 @@ from rich.text import Text
 
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.output import console, is_plain, print_json, print_table, say
+from selfalign.cli.rewording import diff
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.records import Candidate, Prompt, Revision
 from selfalign.stages import revise
@@ -28,8 +27,6 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
 )
-
-MAX_DIFF_WORDS = 5000  # a comparison of longer texts could take minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,21 +185,6 @@ def lineage(run: Run) -> dict[str, str]:
     steps = revision_steps(run)
     earlier = [_input(run, steps, kind) for kind in ("prompts", "candidates")]
     return {step.name: step.digest for step in (*earlier, *steps) if step is not None and step.done}
-
-
-def diff(before: str, after: str) -> Text:
-    """`after`, with the words that are not in `before` in green, and between them in red those that went."""
-    old, new = (re.findall(r"\s+|\S+", clean(text)) for text in (before, after))
-    if len(old) + len(new) > MAX_DIFF_WORDS:
-        return Text("".join(new))
-    shown = Text()
-    for kind, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if kind == "equal":
-            shown.append("".join(new[k:m]))
-        else:
-            shown.append("".join(old[i:j]), style="red strike")
-            shown.append("".join(new[k:m]), style="green")
-    return shown
 
 
 def _find(run: Run, name: str) -> Chain:

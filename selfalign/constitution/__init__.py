@@ -6,7 +6,8 @@ read and write.
 """
 
 from selfalign.constitution.editing import dump, open_document
-from selfalign.constitution.loading import ConstitutionError, load
+from selfalign.constitution.exporting import to_text
+from selfalign.constitution.loading import ConstitutionError, check_document, load
 from selfalign.constitution.model import (
     AppliesWhen,
     Constitution,
@@ -26,7 +27,9 @@ __all__ = [
     "Principle",
     "Rubric",
     "Source",
+    "check_document",
     "dump",
     "load",
     "open_document",
+    "to_text",
 ]

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from selfalign.constitution.editing import FRESH_WIDTH, dump
+from selfalign.constitution.editing import dump, in_blocks
 from selfalign.records import Prompt, digest
 
 SCHEMA = "selfalign.constitution/v1"
@@ -169,7 +169,7 @@ class Constitution:
 
     def to_yaml(self) -> str:
         """The whole constitution as one file, with what it extends merged in. Loading it gives the same one."""
-        return dump(self.values(), FRESH_WIDTH)
+        return dump(in_blocks(self.values()))
 
 
 def _arrival(principle: Principle, prompt: Prompt, seed: int) -> float:
