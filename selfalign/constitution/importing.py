@@ -52,13 +52,12 @@ def read(path: Path | str, format: str = "") -> Imported:
 
 def detect(file: Foreign) -> str:
     """The format that a file has the shape of. Raises InputError where it has none."""
+    if isinstance(file.value, dict) and file.value.get("schema") == SCHEMA:
+        raise file.refuse((), "is a constitution already", f"selfalign constitution lint {file.path}")
     for name, format in FORMATS.items():
         if format.fits(file):
             return name
-    if isinstance(file.value, dict) and file.value.get("schema") == SCHEMA:
-        raise file.refuse((), "is a constitution already", f"selfalign constitution lint {file.path}")
-    known = ", ".join(FORMATS)
-    raise file.refuse((), "has the shape of no format that is known", f"Name it by --format: {known}.")
+    raise file.refuse((), "has the shape of no format that is known", f"Name it by --format: {', '.join(FORMATS)}.")
 
 
 @dataclass(frozen=True)
@@ -313,13 +312,14 @@ def _graded(file: Foreign, place: KeyPath, row: dict[str, Any]) -> Principle:
 
 
 def _assertions(value: Any, place: KeyPath) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
-    """Everything under an `assert:` that has a type, however deep."""
-    if isinstance(value, dict | list) and len(place) < MAX_DEPTH:
-        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            if key == "assert" and isinstance(child, list):
-                for index, row in enumerate(child):
-                    if isinstance(row, dict) and isinstance(row.get("type"), str) and row["type"] != "assert-set":
-                        yield (*place, key, index), row
+    """Everything under an `assert:` that has a type, however deep; the members of a set for the set."""
+    if not isinstance(value, dict | list) or len(place) > MAX_DEPTH:
+        return
+    for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+        kind = child.get("type") if isinstance(child, dict) and place and place[-1] == "assert" else None
+        if isinstance(kind, str) and kind != "assert-set":
+            yield (*place, key), child
+        else:
             yield from _assertions(child, (*place, key))
 
 
@@ -371,10 +371,12 @@ def _first(file: Foreign, key: str) -> Any:
 
 
 def _is_sentences(file: Foreign) -> bool:
-    children = file.value.values() if isinstance(file.value, dict) else file.value
-    if isinstance(file.value, dict | list):
-        return bool(children) and all(isinstance(child, str) for child in children)
-    return isinstance(children, str)
+    value = file.value
+    if isinstance(value, dict) and all(key.isdigit() for key in value):
+        value = list(value.values())
+    return isinstance(value, str) or (
+        isinstance(value, list) and bool(value) and all(isinstance(child, str) for child in value)
+    )
 
 
 FORMATS: dict[str, _Format] = {
