@@ -134,15 +134,23 @@ def decide(readings: Sequence[Reading], min_margin: float) -> float:
 def deciding(readings: Sequence[Reading], min_margin: float) -> list[Reading]:
     """The readings of the highest tier in which the lead is at least `min_margin`.
 
-    Hard constraints come before every tier. Within a tier, principles count by weight. Where no tier decides, the
-    largest lead stands, as a decision too close to be one.
+    Hard constraints come before every tier. Within a tier, principles count by weight, but for those that yield to
+    another which leads by `min_margin` itself. Where no tier decides, the largest lead stands, as a decision too close
+    to be one.
     """
+    readings = _unyielding(readings, min_margin)
     tiers: dict[tuple[bool, int], list[Reading]] = defaultdict(list)
     for reading in readings:
         tiers[(not is_constraint(reading.principle), reading.principle.tier)].append(reading)
     ranked = [(_mean_lead(tiers[rank]), tiers[rank]) for rank in sorted(tiers)]
     decided = (tier for lead, tier in ranked if lead != 0 and abs(lead) >= min_margin)
     return next(decided, max(ranked, key=lambda item: abs(item[0]))[1])
+
+
+def _unyielding(readings: Sequence[Reading], min_margin: float) -> list[Reading]:
+    """The readings under principles that yield to none that decides here."""
+    clear = {reading.principle.id for reading in readings if reading.lead != 0 and abs(reading.lead) >= min_margin}
+    return [reading for reading in readings if clear.isdisjoint(reading.principle.yields_to)]
 
 
 def is_constraint(principle: Principle) -> bool:

@@ -61,6 +61,15 @@ def test_a_hard_constraint_comes_before_every_tier_whatever_its_weight():
     assert read_prompt(both_orders(A, B, 0.3, VETO), ALL).vetoed() == frozenset()
 
 
+def test_a_principle_yields_only_where_the_other_decides():
+    kind = Principle(id="kind", text="kind", weight=9.0, yields_to=("p",))
+    agreed = (3 * -0.4 + 9 * 0.8) / 12
+    assert decide([Reading(P, -0.4), Reading(kind, 0.8)], 0.3) == pytest.approx(-0.4)
+    assert decide([Reading(P, -0.4), Reading(kind, 0.8)], 0.5) == pytest.approx(agreed)
+    assert decide([Reading(P, 0.0), Reading(kind, 0.8)], 0.0) == pytest.approx(0.6)
+    assert decide([Reading(kind, 0.8)], 0.3) == 0.8
+
+
 def test_ratings_compare_under_shared_principles():
     judgments = [rated(A, 4.5, P), rated(B, 2.5, P), rated(A, 1.0, Q), rated(B, None, Q)]
     readings = read_prompt(judgments, ALL, rating_scale=0.5)
