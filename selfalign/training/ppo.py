@@ -12,7 +12,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from selfalign.config import Ppo
 from selfalign.training import advantages as estimators
@@ -20,9 +19,8 @@ from selfalign.training.advantages import group_normalised, has_contrast, leave_
 from selfalign.training.batches import Batch
 from selfalign.training.kl import KLController, kl_estimates, past_target
 from selfalign.training.loop import MicroBatch
-from selfalign.training.model import RewardScorer, Scorer, ValueScorer, load_model, load_reward_model
 from selfalign.training.ppo_losses import grpo_loss, policy_loss, policy_statistics, value_clipfrac, value_loss
-from selfalign.training.reward_model import rewards_of
+from selfalign.training.ppo_models import Models
 from selfalign.training.rewards import (
     clip_scores,
     penalise_unended,
@@ -31,7 +29,7 @@ from selfalign.training.rewards import (
     shift_scores,
     token_rewards,
 )
-from selfalign.training.rollouts import Rollouts, load_rollouts, score_tokens
+from selfalign.training.rollouts import Rollouts, load_rollouts
 from selfalign.training.segments import spread, sums
 from selfalign.training.setup import Setup
 
@@ -40,39 +38,6 @@ ITERATION = (
     "rollout/answers", "rollout/mean_tokens", "rollout/ended", "rollout/without_contrast", "rollout/sampler_difference",
 )  # fmt: skip
 STEP = ("loss", "loss/policy", "loss/value", "policy/approxkl", "policy/clipfrac", "val/ratio", "val/clipfrac")
-
-
-class ActorCritic(nn.Module):
-    """The policy at the temperature of its rollouts, and a model of what is still to come, where one is asked for."""
-
-    def __init__(self, actor: Scorer, critic: ValueScorer | None, temperature: float) -> None:
-        super().__init__()
-        self.actor, self.critic, self.temperature = actor, critic, temperature
-        self._no_split_modules = actor._no_split_modules
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities and values of the batch's targets, float32. Both [N]"""
-        values = self.critic(batch) if self.critic is not None else None
-        return self.actor(batch, temperature=self.temperature), values
-
-
-def reward_models(setup: Setup) -> tuple[RewardScorer, ValueScorer | None]:
-    """The reward model, frozen, and for GAE a critic that begins as a copy of it (Huang et al. 2024)."""
-    job, device = setup.job, setup.accelerator.device
-
-    def load(dtype: torch.dtype) -> PreTrainedModel:
-        return load_reward_model(job.reward_path, dtype, None, trust_remote_code=job.trust_remote_code)
-
-    reward = RewardScorer(load(setup.dtype)).to(device).requires_grad_(False)
-    critic = ValueScorer(load(torch.float32)).to(device) if job.ppo.advantage == "gae" else None
-    return reward, critic
-
-
-def frozen_policy(setup: Setup) -> Scorer:
-    """The policy as it is before training: what the KL is measured from, where all weights are trained."""
-    path = setup.job.reference[0].path if setup.job.reference else setup.job.policy_path
-    model = load_model(path, setup.dtype, trust_remote_code=setup.job.trust_remote_code)
-    return Scorer(model).to(setup.accelerator.device).requires_grad_(False)
 
 
 class PpoTask:
@@ -85,12 +50,10 @@ class PpoTask:
     def __init__(
         self,
         setup: Setup,
-        model: nn.Module,
-        reference: ActorCritic | None,
-        reward: RewardScorer,
+        models: Models,
         ask: Callable[[int, Sequence[float]], tuple[Sequence[str], Sequence[str]]],
     ) -> None:
-        self.setup, self.model, self.reference, self.reward, self.ask = setup, model, reference, reward, ask
+        self.setup, self.models, self.ask = setup, models, ask
         self.ppo: Ppo = setup.job.ppo
         self.per_iteration = self.ppo.epochs * self.ppo.minibatches
         self.total_steps = self.ppo.iterations * self.per_iteration
@@ -206,9 +169,8 @@ class PpoTask:
         places = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         empty = torch.zeros(0, device=device)
         base = Rollouts(groups, places, empty, empty, empty)
-        old, values = score_tokens(setup, self.model, base)
-        reference = self.reference_logprobs(setup, base)
-        raw = torch.from_numpy(rewards_of(setup, self.reward, groups)).to(device)
+        measured = self.models.measure(setup, base)
+        old, reference, values, raw = measured.old, measured.reference, measured.values, measured.rewards
         ended = torch.from_numpy(groups.labels > 0.5).to(device)
         scores = self.scores(raw, ended)
         kl = kl_estimates(old, reference, self.ppo.kl_estimator)
@@ -228,12 +190,6 @@ class PpoTask:
             groups, places, old, reference, found.advantages, values,
             found.returns if values is not None else None, tuple(map(float, summary)),
         )  # fmt: skip
-
-    def reference_logprobs(self, setup: Setup, base: Rollouts) -> Tensor:
-        if self.reference is not None:
-            return score_tokens(setup, self.reference, base)[0]
-        with self.setup.scorer.without_adapter():
-            return score_tokens(setup, self.model, base)[0]
 
     def scores(self, raw: Tensor, ended: Tensor) -> Tensor:
         """What the reward model says: shifted so that the first rollouts average 0, clipped, cut answers seen to."""
