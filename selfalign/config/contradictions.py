@@ -182,9 +182,6 @@ def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     if asked and campaign.reference == "ema":
         why = "PPO keeps its reference in memory, and averages none"
         yield "reference", why, "Write previous, base, or a round's number."
-    if asked and campaign.reward_model.ensemble > 1:
-        why = "PPO reads one reward model, not yet an ensemble"
-        yield "reward_model.ensemble", why, "Remove it."
     if campaign.ppo.advantage in ("rloo", "grpo") and campaign.ppo.samples < 2:
         why = f"{campaign.ppo.advantage} compares the answers to one prompt, and there is one"
         yield "ppo.samples", why, "Set it to 2 or more, such as 4."

@@ -99,6 +99,7 @@ def make_job(
         train=settings.train,
         ppo=settings.ppo if settings.train.algorithm == "ppo" else None,
         reward_path=data.reward_model.path if data.reward_model else None,
+        reward_model=settings.reward_model if settings.train.algorithm == "ppo" else None,
         temperature=settings.generate.temperature,
         reference=() if own else tuple(ModelShare(checkpoint.path, share) for checkpoint, share in reference),
         adapter=settings.policy.adapter,

@@ -59,7 +59,8 @@ class TrainJob:
     `examples_dirs` hold what `train.algorithm` reads: Pair for dpo and reward_model; Ranking for kto, bco, sppo and
     ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them;
     `rewarded_dirs` hold the candidates that a reward model is to reward, beside the gold answers of all prompts. PPO
-    has no examples: it asks for rollouts as it goes, and `reward_path` is the model that rewards them.
+    has no examples: it asks for rollouts as it goes; `reward_path` is the model that rewards them, `reward_model` says
+    whether that is an ensemble, and how its members are combined.
     `reference` is a model, or several whose weights are averaged; empty, it is the policy as it is before training.
     `sampler_path` is the model in whose tokens the candidates are held, where that is not `policy_path` or its kin.
     `output_dir` is the folder of a step.

@@ -36,6 +36,7 @@ from selfalign.training.setup import Setup
 ITERATION = (
     "objective/kl", "objective/entropy", "objective/scores", "objective/rlhf_reward", "objective/kl_coef",
     "rollout/answers", "rollout/mean_tokens", "rollout/ended", "rollout/without_contrast", "rollout/sampler_difference",
+    "rollout/reward_spread",
 )  # fmt: skip
 STEP = ("loss", "loss/policy", "loss/value", "policy/approxkl", "policy/clipfrac", "val/ratio", "val/clipfrac")
 
@@ -184,7 +185,7 @@ class PpoTask:
             per_answer.mean(), -sums(old, lengths).mean(), raw.mean(),
             (scores - self.controller.coef * sums(kl, lengths)).mean(), self.controller.coef,
             len(lengths), lengths.float().mean(), ended.float().mean(), 1.0 - contrast,
-            0.0 if torch.isnan(gap) else gap,
+            0.0 if torch.isnan(gap) else gap, measured.spread.mean(),
         )  # fmt: skip
         return Rollouts(
             groups, places, old, reference, found.advantages, values,

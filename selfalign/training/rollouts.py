@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -140,22 +139,3 @@ def load_rollouts(setup: Setup, folders: Sequence[str], prompts: Sequence[str]) 
         reasons = ", ".join(f"{count} {reason}" for reason, count in sorted((+dropped).items()))
         emit("warning", message=f"round {setup.job.round}: rollouts left out: {reasons}; {len(kept)} remain")
     return GroupDataset(groups), kept
-
-
-@torch.no_grad()
-def score_tokens(setup: Setup, model: nn.Module, rollouts: Rollouts) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of all tokens, and their values where the model has a critic; each process its share. [T]"""
-    accelerator, total = setup.accelerator, int(rollouts.places[-1])
-    found = torch.zeros(2, total, device=accelerator.device)
-    with_values = False
-    for micro in setup.micro_batches(np.arange(len(setup.groups))):
-        with accelerator.autocast():
-            answer = model(micro.batch)
-        logprobs, values = answer if isinstance(answer, tuple) else (answer, None)
-        if micro.counts:
-            places = rollouts.tokens_of(micro.batch)
-            found[0, places] = logprobs
-            if values is not None:
-                found[1, places], with_values = values, True
-    found = accelerator.reduce(found, "sum")
-    return found[0], found[1] if with_values else None
