@@ -12,17 +12,29 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from selfalign.config import RewardModel
 from selfalign.training.batches import Batch
 from selfalign.training.job import TrainJob
-from selfalign.training.model import RewardScorer, Scorer, ValueScorer, load_model, load_reward_model
+from selfalign.training.model import (
+    RewardScorer,
+    Scorer,
+    ValueScorer,
+    add_saved_adapter,
+    last_sources,
+    load_model,
+    load_reward_model,
+    scalars,
+)
 from selfalign.training.reference import is_own_reference
 from selfalign.training.reward_model import check_rewards, combine, heldout_mean, member_folder
 from selfalign.training.rollouts import Rollouts
+from selfalign.training.saving import ADAPTER_FOLDER, saved_base, weights_digest
 from selfalign.training.setup import Setup
 
-Asked = Literal["policy", "reference"]
+Asked = Literal["policy", "reference", "rewards"]
+VALUE = "value"  # the critic's adapter on a shared base
 
 
 class ActorCritic(nn.Module):
@@ -36,14 +48,46 @@ class ActorCritic(nn.Module):
     def forward(self, batch: Batch, asked: Asked = "policy") -> Tensor | tuple[Tensor, Tensor | None]:
         """Log-probabilities and values of the batch's targets, float32, both [N].
 
-        "reference" are the log-probabilities of the policy without its adapter; all that is asked of the trained model
-        goes through here, because its weights may be spread over processes.
+        "reference" are the log-probabilities of the policy without its adapter, [N], "rewards" those of a shared base,
+        [K, S]. All of that goes through here, because the weights may be spread over processes.
         """
+        if asked == "rewards":
+            return self.rewards(batch)
         if asked == "reference":
-            with self.actor.without_adapter():
+            with self.actor.under():
                 return self.actor(batch, temperature=self.temperature)
-        values = self.critic(batch) if self.critic is not None else None
-        return self.actor(batch, temperature=self.temperature), values
+        return self.actor(batch, temperature=self.temperature), self.values(batch)
+
+    def values(self, batch: Batch) -> Tensor | None:
+        return self.critic(batch) if self.critic is not None else None
+
+
+class OneBase(ActorCritic):
+    """Policy, reference, rewards and critic on one base in memory; what is not the policy has an adapter of its own.
+
+    The policy's adapter is "default", the reference has none; `heads` are [1, D], by adapter: "reward-0", "reward-1",
+    ... frozen, and "value" trained.
+    """
+
+    def __init__(self, actor: Scorer, heads: dict[str, Tensor], temperature: float) -> None:
+        super().__init__(actor, None, temperature)
+        heads = {name: nn.Parameter(head, requires_grad=name == VALUE) for name, head in heads.items()}
+        self.heads = nn.ParameterDict(heads)
+        if actor.whole.is_gradient_checkpointing:
+            settings = {"use_reentrant": False, "context_fn": actor.recompute_as_now}
+            actor.whole.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
+
+    def values(self, batch: Batch) -> Tensor | None:
+        return self._scalars(VALUE, batch, batch.sources) if VALUE in self.heads else None
+
+    def rewards(self, batch: Batch) -> Tensor:
+        """Rewards by each of K members, float32. [K, S]"""
+        places = last_sources(batch)
+        return torch.stack([self._scalars(name, batch, places) for name in self.heads if name != VALUE])
+
+    def _scalars(self, name: str, batch: Batch, places: Tensor) -> Tensor:
+        with self.actor.under(name):
+            return scalars(self.actor.hidden_states(batch, places), self.heads[name])
 
 
 class RewardScorers(nn.ModuleList):
@@ -144,24 +188,53 @@ def on_device(models: Sequence[nn.Module], device: torch.device) -> Iterator[Non
 
 
 def load_models(setup: Setup) -> Models:
-    """The models of a job; its policy is the one of the setup, wrapped here."""
+    """The models of a job, as few as can be; its policy is the one of the setup, wrapped here."""
     job, members = setup.job, Members.of(setup.job)
-    rewards = RewardScorers(RewardScorer(_classifier(setup, folder, setup.dtype)) for folder in members.folders)
-    rewards.requires_grad_(False)
-    critic = _critic(setup, members) if job.ppo.advantage == "gae" else None
-    trained = setup.accelerator.prepare(ActorCritic(setup.scorer, critic, job.temperature))
-    if job.adapter and is_own_reference(job):
-        return Models(trained, partial(trained, asked="reference"), rewards, members, [rewards])
-    reference = frozen_policy(setup)
-    return Models(trained, partial(reference, temperature=job.temperature), rewards, members, [rewards, reference])
+    shared, own = shares_base(job, members), job.adapter is not None and is_own_reference(job)
+    policy = one_base(setup, members) if shared else ActorCritic(setup.scorer, _critic(setup, members), job.temperature)
+    trained = setup.accelerator.prepare(policy)
+    rewards = None if shared else reward_scorers(setup, members)
+    other = None if own else frozen_policy(setup)
+    return Models(
+        trained,
+        partial(trained, asked="reference") if other is None else partial(other, temperature=job.temperature),
+        partial(trained, asked="rewards") if rewards is None else rewards,
+        members,
+        [model for model in (rewards, other) if model is not None],
+    )
 
 
-def _critic(setup: Setup, members: Members) -> ValueScorer:
-    """It begins as a copy of the reward model (Huang et al. 2024), of an ensemble's first member."""
+def shares_base(job: TrainJob, members: Members) -> bool:
+    """Whether all reward models are adapters on the very weights that the policy's adapter is trained on."""
+    bases = {saved_base(folder) for folder in members.folders}
+    return job.adapter is not None and None not in bases and bases == {weights_digest(job.policy_path)}
+
+
+def one_base(setup: Setup, members: Members) -> OneBase:
+    """The policy of the setup with the adapters of its reward models; its critic begins as a copy of the first one."""
+    model, adapters = setup.scorer.model, [folder / ADAPTER_FOLDER for folder in members.folders]
+    heads = {
+        f"reward-{number}": add_saved_adapter(model, adapter, f"reward-{number}", trained=False)
+        for number, adapter in enumerate(adapters)
+    }
+    if setup.job.ppo.advantage == "gae":
+        heads[VALUE] = add_saved_adapter(model, adapters[0], VALUE, trained=True)
+    return OneBase(setup.scorer, heads, setup.job.temperature).to(setup.accelerator.device)
+
+
+def reward_scorers(setup: Setup, members: Members) -> RewardScorers:
+    scorers = (RewardScorer(_classifier(setup, folder, setup.dtype)) for folder in members.folders)
+    return RewardScorers(scorers).requires_grad_(False)
+
+
+def _critic(setup: Setup, members: Members) -> ValueScorer | None:
+    """For GAE: it begins as a copy of the reward model (Huang et al. 2024), of an ensemble's first member."""
+    if setup.job.ppo.advantage != "gae":
+        return None
     return ValueScorer(_classifier(setup, members.folders[0], torch.float32)).to(setup.accelerator.device)
 
 
-def _classifier(setup: Setup, folder: Path, dtype: torch.dtype) -> nn.Module:
+def _classifier(setup: Setup, folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     return load_reward_model(str(folder), dtype, None, trust_remote_code=setup.job.trust_remote_code)
 
 
