@@ -143,7 +143,7 @@ def test_a_fresh_adapter_changes_nothing_and_can_be_turned_off() -> None:
         if "lora_B" in key:
             torch.nn.init.normal_(parameter)
     assert (naive_logps(scorer.model, pairs) - expected).abs().max() > 0.1
-    with scorer.without_adapter():
+    with scorer.under():
         torch.testing.assert_close(naive_logps(scorer.model, pairs), expected)
 
 
