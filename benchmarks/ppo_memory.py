@@ -5,7 +5,8 @@
 Each run is a process of its own: the models are loaded, the same rollouts are read and trained on in every iteration.
 Nothing is sampled. "apart" is what the same job does where the reward model does not say on which base it was trained:
 merged reward models, and a critic of which all weights are trained. Weights and optimizer state are counted once each;
-the resident peak is over what the libraries alone take. Runs are interleaved; of several the least is told.
+the resident peak is over what the libraries alone take, with one group in a micro-batch, so that weights matter. Runs
+are interleaved; of several the least is told.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -165,7 +165,7 @@ def run_child(variant: str, members: int, folder: Path) -> None:
 
     job = make_job(variant, members, folder)
     Path(job.output_dir).mkdir()
-    libraries = peak()
+    libraries = resident("VmRSS")
     setup = prepare(job)
     models = load_models(setup)
     steps = folder / "run" / "rounds" / "000"
@@ -177,7 +177,7 @@ def run_child(variant: str, members: int, folder: Path) -> None:
     last = json.loads((Path(job.output_dir) / "metrics.jsonl").read_text().splitlines()[-1])
     found = Result(
         variant, members, size(weights_of(models)), 2 * size(p for p in weights_of(models) if p.requires_grad),
-        peak() - libraries, seconds, sum(measuring) / ITERATIONS, last["loss"],
+        resident("VmHWM") - libraries, seconds, sum(measuring) / ITERATIONS, last["loss"],
     )  # fmt: skip
     print(json.dumps(asdict(found)))
 
@@ -195,7 +195,14 @@ def make_job(variant: str, members: int, folder: Path) -> Any:
     if variant == "apart":
         for file in reward.rglob(BASE_FILE):
             file.unlink()
-    train = Train(algorithm="ppo", learning_rate=1e-5, dtype="float32", schedule="constant", max_length=512)
+    train = Train(
+        algorithm="ppo",
+        learning_rate=1e-5,
+        dtype="float32",
+        schedule="constant",
+        max_length=256,
+        max_tokens_per_batch=256,
+    )
     return TrainJob(
         policy_path=str(folder / "policy"), prompts_dirs=(), candidates_dirs=(), examples_dirs=(), train=train,
         output_dir=str(output), reward_path=str(reward if members > 1 else reward / MEMBERS.format(0)),
@@ -228,8 +235,10 @@ def size(parameters: Any) -> float:
     return round(sum(p.numel() * p.element_size() for p in parameters) / 2**20, 1)
 
 
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+def resident(field: str) -> float:
+    """VmRSS now or its peak, VmHWM, in MiB. `ru_maxrss` would start at what the parent process had."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 2**10
 
 
 if __name__ == "__main__":
