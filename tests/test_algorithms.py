@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from selfalign.campaign import run_campaign
 from selfalign.cli import main
 from selfalign.cli.progress import STAGES, Progress
-from selfalign.config import ConfigError, in_round
+from selfalign.config import ConfigError, RewardModel, in_round
 from selfalign.engines.base import EngineError
 from selfalign.records import GOLD, Candidate, Pair, Prompt, Ranking, Revision, Reward
 from selfalign.stages import StageError
@@ -337,6 +338,7 @@ def test_reward_models_that_nobody_asks_for_are_refused(settings: Any, words: st
 def test_ppo_samples_the_policy_as_it_is_at_each_iteration(tmp_path: Path) -> None:
     workers = ScriptedWorkers(learns=0.4)
     settings = write_campaign(tmp_path, train__algorithm="ppo", ppo__iterations=3, ppo__prompts=8, rounds=1)
+    settings = replace(settings, reward_model=RewardModel(ensemble=2, combine="min"))
     outcome = run(tmp_path, settings, workers)
     assert outcome.stopped is None and outcome.reports[0].win_rates["base"].rate > 0.6
     names = [f"rounds/000/rollouts/{iteration:04d}/candidates" for iteration in range(3)]
@@ -348,6 +350,7 @@ def test_ppo_samples_the_policy_as_it_is_at_each_iteration(tmp_path: Path) -> No
     asked = [{c.prompt_id for c in candidates} for candidates in sampled]
     assert not asked[0] & asked[1]  # every prompt of the round before any comes again
     assert workers.jobs[0].reward_path == workers.reward_jobs[0].output_dir
+    assert workers.jobs[0].reward_model == settings.reward_model
     again = ScriptedWorkers()
     assert run(tmp_path, settings, again) == outcome and again.rollouts == []
 

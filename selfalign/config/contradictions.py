@@ -195,12 +195,12 @@ def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         yield "reference", why, "Write previous, base, or a round's number."
     if asked and campaign.ppo.reward == "judge":
         yield from _judged(campaign, rounds)
-    elif asked and campaign.reward_model.ensemble > 1:
-        why = "PPO reads one reward model, not yet an ensemble"
-        yield "reward_model.ensemble", why, "Remove it."
     if campaign.ppo.sampler_clip is not None and campaign.generate.temperature != 1.0:
         why = "engines record log-probabilities at temperature 1, and rollouts are sampled at another"
         yield "ppo.sampler_clip", why, "Remove it, or set `generate: {temperature: 1}`."
+    if campaign.ppo.stop_disagreement is not None and campaign.reward_model.ensemble == 1:
+        why = "one reward model has nobody to disagree with"
+        yield "ppo.stop_disagreement", why, "Remove it, or set `reward_model: {ensemble: 4}`."
     if campaign.ppo.advantage in ("rloo", "grpo") and campaign.ppo.samples < 2:
         why = f"{campaign.ppo.advantage} compares the answers to one prompt, and there is one"
         yield "ppo.samples", why, "Set it to 2 or more, such as 4."

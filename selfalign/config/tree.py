@@ -207,6 +207,7 @@ class Ppo:
     stop_length: Annotated[float, Meta(gt=1)] | None = None  # mean tokens, over those of the first rollouts
     stop_entropy: Fraction | None = None  # nats per token, over those of the first rollouts: below this it ends
     stop_spread: Fraction | None = None  # the same of the standard deviation of scores
+    stop_disagreement: Annotated[float, Meta(gt=1)] | None = None  # how far an ensemble's members are apart, as length
     guard_every: Count | None = 5  # iterations between looks by the evaluating judge; null: none
     guard_prompts: Count = 64  # held-out prompts that it looks at
 

@@ -101,6 +101,7 @@ def make_job(
         ppo=settings.ppo if settings.train.algorithm == "ppo" else None,
         reward_path=data.reward_model.path if data.reward_model else None,
         rewards_given=hands_rewards(settings),
+        rewarded_by=settings.reward_model if data.reward_model and settings.train.algorithm == "ppo" else None,
         temperature=settings.generate.temperature,
         reference=() if own else tuple(ModelShare(checkpoint.path, share) for checkpoint, share in reference),
         adapter=settings.policy.adapter,

@@ -66,6 +66,7 @@ class Health(NamedTuple):
     length: float  # tokens per answer
     entropy: float  # nats per token
     spread: float  # the standard deviation of scores
+    disagreement: float = 0.0  # the standard deviation of an ensemble's members on an answer
 
 
 class _Limit(NamedTuple):
@@ -83,6 +84,7 @@ _LIMITS = (
     _Limit("length", "most", True, "answers have {:.3g} tokens, {:.3g} at first"),
     _Limit("entropy", "least", True, "the entropy is {:.3g} nats per token, {:.3g} at first"),
     _Limit("spread", "least", True, "the standard deviation of scores is {:.3g}, {:.3g} at first"),
+    _Limit("disagreement", "most", True, "the reward models are {:.3g} apart, {:.3g} at first"),
 )
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -192,22 +191,3 @@ def sampler_logprobs(candidates: Sequence[Candidate], temperature: float) -> Ten
     if temperature != 1.0 or any(len(c.logprobs) != len(c.token_ids) for c in candidates):
         return None
     return torch.tensor([logprob for c in candidates for logprob in c.logprobs], dtype=torch.float32)
-
-
-@torch.no_grad()
-def score_tokens(setup: Setup, model: nn.Module, rollouts: Rollouts) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of all tokens, and their values where the model has a critic; each process its share. [T]"""
-    accelerator, total = setup.accelerator, int(rollouts.places[-1])
-    found = torch.zeros(2, total, device=accelerator.device)
-    with_values = False
-    for micro in setup.micro_batches(np.arange(len(setup.groups))):
-        with accelerator.autocast():
-            answer = model(micro.batch)
-        logprobs, values = answer[:2] if isinstance(answer, tuple) else (answer, None)
-        if micro.counts:
-            places = rollouts.tokens_of(micro.batch)
-            found[0, places] = logprobs
-            if values is not None:
-                found[1, places], with_values = values, True
-    found = accelerator.reduce(found, "sum")
-    return found[0], found[1] if with_values else None

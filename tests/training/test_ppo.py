@@ -472,16 +472,12 @@ def test_a_critic_that_begins_as_the_policy_begins_the_same_again(
     assert weights[0] == weights[1] and metrics_of(whole) == metrics_of(job)
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = ppo_job(tmp_path, ppo_iterations=2)
-    sampler = Sampler(one, tmp_path / "rollouts", monkeypatch)
-    train(one)
-    two = replace(one, output_dir=str(tmp_path / "two"), train=replace(one.train, num_processes=2))
-    write_job(two, tmp_path / "two.json")
-    with (tmp_path / "two.log").open("w") as log:
+def run_processes(job: TrainJob, tmp_path: Path, sampler: Sampler) -> None:
+    """Start the trainer as a campaign does, and answer it."""
+    write_job(job, tmp_path / "job.json")
+    with (tmp_path / "job.log").open("w") as log:
         process = subprocess.Popen(
-            trainer_command(two, tmp_path / "two.json"),
+            trainer_command(job, tmp_path / "job.json"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -491,6 +487,15 @@ def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 reply = sampler.sample(asked["iteration"], asked["model"]) | sampler.guard(asked["iteration"])
                 process.stdin.write(json.dumps(reply) + "\n")
                 process.stdin.flush()
-    assert process.wait() == 0, (tmp_path / "two.log").read_text()[-3000:]
+    assert process.wait() == 0, (tmp_path / "job.log").read_text()[-3000:]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ppo_job(tmp_path, ppo_iterations=2)
+    sampler = Sampler(one, tmp_path / "rollouts", monkeypatch)
+    train(one)
+    two = replace(one, output_dir=str(tmp_path / "two"), train=replace(one.train, num_processes=2))
+    run_processes(two, tmp_path, sampler)
     for ours, theirs in zip(metrics_of(one), metrics_of(two), strict=True):
         assert theirs == pytest.approx(ours, rel=1e-2, abs=1e-3)
