@@ -99,7 +99,8 @@ def write_tokenizer(folder: Path, size: int, *, ends: bool = True) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"pad_token": "<pad>", "bos_token": "<s>", **({"eos_token": "<end>"} if ends else {})}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
-    fast.add_special_tokens({"additional_special_tokens": ["<user>", "<assistant>"]})
+    others = ["<user>", "<assistant>", *([] if ends else ["<end>"])]
+    fast.add_special_tokens({"additional_special_tokens": others})
     fast.chat_template = (
         "<s>{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }}<end>{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
