@@ -1,6 +1,7 @@
 """One iteration of PPO: a campaign's own path against TRL's PPOTrainer on the same models and prompts.
 
-    python benchmarks/ppo_vs_trl.py [--model tiny|small|medium] [--lengths spread|even|both] [--repeats 2] [--threads 3]
+    python benchmarks/ppo_vs_trl.py [--model tiny|small|medium] [--lengths spread|even] [--samples 1]
+                                    [--repeats 1] [--threads 3]
 
 An iteration is rollouts, their scores, and four epochs of one optimizer step each, in float32, with a critic, a
 reference and a reward model of their own. Every answer has the same number of tokens, as nothing in the models ends
@@ -52,7 +53,7 @@ from trl_harness import (
 
 STARTED = time.perf_counter()
 TRL_VERSION = "1.12.0"
-PROMPTS, LONGEST, ANSWER, EPOCHS, KL_COEF, PROBES = 32, 256, 64, 4, 0.05, 8
+ANSWERS, LONGEST, ANSWER, EPOCHS, KL_COEF, PROBES = 32, 256, 64, 4, 0.05, 8
 MEASURED = 1  # the iteration reported, from 0
 SPREADS = {"spread": SPREAD, "even": 0.0}
 MODELS = {
@@ -119,8 +120,9 @@ class Marks:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="small")
-    parser.add_argument("--lengths", choices=[*SPREADS, "both"], default="both", help="of prompts")
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--lengths", choices=SPREADS, default="spread", help="of prompts")
+    parser.add_argument("--samples", type=int, default=1, help=f"answers a prompt; in all there are {ANSWERS}")
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--threads", type=int, default=3)
     parser.add_argument("--max-tokens", type=int, default=1024, help="positions in a micro-batch of this trainer")
     parser.add_argument("--variants", help="comma-separated, of: " + ", ".join([OURS, *TRL_SETTINGS]))
@@ -128,19 +130,18 @@ def main() -> None:
     args = parser.parse_args()
     if args.child:
         variant, folder = args.child[0], Path(args.child[1])
-        result = run_ours(folder, args.max_tokens) if variant == OURS else run_trl(variant, folder)
+        result = run_ours(folder, args) if variant == OURS else run_trl(variant, folder, args.samples)
         print("\n" + json.dumps(asdict(result)))
         return
     trl_python(TRL_VERSION)
     print(f"{machine(args.threads)}, TRL {TRL_VERSION}")
-    for lengths in SPREADS if args.lengths == "both" else [args.lengths]:
-        compare(lengths, args)
+    compare(args)
 
 
-def compare(lengths: str, args: argparse.Namespace) -> None:
-    folder = WORK / f"ppo-{args.model}-{lengths}"
+def compare(args: argparse.Namespace) -> None:
+    folder = WORK / f"ppo-{args.model}-{args.lengths}-{args.samples}"
     shutil.rmtree(folder, ignore_errors=True)
-    tokens = write_inputs(folder, args.model, SPREADS[lengths])
+    tokens = write_inputs(folder, args.model, SPREADS[args.lengths], ANSWERS // args.samples)
     print(f"\n{args.model}: {LAYERS[args.model]} layers, {MODELS[args.model]}\n{tokens}")
     variants = args.variants.split(",") if args.variants else [OURS, *TRL_SETTINGS]
     results: dict[str, list[Result]] = {variant: [] for variant in variants}
@@ -155,7 +156,7 @@ def ask(variant: str, folder: Path, args: argparse.Namespace) -> Result:
     for name in ("out", "run"):
         shutil.rmtree(folder / name, ignore_errors=True)
     python = sys.executable if variant == OURS else trl_python(TRL_VERSION)
-    arguments = ["--child", variant, str(folder), "--max-tokens", str(args.max_tokens)]
+    arguments = ["--child", variant, str(folder), "--max-tokens", str(args.max_tokens), "--samples", str(args.samples)]
     return Result(**ask_child(python, __file__, arguments, args.threads))
 
 
@@ -177,7 +178,7 @@ def report(results: dict[str, list[Result]]) -> None:
         print(f"leanest TRL / selfalign: memory {min(other[2] for other in others) / summary[OURS][2]:.2f}x")
 
 
-def write_inputs(folder: Path, model: str, spread: float) -> str:
+def write_inputs(folder: Path, model: str, spread: float, num_prompts: int) -> str:
     """Write policy and reward model, and the texts of prompts; the TRL side is given them as tokens."""
     import numpy as np
     import torch
@@ -200,13 +201,16 @@ def write_inputs(folder: Path, model: str, spread: float) -> str:
     def texts(count: int, median: int) -> list[str]:
         return [draw_words(generator, sizes["vocab_size"], median, spread, LONGEST) for _ in range(count)]
 
-    prompts, probes = texts(PROMPTS, MEDIAN_PROMPT), texts(PROBES, MEDIAN_ANSWER)
+    prompts, probes = texts(num_prompts, MEDIAN_PROMPT), texts(PROBES, MEDIAN_ANSWER)
     (folder / "texts.json").write_text(json.dumps({"prompts": prompts, "probes": probes}))
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     tokens = [encode_chat(tokenizer, [Message("user", text)]) for text in prompts]
     (folder / "prompts.json").write_text(json.dumps(tokens))
     lengths = [len(row) for row in tokens]
-    return f"{PROMPTS} prompts of {min(lengths)} to {max(lengths)} tokens, {sum(lengths)} in all; answers of {ANSWER}"
+    return (
+        f"{num_prompts} prompts of {min(lengths)} to {max(lengths)} tokens, {sum(lengths)} in all; "
+        f"{ANSWERS // num_prompts} answers of {ANSWER} to each"
+    )
 
 
 # Our side: what a campaign does ---------------------------------------------------------------------------------------
@@ -248,7 +252,7 @@ class Watched:
         return sum(map(cpu_seconds_of, pids))
 
 
-def run_ours(folder: Path, max_tokens: int) -> Result:
+def run_ours(folder: Path, args: argparse.Namespace) -> Result:
     from selfalign.launch.local import LocalWorkers
     from selfalign.roles import policy_engine
     from selfalign.rounds import train_policy
@@ -256,7 +260,7 @@ def run_ours(folder: Path, max_tokens: int) -> Result:
     from selfalign.steps import Work
     from selfalign.store import Run
 
-    settings = our_settings(folder, max_tokens)
+    settings = our_settings(folder, args.max_tokens, args.samples)
     run = Run.create(folder / "run", "name: benchmark\n")
     with run.lock(), LocalWorkers(settings, run.path) as workers:
         watched = Watched(workers)
@@ -270,7 +274,7 @@ def run_ours(folder: Path, max_tokens: int) -> Result:
     return watched.marks.result(OURS, with_scoring(watched.marks), sum(watched.peaks.values()), first)
 
 
-def our_settings(folder: Path, max_tokens: int) -> Any:
+def our_settings(folder: Path, max_tokens: int, samples: int) -> Any:
     from selfalign.config import Campaign, EngineSettings, Generate, Policy, Ppo, Train
 
     steps = {"learning_rate": LEARNING_RATE, "schedule": "constant", "warmup_ratio": 0.0, "dtype": "float32"}
@@ -280,8 +284,8 @@ def our_settings(folder: Path, max_tokens: int) -> Any:
         generate=Generate(max_tokens=ANSWER),
         train=Train(algorithm="ppo", max_tokens_per_batch=max_tokens, **steps),
         ppo=Ppo(
-            iterations=MEASURED + 2, prompts=PROMPTS, epochs=EPOCHS, kl_coef=KL_COEF, missing_eos="keep",
-            shift_rewards=False, whitening="bessel", guard_every=None,
+            iterations=MEASURED + 2, prompts=ANSWERS // samples, samples=samples, epochs=EPOCHS, kl_coef=KL_COEF,
+            missing_eos="keep", shift_rewards=False, whitening="bessel", guard_every=None,
         ),
         engine=EngineSettings(backend="vllm", dtype="float32", max_model_len=1024),
     )  # fmt: skip
@@ -331,12 +335,12 @@ def peak_gib(pid: int) -> float:
 # The side of TRL, in its own environment ------------------------------------------------------------------------------
 
 
-def run_trl(variant: str, folder: Path) -> Result:
+def run_trl(variant: str, folder: Path, samples: int) -> Result:
     from trl.experimental.ppo import ppo_trainer
 
     marks = Marks(time.process_time)
     logged: list[dict[str, float]] = []
-    trainer = make_trainer(folder, TRL_SETTINGS[variant])
+    trainer = make_trainer(folder, TRL_SETTINGS[variant], samples)
     generate, accumulate = ppo_trainer.batch_generation, trainer.accelerator.accumulate
 
     def marked_generation(*args: Any) -> Any:
@@ -363,8 +367,11 @@ def run_trl(variant: str, folder: Path) -> Result:
     return marks.result(variant, marks.parts(), peak, logged[0])
 
 
-def make_trainer(folder: Path, settings: dict[str, int]) -> Any:
-    """PPOTrainer, with every iteration on all prompts: TRL's own sampler would draw some twice, and others not."""
+def make_trainer(folder: Path, settings: dict[str, int], samples: int) -> Any:
+    """PPOTrainer, with every iteration on all prompts: TRL's own sampler would draw some twice, and others not.
+
+    It samples one answer to a prompt, so a prompt that is to have more stands as often among the rows.
+    """
     import torch
     from datasets import Dataset, disable_caching
     from torch.utils.data import DataLoader
@@ -379,7 +386,7 @@ def make_trainer(folder: Path, settings: dict[str, int]) -> Any:
         kl_coef=KL_COEF,
         response_length=ANSWER,
         temperature=1.0,
-        total_episodes=(MEASURED + 1) * PROMPTS,
+        total_episodes=(MEASURED + 1) * ANSWERS,
         num_sample_generations=0,
         bf16=False,
         use_cpu=True,
@@ -396,12 +403,14 @@ def make_trainer(folder: Path, settings: dict[str, int]) -> Any:
         LlamaForSequenceClassification.from_pretrained(folder / "reward", dtype=torch.float32) for _ in range(2)
     )
     prompts = json.loads((folder / "prompts.json").read_text())
-    rows = Dataset.from_list([{"input_ids": row} for _ in range(MEASURED + 2) for row in prompts])
+    rows = Dataset.from_list(
+        [{"input_ids": row} for _ in range(MEASURED + 2) for row in prompts for _ in range(samples)]
+    )
     trainer = PPOTrainer(
         args=args, processing_class=tokenizer, model=policy, ref_model=reference, reward_model=reward,
         train_dataset=rows, value_model=value, eval_dataset=rows,
     )  # fmt: skip
-    loader = DataLoader(rows, batch_size=PROMPTS, collate_fn=trainer.data_collator, drop_last=True)
+    loader = DataLoader(rows, batch_size=ANSWERS, collate_fn=trainer.data_collator, drop_last=True)
     trainer.dataloader = trainer.accelerator.prepare(loader)
     return trainer
 
