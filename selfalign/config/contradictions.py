@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from selfalign import objective, source
-from selfalign.config.tree import Campaign, EngineSettings, Judge, Pairs, Ppo, Revise, RewardModel, in_round
+from selfalign.config.tree import Campaign, EngineSettings, Judge, Pairs, RewardModel, in_round
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -18,6 +18,23 @@ def contradictions(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     yield from _judging(campaign)
     yield from _training(campaign)
     yield from _engine(campaign.engine)
+
+
+def unread(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """Sections that nothing in the campaign reads, whatever stands in them, as (section, why, fix)."""
+    rounds = _rounds(campaign)
+    if campaign.bootstrap == "none":
+        yield "revise", "it is read by the bootstrap alone", "Remove it, or add `bootstrap: critique-revision`."
+    if not any(objective.needs_rewards(settings.train) for settings in rounds):
+        fix = "Remove it, or add a distill term to train.loss, or set train.reward_weight."
+        yield "reward_model", "no round asks for rewards", fix
+    if not any(settings.train.algorithm == "ppo" for settings in rounds):
+        yield "ppo", "no round trains by PPO", "Remove it, or set `train: {algorithm: ppo}`."
+
+
+def _rounds(campaign: Campaign) -> list[Campaign]:
+    """The settings of each round that learns preferences."""
+    return [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]
 
 
 def _missing(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
@@ -150,22 +167,16 @@ def _schedule(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
             section, _, name = path.partition(".")
             there = section in ("train", "pairs") and name in getattr(phase, section)
             yield f"schedule.{number}.{path}" if there else f"schedule.{number}", why, fix
-    if campaign.bootstrap == "none" and campaign.revise != Revise():
-        why = "it is read by the bootstrap alone"
-        yield "revise", why, "Remove it, or add `bootstrap: critique-revision`."
+    default = Campaign()
+    yield from (found for found in unread(campaign) if getattr(campaign, found[0]) != getattr(default, found[0]))
     yield from _reward_model(campaign)
     yield from _ppo(campaign)
 
 
 def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
-    rounds = [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]
-    if any(settings.train.algorithm == "reward_model" for settings in rounds):
+    if any(settings.train.algorithm == "reward_model" for settings in _rounds(campaign)):
         why = "a reward model is no policy; it is trained where a loss asks for rewards"
         yield "train.algorithm", why, "Write dpo with `loss: {sigmoid: 1, distill: 0.1}`, or another algorithm."
-    if campaign.reward_model != RewardModel() and not any(objective.needs_rewards(s.train) for s in rounds):
-        why = "no round asks for rewards"
-        fix = "Remove it, or add a distill term to train.loss, or set train.reward_weight."
-        yield "reward_model", why, fix
     model = campaign.reward_model
     if model.ensemble == 1 and model.combine != RewardModel.combine:
         yield "reward_model.combine", "there is only one reward model", "Remove it, or set `ensemble: 4`."
@@ -175,10 +186,7 @@ def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
 
 
 def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
-    rounds = [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]
-    asked = any(settings.train.algorithm == "ppo" for settings in rounds)
-    if campaign.ppo != Ppo() and not asked:
-        yield "ppo", "no round trains by PPO", "Remove it, or set `train: {algorithm: ppo}`."
+    asked = any(settings.train.algorithm == "ppo" for settings in _rounds(campaign))
     if asked and campaign.reference == "ema":
         why = "PPO keeps its reference in memory, and averages none"
         yield "reference", why, "Write previous, base, or a round's number."
