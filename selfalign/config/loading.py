@@ -209,11 +209,14 @@ def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
     def pattern(name: str) -> str:
         return name if name.startswith("datasets:") else _absolute(name, resources.find_pattern(name, folder))
 
-    constitution = _absolute(campaign.constitution, resources.find_constitution(campaign.constitution, folder))
-    replace, judge = dataclasses.replace, campaign.evaluate.judge
+    def rules(name: str | None) -> str | None:
+        return None if name is None else _absolute(name, resources.find_constitution(name, folder))
+
+    replace, evaluate = dataclasses.replace, campaign.evaluate
+    judge = replace(evaluate.judge, model=path(evaluate.judge.model))
     return replace(
         campaign,
-        constitution=constitution,
+        constitution=rules(campaign.constitution),
         policy=replace(campaign.policy, model=path(campaign.policy.model)),
         prompts=replace(
             campaign.prompts, train=patterns(campaign.prompts.train), heldout=patterns(campaign.prompts.heldout)
@@ -223,7 +226,7 @@ def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
             campaign.revise, prompts=patterns(campaign.revise.prompts), helpful=patterns(campaign.revise.helpful)
         ),
         judge=replace(campaign.judge, model=path(campaign.judge.model)),
-        evaluate=replace(campaign.evaluate, judge=replace(judge, model=path(judge.model))),
+        evaluate=replace(evaluate, constitution=rules(evaluate.constitution), judge=judge),
         train=replace(campaign.train, accelerate_config=path(campaign.train.accelerate_config)),
     )
 

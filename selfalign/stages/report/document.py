@@ -140,6 +140,8 @@ svg .title { fill: var(--ink); font-weight: 600; font-size: 12px; }
 .a { stroke: var(--a); fill: var(--a); } .b { stroke: var(--b); fill: var(--b); }
 path.a, path.b { fill: none; stroke-width: 2; } svg text.a { fill: var(--a); stroke: none; }
 svg text.b { fill: var(--b); stroke: none; }
+.kept { stroke: var(--good); } .stopped { stroke: var(--bad); stroke-dasharray: 2 3; }
+svg text.kept { fill: var(--good); stroke: none; } svg text.stopped { fill: var(--bad); stroke: none; }
 dl { margin: .6rem 0 1.4rem; border-left: 3px solid var(--line); padding-left: .9rem; }
 dt { font-size: .8rem; font-weight: 600; color: var(--dim); margin-top: .5rem; }
 dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
