@@ -33,7 +33,7 @@ from selfalign.records import (
 from selfalign.statistics import bootstrap_interval, distinct, length_controlled_rate, repetition
 
 NUM_SAMPLES = 6
-NOTHING_BETTER = (
+AGAINST_WHAT_WAS_MEANT = (
     "What to do: the labels ask for something that the evaluation punishes; see what they prefer with `selfalign pairs "
     "ls`, then mend the constitution or the labelling judge"
 )
@@ -272,25 +272,23 @@ def _named(constitution: Constitution) -> str:
 def gate(report: Report, accept: config.Accept, guard: Guarded | None = None) -> Gate:
     """Accept the round's policy if every limit that is set holds; a limit whose measure is missing does not.
 
-    Where the guard has kept the weights that the round began with, there is no new policy to accept.
+    Where PPO's guard kept the weights that the round began with, there is no new policy to accept.
     """
-    checks = [*_check_guard(guard), *_checks(report, accept)]
+    checks = list(_checks(report, accept))
     failed = [words for holds, words in checks if not holds]
-    if failed:
-        return Gate(False, "rejected: " + "; ".join(failed))
+    stopped = [_stopped(guard)] if guard is not None and guard.stopped is not None else []
+    if failed or (stopped and guard.best == 0):
+        return Gate(
+            False, f"rejected: {'; '.join([*stopped, *failed])}{f'. {AGAINST_WHAT_WAS_MEANT}' if stopped else ''}"
+        )
     if not checks:
-        return Gate(True, "accepted: no limit is set under accept")
-    return Gate(True, "accepted: " + "; ".join(words for _, words in checks))
+        return Gate(True, "; ".join(["accepted: no limit is set under accept", *stopped]))
+    return Gate(True, "accepted: " + "; ".join([*stopped, *(words for _, words in checks)]))
 
 
-def _check_guard(guard: Guarded | None) -> Iterator[tuple[bool, str]]:
-    if guard is None or guard.stopped is None:
-        return
-    if guard.best > 0:
-        yield True, f"PPO was stopped in iteration {guard.ended}, and the weights of iteration {guard.best} are kept"
-        return
-    why = f"PPO made nothing better than what it began with, whose weights are kept ({guard.stopped})"
-    yield False, f"{why}. {NOTHING_BETTER}"
+def _stopped(guard: Guarded) -> str:
+    kept = f"the weights of iteration {guard.best}" if guard.best else "the weights that the round began with"
+    return f"PPO was stopped in iteration {guard.ended} and {kept} kept ({guard.stopped})"
 
 
 def _checks(report: Report, accept: config.Accept) -> Iterator[tuple[bool, str]]:
