@@ -350,13 +350,13 @@ def test_a_judge_that_turns_against_the_reward_stops_the_policy_at_its_best(tmp_
 def test_a_reward_that_leads_nowhere_ends_the_campaign_with_the_policy_it_began_with(tmp_path: Path) -> None:
     workers = ScriptedWorkers(learns=-6.0)
     asked = {"ppo__iterations": 12, "ppo__prompts": 8, "ppo__guard_every": 1}
-    outcome = run(tmp_path, write_campaign(tmp_path, train__algorithm="ppo", **asked), workers)
+    settings = write_campaign(tmp_path, train__algorithm="ppo", **asked)
+    outcome = run(tmp_path, settings, workers)
     assert "and the weights that the round began with kept (the reward is over-optimised" in outcome.stopped
     assert "What to do" in outcome.stopped
     assert len(outcome.reports) == 1 and outcome.policy.path == str(tmp_path / "base")
     assert outcome.reports[0].win_rates["base"].rate == 0.5
-    again = run(tmp_path, start(tmp_path, None, workers).settings, ScriptedWorkers())
-    assert again.stopped == outcome.stopped
+    assert run(tmp_path, settings, ScriptedWorkers()).stopped == outcome.stopped
 
 
 def test_the_evaluation_and_the_guard_may_judge_by_other_principles(tmp_path: Path) -> None:

@@ -287,11 +287,12 @@ def test_the_guard_is_shown_beside_the_reward_with_what_was_kept_and_where_it_st
     found = Guarded(SEEN, 2, "the reward is over-optimised", 5)
     root = ElementTree.fromstring(guard.chart(found, MADE, GOLD))
     words = [node.text for node in root.iter() if node.text]
-    assert {"kept: 2", "stopped", "iteration", "KL", "2.5", "■ gold"} <= set(words)
+    assert {"kept: 2", "stopped", "iteration, and under it the KL, nats per answer", "2.5", "■ gold"} <= set(words)
     kept, stopped = (root.find(f".//{{*}}line[@class='{name}']").get("x1") for name in ("kept", "stopped"))
     assert float(kept) == pytest.approx(42 + 254 * 2.5 / 6, abs=0.1)
     assert float(stopped) == pytest.approx(42 + 254 * 5.5 / 6, abs=0.1)
     assert len(root.findall(".//{*}circle")) == 6 + 3 and len(root.findall(".//{*}rect")) == 3
+    assert len(root.findall(".//{*}line[@class='kept']")) == 2  # through both panels
     width, height = float(root.get("width")), float(root.get("height"))
     assert all(0 <= float(node.get(key, "0")) <= width for node in root.iter() for key in ("x", "cx", "x1", "x2"))
     assert all(0 <= float(node.get(key, "0")) <= height for node in root.iter() for key in ("y", "cy", "y1", "y2"))

@@ -50,17 +50,20 @@ def outcome(found: Guarded) -> str:
 
 def chart(found: Guarded, made: Mapping[int, Mapping[str, Any]], gold: Mapping[int, Mapping[str, float]]) -> str:
     """The reward above, what the judge and, where it is known, the truth say below; the KL under the iterations."""
-    last = max([*made, *(look.iteration for look in found.looks)])
+    last = max([*made, *(look.iteration for look in found.looks), found.ended or 0])
     scores = tuple(Point(at, float(step["objective/scores"])) for at, step in made.items())
     judged = tuple(Point(look.iteration, look.rate, look.low, look.high) for look in found.looks)
     truths = tuple(Point(at, values["gold"]) for at, values in sorted(gold.items()) if "gold" in values)
-    below = [Series("held-out win rate vs base", judged), *([Series("gold", truths)] if truths else [])]
-    kls = [f"{made[at]['objective/kl']:.1f}" if at in made else "" for at in range(last + 1)]
+    below = [Series("win rate", judged), *([Series("gold", truths)] if truths else [])]
+    kls = [f"{round(made[at]['objective/kl'], 1) + 0.0:.1f}" if at in made else "" for at in range(last + 1)]
     return panels(
         _CHART,
         [list(map(str, range(last + 1))), kls],
-        ("iteration", "KL"),
-        [Panel("Score of the reward model", [Series("score", scores)]), Panel("Held-out judge", below, 0.5, 0.1)],
+        "iteration, and under it the KL, nats per answer",
+        [
+            Panel("Score of the reward model", [Series("score", scores)]),
+            Panel("Held-out judge: win rate against the base", below, 0.5, 0.1),
+        ],
         _marks(found),
     )
 

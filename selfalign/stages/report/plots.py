@@ -11,6 +11,7 @@ from selfalign.stages.report.document import escape
 
 WIDTH, HEIGHT = 310, 210
 LEFT, RIGHT, TOP, BOTTOM = 42, 14, 30, 34
+PANEL_HEIGHT, ABOVE_PANEL = 140, 38
 RELIABILITY_HEIGHT, COUNTS_HEIGHT, UNDER_COUNTS = 330, 40, 52
 
 
@@ -171,44 +172,47 @@ class Mark:
 
 
 def panels(
-    title: str, x_labels: Sequence[Sequence[str]], x_names: Sequence[str], shown: Sequence[Panel], marks: Sequence[Mark]
+    title: str, x_labels: Sequence[Sequence[str]], x_title: str, shown: Sequence[Panel], marks: Sequence[Mark]
 ) -> str:
     """Charts above one another, for figures of different units that belong together.
 
-    `x_labels` are rows of names of the same places, `x_names` say of what.
+    `x_labels` are rows of names of the same places, and `x_title` says of what.
     """
-    each, bottom = 130, 34 + 14 * (len(x_labels) - 1)
-    height = TOP + each * len(shown) + bottom
+    bottom, rows = TOP + PANEL_HEIGHT * len(shown), len(x_labels)
     parts = [f'<text class="title" x="4" y="14">{escape(title)}</text>']
-    for number, panel in enumerate(shown):
-        parts += _panel(panel, TOP + each * number, TOP + each * (number + 1), len(x_labels[0]))
-    axis = _Scale(0.0, 1.0, 1.0, len(x_labels[0]), bottom=TOP + each * len(shown), top=TOP)
-    for row, (labels, name) in enumerate(zip(x_labels, x_names, strict=True)):
-        y = axis.bottom + 16 + 14 * row
-        parts += [f'<text x="4" y="{y:g}">{escape(name)}</text>', *axis.names(labels, y)]
-    for mark in marks:
-        parts += _mark(mark, axis)
-    return _svg(title, height, parts)
+    axes = [_Scale.over(p.series, (p.limit,), p.min_span, len(x_labels[0])) for p in shown]
+    for number, (panel, scale) in enumerate(zip(shown, axes, strict=True)):
+        top = TOP + PANEL_HEIGHT * number
+        scale = replace(scale, top=top + ABOVE_PANEL, bottom=top + PANEL_HEIGHT)
+        parts += [*_panel(panel, scale), *(_line(mark, scale) for mark in marks)]
+    for row, labels in enumerate(x_labels):
+        parts += axes[0].names(labels, bottom + 16 + 14 * row)
+    middle, under = (LEFT + WIDTH - RIGHT) / 2, bottom + 16 + 14 * rows
+    parts.append(f'<text x="{middle:g}" y="{under}" text-anchor="middle">{escape(x_title)}</text>')
+    parts += [_name(mark, axes[0]) for mark in marks]
+    return _svg(title, under + 8, parts)
 
 
-def _panel(panel: Panel, top: float, bottom: float, count: int) -> Iterator[str]:
-    scale = _Scale.over(panel.series, (panel.limit,), panel.min_span, count)
-    scale = replace(scale, top=top + 34, bottom=bottom)
+def _panel(panel: Panel, scale: _Scale) -> Iterator[str]:
     yield from scale.axes(())
-    yield f'<text x="{LEFT}" y="{top + 10:g}">{escape(panel.title)}</text>'
+    yield f'<text x="{LEFT}" y="{scale.top - 24:g}">{escape(panel.title)}</text>'
     if panel.limit is not None:
         y = scale.y(panel.limit)
         yield f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
     for index, one in enumerate(panel.series[:2]):
         yield from _draw(one, "ab"[index], index, scale)
-    yield from _legend(panel.series[:2], top + 24)
+    yield from _legend(panel.series[:2], scale.top - 10)
 
 
-def _mark(mark: Mark, axis: _Scale) -> Iterator[str]:
-    x = axis.x(mark.x)
-    yield f'<line class="{mark.style}" x1="{x:.1f}" x2="{x:.1f}" y1="{axis.top:g}" y2="{axis.bottom:g}"/>'
-    place = f'x="{x:.1f}" y="{axis.top - 2:g}" text-anchor="{"start" if mark.x < axis.count / 2 else "end"}"'
-    yield f'<text class="{mark.style}" {place}>{escape(mark.label)}</text>'
+def _line(mark: Mark, scale: _Scale) -> str:
+    x = scale.x(mark.x)
+    return f'<line class="{mark.style}" x1="{x:.1f}" x2="{x:.1f}" y1="{scale.top:g}" y2="{scale.bottom:g}"/>'
+
+
+def _name(mark: Mark, axis: _Scale) -> str:
+    anchor = "start" if mark.x < axis.count / 2 else "end"
+    place = f'x="{axis.x(mark.x):.1f}" y="{TOP + ABOVE_PANEL - 6}" text-anchor="{anchor}"'
+    return f'<text class="{mark.style}" {place}>{escape(mark.label)}</text>'
 
 
 # Reliability ---------------------------------------------------------------------------------------------------------
