@@ -278,7 +278,7 @@ def gate(report: Report, accept: config.Accept, guard: Guarded | None = None) ->
     failed = [words for holds, words in checks if not holds]
     stopped = [_stopped(guard)] if guard is not None and guard.stopped is not None else []
     if failed or (stopped and guard.best == 0):
-        advice = f". {AGAINST_WHAT_WAS_MEANT}" if stopped else ""
+        advice = f".\n{AGAINST_WHAT_WAS_MEANT}" if stopped else ""
         return Gate(False, f"rejected: {'; '.join([*stopped, *failed])}{advice}")
     if not checks:
         return Gate(True, "; ".join(["accepted: no limit is set under accept", *stopped]))
