@@ -61,7 +61,7 @@ def chart(found: Guarded, made: Mapping[int, Mapping[str, Any]], gold: Mapping[i
         [list(map(str, range(last + 1))), kls],
         "iteration, and under it the KL, nats per answer",
         [
-            Panel("Score of the reward model", [Series("score", scores)]),
+            Panel("Mean reward of the rollouts", [Series("score", scores)]),
             Panel("Held-out judge: win rate against the base", below, 0.5, 0.1),
         ],
         _marks(found),
