@@ -81,6 +81,7 @@ def test_the_pages_say_what_happened(run: Run) -> None:
         assert "Round 1 was rejected: win rate 0.65" in text
         assert "0.650 (0.590 to 0.700)" in text
         assert run.view("rounds/001/policy").digest in text
+    assert "<details><summary>Round 0<" in text and "<details open><summary>Round 1<" in text, "what went wrong is open"
 
 
 def test_html_holds_no_script_and_loads_nothing(run: Run) -> None:

@@ -42,7 +42,8 @@ def campaign_page(
     for report in reports:
         trained = training.blocks(run, report, in_round(campaign, report.round))
         rewarded = reward_model.blocks(run, report.round)
-        blocks.append(Fold(f"Round {report.round}", (*trained, *rewarded, *details(report))))
+        found = (*trained, *rewarded, *details(report))
+        blocks.append(Fold(f"Round {report.round}", found, open=not report.gate.accepted))
     return [*blocks, Heading("Lineage"), *lineage(run, reports)]
 
 

@@ -54,10 +54,11 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Blocks that are closed at first."""
+    """Blocks under a title, closed at first unless they are `open`."""
 
     title: str
     blocks: tuple[Block, ...]
+    open: bool = False
 
 
 Block = Heading | Paragraph | Table | Figure | Dialogue | Fold
@@ -194,9 +195,9 @@ def _html(block: Block) -> str:
         case Dialogue(turns):
             inner = "".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in turns)
             return f"<dl>{inner}</dl>"
-        case Fold(title, blocks):
+        case Fold(title, blocks, is_open):
             inner = "\n".join(_html_blocks(blocks))
-            return f"<details><summary>{escape(title)}</summary>\n{inner}\n</details>"
+            return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>\n{inner}\n</details>"
     raise TypeError(f"a {type(block).__name__} is no block")
 
 
