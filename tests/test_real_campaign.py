@@ -23,9 +23,7 @@ SMALL = [
 ]  # fmt: skip
 PPO = [
     "rounds=1", "train.algorithm=ppo", "prompts.per_round=256", "generate.shard_prompts=32", "generate.max_tokens=48",
-    "ppo.iterations=4", "ppo.prompts=8", "ppo.epochs=2", "ppo.guard_every=2", "ppo.guard_prompts=12",
-    "reward_model.holdout=0.25", "reward_model.train.learning_rate=2e-4", "reward_model.train.epochs=3",
-    "reward_model.train.batch_size=16", "reward_model.train.max_length=512",
+    "ppo.iterations=4", "ppo.prompts=8", "ppo.guard_every=2", "ppo.guard_prompts=12",
 ]  # fmt: skip
 
 
