@@ -269,7 +269,7 @@ def run_ours(folder: Path, args: argparse.Namespace) -> Result:
         policy_engine(work, baseline.policy, None)
         data = Data([drawn], [], [], reward_model=base_checkpoint(str(folder / "reward"), None))
         with suppress(Enough):
-            train_policy(work, 0, data, None, baseline.policy, baseline)
+            train_policy(work, 0, data, None, None, baseline.policy, baseline)
     first = json.loads((run.path / "rounds/000/policy/metrics.jsonl").read_text().splitlines()[0])
     return watched.marks.result(OURS, with_scoring(watched.marks), sum(watched.peaks.values()), first)
 

@@ -10,9 +10,9 @@ from typing import Any
 from selfalign.constitution import Constitution
 from selfalign.heldout import judge_heldout, sample_heldout, write_prompts
 from selfalign.objective import hands_rewards
-from selfalign.records import Candidate, Checkpoint, Judgment, Prompt, derived_seed
+from selfalign.records import Candidate, Checkpoint, Guarded, Judgment, Look, Prompt, derived_seed
 from selfalign.roles import Baseline, JudgeModel, policy_engine
-from selfalign.stages import evaluate, generate, judge, prompts, reward, train
+from selfalign.stages import evaluate, generate, judge, prompts, report, reward, train
 from selfalign.steps import Shards, Work, only, perform, records_of
 from selfalign.store import Step
 from selfalign.training import guards
@@ -185,30 +185,34 @@ def guard_policy(
     iteration: int,
     current: Checkpoint,
     scores: Sequence[float],
-    constitution: Constitution,
+    standard: Constitution,
     policy: Checkpoint,
     baseline: Baseline,
     readings: dict[int, guards.Reading],
 ) -> dict[str, Any]:
     """Which iteration the evaluating judge likes best so far, and why to stop, if it turns against the reward.
 
-    It looks every `ppo.guard_every` iterations, at held-out prompts. `readings` remembers by iteration what it saw;
-    what is missing there after an interruption is read from the records. `scores` are the mean rewards so far.
+    It looks every `ppo.guard_every` iterations, at held-out prompts, by the principles of `standard`. `readings`
+    remembers by iteration what it saw; what is missing there after an interruption is read from the records. `scores`
+    are the mean rewards so far. What was seen is written into the round's folder.
     """
     every, folder = work.settings.ppo.guard_every, f"rounds/{number:03d}/rollouts"
     if every is None:
         return {"best": None, "stop": None}
     looks = range(0, iteration + 1, every)
     if iteration in looks:
-        look(work, f"{folder}/{iteration:04d}/heldout", number, current, constitution, policy, baseline)
+        look(work, f"{folder}/{iteration:04d}/heldout", number, current, standard, policy, baseline)
     for at in looks:
         if at not in readings:
-            readings[at] = read_look(work, f"{folder}/{at:04d}/heldout", constitution, baseline)
+            readings[at] = read_look(work, f"{folder}/{at:04d}/heldout", standard, baseline)
     best = looks[guards.best_iterate([readings[at] for at in looks])]
     if iteration in looks:
         work.run.emit("guard", round=number, iteration=iteration, win_rate=readings[iteration]._asdict(), best=best)
     scored = [at for at in looks if at < len(scores)]
-    stop = guards.overoptimised([scores[at] for at in scored], [readings[at] for at in scored])
+    stop = guards.overoptimised([scores[at] for at in scored], [readings[at] for at in scored], scored)
+    if iteration in looks or stop is not None:
+        seen = tuple(Look(at, *readings[at]) for at in looks)
+        report.write_guard(work.run, number, Guarded(seen, best, stop, iteration if stop is not None else None))
     return {"best": best, "stop": stop}
 
 
@@ -217,7 +221,7 @@ def look(
     folder: str,
     number: int,
     current: Checkpoint,
-    constitution: Constitution,
+    standard: Constitution,
     policy: Checkpoint,
     baseline: Baseline,
 ) -> None:
@@ -227,17 +231,17 @@ def look(
         work, f"{folder}/candidates", asked, lambda: policy_engine(work, current, baseline), current, number, told=False
     )
     judge_heldout(
-        work, f"{folder}/judgments", answers, baseline.candidates, constitution, policy, baseline, number, told=False
+        work, f"{folder}/judgments", answers, baseline.candidates, standard, policy, baseline, number, told=False
     )
 
 
-def read_look(work: Work, folder: str, constitution: Constitution, baseline: Baseline) -> guards.Reading:
+def read_look(work: Work, folder: str, standard: Constitution, baseline: Baseline) -> guards.Reading:
     """The win rate against the base; where the judge gave no valid verdict, an even one that says nothing."""
     answers, said = (work.run.view(f"{folder}/{name}") for name in ("candidates", "judgments"))
     options = {"resamples": work.settings.evaluate.bootstrap, "seed": derived_seed(work.settings.seed, "guard")}
     rate = evaluate.win_rate(
         records_of(answers, Candidate), records_of(baseline.candidates, Candidate), records_of(said, Judgment),
-        constitution, work.settings.pairs, **options,
+        standard, work.settings.pairs, **options,
     )  # fmt: skip
     return guards.Reading(0.5, 0.0, 1.0) if rate is None else guards.Reading(rate.rate, rate.low, rate.high)
 

@@ -51,9 +51,20 @@ def sample_baseline(work: Work) -> Baseline:
 
 def freeze_constitution(work: Work, number: int) -> Constitution:
     """The constitution as it was when the round began: later edits count from the next round on."""
-    name = f"rounds/{number:03d}/constitution.yaml"
+    return _frozen(work, f"rounds/{number:03d}/constitution.yaml", work.settings.constitution)
+
+
+def freeze_standard(work: Work, number: int) -> Constitution:
+    """What evaluation and PPO's guard judge by: the round's constitution, or `evaluate.constitution`, frozen too."""
+    other = work.settings.evaluate.constitution
+    if other is None:
+        return freeze_constitution(work, number)
+    return _frozen(work, f"rounds/{number:03d}/evaluation.yaml", other)
+
+
+def _frozen(work: Work, name: str, source: str) -> Constitution:
     if not (work.run.path / name).exists():
-        work.run.write_text(name, constitutions.load(find_constitution(work.settings.constitution)).to_yaml())
+        work.run.write_text(name, constitutions.load(find_constitution(source)).to_yaml())
     return constitutions.load(work.run.path / name)
 
 
@@ -276,16 +287,25 @@ def reward_answers(work: Work, number: int, data: train.Data, trained: Step, mod
 
 
 def train_policy(
-    work: Work, number: int, data: train.Data, constitution: Constitution, policy: Checkpoint, baseline: Baseline
+    work: Work,
+    number: int,
+    data: train.Data,
+    constitution: Constitution,
+    standard: Constitution,
+    policy: Checkpoint,
+    baseline: Baseline,
 ) -> Checkpoint:
-    """Train the policy on the examples. The trainer is a process of its own; it resumes where a crash left it."""
+    """Train the policy on the examples. The trainer is a process of its own; it resumes where a crash left it.
+
+    What learns from its own rollouts is watched by a judge that reads `standard`.
+    """
     settings = work.settings
 
     readings: dict[int, Reading] = {}
 
     def rollouts(iteration: int, model: str | None, scores: Sequence[float]) -> dict[str, Any]:
         current = policy if model is None else in_training(model, policy, number)
-        guard = guard_policy(work, number, iteration, current, scores, constitution, policy, baseline, readings)
+        guard = guard_policy(work, number, iteration, current, scores, standard, policy, baseline, readings)
         if guard["stop"] is not None:
             return guard
         return guard | hand_out(work, number, iteration, data, constitution, current, baseline, rewarder)
@@ -326,6 +346,7 @@ def evaluate_policy(
     judgments: Step | None,
     built: Step,
     constitution: Constitution,
+    standard: Constitution,
     trained: Checkpoint,
     policy: Checkpoint,
     baseline: Baseline,
@@ -337,7 +358,7 @@ def evaluate_policy(
         work, f"{folder}/candidates", asked, lambda: policy_engine(work, trained, baseline), trained, number
     )
     likelihoods = score_heldout(work, f"{folder}/scores", asked, answers, baseline.policy, number)
-    verdicts = judge_heldout(work, f"{folder}/judgments", answers, earlier, constitution, policy, baseline, number)
+    verdicts = judge_heldout(work, f"{folder}/judgments", answers, earlier, standard, policy, baseline, number)
     heldout = evaluate.Heldout(
         prompts=records_of(asked, Prompt),
         policy=records_of(answers, Candidate),
@@ -356,7 +377,8 @@ def evaluate_policy(
         ((candidates.read(Candidate, index), said) for index, said in verdicts_read), judged_rollouts(work, number)
     )
     return evaluate.make_report(
-        heldout, constitution, work.settings,
-        round=number, policy=trained, labelling=evaluate.judge_health(labelled, constitution),
+        heldout, constitution, standard, work.settings,
+        round=number, policy=trained, guard=report.read_guard(work.run, number),
+        labelling=evaluate.judge_health(labelled, constitution),
         candidates=candidates.counts, seconds=report.stage_seconds(work.run, number), **learned,
     )  # fmt: skip

@@ -14,15 +14,16 @@ from selfalign.campaign import run_campaign
 from selfalign.cli import main
 from selfalign.cli.progress import STAGES, Progress
 from selfalign.config import ConfigError, RewardModel, in_round
+from selfalign.constitution import load
 from selfalign.engines.base import EngineError
-from selfalign.records import GOLD, Candidate, Pair, Prompt, Ranking, Revision, Reward
+from selfalign.records import GOLD, Candidate, Judgment, Pair, Prompt, Ranking, Revision, Reward
 from selfalign.stages import StageError
-from selfalign.stages.report import not_to_follow
+from selfalign.stages.report import not_to_follow, read_guard
 from selfalign.steps import Interrupted, Work
 from selfalign.store import Step
 from selfalign.store.branch import branch
 from selfalign.training.job import is_held_out
-from tests.scripted import ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
+from tests.scripted import CONSTITUTION, ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
 from tests.test_campaign import events, run
 
 RANKED = ["kto", "bco", "sppo", "ranking"]
@@ -366,6 +367,44 @@ def test_a_judge_that_turns_against_the_reward_stops_the_policy_at_its_best(tmp_
     assert looks[-1]["best"] <= 1 and outcome.reports[0].win_rates["base"].rate > 0.4
     page = (tmp_path / "run/rounds/000/report.md").read_text()
     assert "| ended early | the reward is over" in page and "since iterate 0 it rose from 0 to" in page
+    guarded = read_guard(start(tmp_path, None, workers).run, 0)
+    assert [look.rate for look in guarded.looks] == [look["win_rate"]["mean"] for look in looks]
+    assert (guarded.best, guarded.stopped) == (looks[-1]["best"], workers.stopped)
+    page = (tmp_path / "run/rounds/000/report.html").read_text()
+    assert "Training was stopped in iteration" in page and ">kept: " in page and ">stopped<" in page
+
+
+def test_a_reward_that_leads_nowhere_ends_the_campaign_with_the_policy_it_began_with(tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=-6.0)
+    asked = {"ppo__iterations": 12, "ppo__prompts": 8, "ppo__guard_every": 1}
+    settings = write_campaign(tmp_path, train__algorithm="ppo", **asked)
+    outcome = run(tmp_path, settings, workers)
+    assert "and the weights that the round began with kept (the reward is over-optimised" in outcome.stopped
+    assert "What to do" in outcome.stopped
+    assert len(outcome.reports) == 1 and outcome.policy.path == str(tmp_path / "base")
+    assert outcome.reports[0].win_rates["base"].rate == 0.5
+    assert run(tmp_path, settings, ScriptedWorkers()).stopped == outcome.stopped
+
+
+def test_the_evaluation_and_the_guard_may_judge_by_other_principles(tmp_path: Path) -> None:
+    meant = tmp_path / "meant.yaml"
+    meant.write_text(CONSTITUTION.replace("name: kindness", "name: meant").replace("the kinder", "what is the kinder"))
+    settings = write_campaign(
+        tmp_path, train__algorithm="ppo", ppo__iterations=3, ppo__prompts=8, ppo__guard_every=1, rounds=1,
+        evaluate__constitution=str(meant),
+    )  # fmt: skip
+    report = run(tmp_path, settings).reports[0]
+    labelling, evaluating = (load(tmp_path / f"run/rounds/000/{name}.yaml") for name in ("constitution", "evaluation"))
+    said = {
+        name: {row.principle_hash for row in rows(tmp_path, f"rounds/000/{name}", Judgment)}
+        for name in ("judgments", "heldout/judgments", "rollouts/0002/heldout/judgments")
+    }
+    assert said["judgments"] == {labelling.principles[0].hash}
+    assert said["heldout/judgments"] == said["rollouts/0002/heldout/judgments"] == {evaluating.principles[0].hash}
+    assert report.win_rates["base"].n == 24 and report.judges["evaluating"].num_judgments
+    assert report.constitution_hash == labelling.hash and report.standard == f"meant 1.0.0 ({evaluating.hash})"
+    for name in ("report", "model_card"):
+        assert "judged by" in (tmp_path / f"run/rounds/000/{name}.md").read_text()
 
 
 def test_a_run_with_rollouts_is_reported_verified_and_branched(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from selfalign.cli.output import duration, print_json, print_table, say, size
 from selfalign.cli.progress import STAGES
 from selfalign.cli.targets import RUNS, check_inputs, find_campaign
 from selfalign.cli.workload import Phase, RoundWork, Workload, count_work, phases, render_example
-from selfalign.config import Campaign
+from selfalign.config import Campaign, Loaded
+from selfalign.constitution import Constitution
 from selfalign.objective import judge_rewards
 from selfalign.records import Message, Prompt
 from selfalign.stages.examples import RECORDS, kind_of
@@ -62,7 +63,7 @@ def plan(
     prompts = check_inputs(loaded, offline=offline)
     rules = constitutions.load(resources.find_constitution(settings.constitution, loaded.file and loaded.file.parent))
     train = prompts.get("train", [])
-    work = count_work(settings, prompts, rules)
+    work = count_work(settings, prompts, rules, _standard(loaded))
     needs = count_needs(settings, work)
     example = render_example(settings, rules, train[0] if train else EXAMPLE)
     speed = None
@@ -85,6 +86,13 @@ def plan(
     _remarks(settings, needs, speed, work)
     say(f"next:  selfalign run {target}")
     return 0
+
+
+def _standard(loaded: Loaded) -> Constitution | None:
+    """What the evaluation judges by, where that is another constitution."""
+    name = loaded.campaign.evaluate.constitution
+    folder = loaded.file.parent if loaded.file else None
+    return None if name is None else constitutions.load(resources.find_constitution(name, folder))
 
 
 def _phase(phase: Phase) -> tuple[str, ...]:

@@ -124,15 +124,23 @@ def phases(campaign: Campaign) -> list[Phase]:
     return [Phase(rounds, in_round(campaign, rounds[0]), changed) for rounds, changed in whole]
 
 
-def count_work(campaign: Campaign, prompts: Mapping[str, Sequence[Prompt]], constitution: Constitution) -> Workload:
-    """Count what a campaign does. `prompts` by split: "train", "heldout", and of the bootstrap "revise", "helpful"."""
+def count_work(
+    campaign: Campaign,
+    prompts: Mapping[str, Sequence[Prompt]],
+    constitution: Constitution,
+    standard: Constitution | None = None,
+) -> Workload:
+    """Count what a campaign does. `prompts` by split: "train", "heldout", and of the bootstrap "revise", "helpful".
+
+    `standard` is what the evaluation judges by, by default the constitution.
+    """
     train = prompts.get("train", [])
     count, exact = token_counter(model_folder(campaign.policy.model))
     sample = list(train[:SAMPLE])
     rendered = [count(render_example(campaign, constitution, prompt)) for prompt in sample[:20]]
     shown = 2 if campaign.judge.method == "pairwise-logprob" else 1
     return Workload(
-        rounds=tuple(_rounds(campaign, prompts, constitution)),
+        rounds=tuple(_rounds(campaign, prompts, constitution, standard or constitution)),
         prompt_tokens=fmean(sum(count(m.content) for m in p.messages) for p in sample) if sample else 0.0,
         judge_tokens=(fmean(rendered) if rendered else 0.0) + shown * campaign.generate.max_tokens,
         exact_tokens=exact,
@@ -156,7 +164,10 @@ def model_folder(model: str) -> Path | None:
 
 
 def _rounds(
-    campaign: Campaign, prompts: Mapping[str, Sequence[Prompt]], constitution: Constitution
+    campaign: Campaign,
+    prompts: Mapping[str, Sequence[Prompt]],
+    constitution: Constitution,
+    standard: Constitution,
 ) -> Iterator[RoundWork]:
     done: list[RoundWork] = []
     for number in range(campaign.num_rounds):
@@ -165,7 +176,7 @@ def _rounds(
             _bootstrap(settings, prompts) if number < campaign.first_round else _made(settings, prompts, constitution)
         )
         kind = kind_of(settings.train.algorithm)
-        heldout, verdicts = _evaluation(settings, number, prompts.get("heldout", []), constitution)
+        heldout, verdicts = _evaluation(settings, number, prompts.get("heldout", []), standard)
         work = RoundWork(round=number, kind=kind, heldout=heldout, heldout_judgments=verdicts, **made)
         replayed = _replayed(settings, work, done)
         answers = {"pairs": 2, "rankings": settings.generate.samples, "demonstrations": 1}[kind]
@@ -248,13 +259,11 @@ def _panel(judge: Judge, constitution: Constitution) -> int:
     return constraints + (constraints < len(constitution.active))
 
 
-def _evaluation(
-    settings: Campaign, number: int, heldout: Sequence[Prompt], constitution: Constitution
-) -> tuple[int, int]:
+def _evaluation(settings: Campaign, number: int, heldout: Sequence[Prompt], standard: Constitution) -> tuple[int, int]:
     """Held-out answers and the judgments on them; before the first round the previous policy is the base."""
     asked = min(settings.evaluate.prompts, len(heldout)) if heldout else settings.evaluate.prompts
     judge, opponents = evaluating_judge(settings), len(settings.evaluate.against) if number else 1
-    each = _panel(judge, constitution)
+    each = _panel(judge, standard)
     if judge.method == "pointwise-logprob":
         return asked, asked * (1 + opponents) * each
     return asked, asked * opponents * (2 if judge.both_orders else 1) * each

@@ -260,6 +260,7 @@ class EvaluateJudge:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
+    constitution: str | None = None  # the principles that evaluation and guard judge by; default: the campaign's
     judge: EvaluateJudge = field(default_factory=EvaluateJudge)
     prompts: Count = 256
     against: tuple[Literal["previous", "base"], ...] = ("previous", "base")

@@ -30,10 +30,13 @@ def best_iterate(judge: Sequence[Reading]) -> int:
     return max(range(len(judge)), key=lambda number: judge[number].mean)
 
 
-def overoptimised(proxy: Sequence[float], judge: Sequence[Reading]) -> str | None:
+def overoptimised(
+    proxy: Sequence[float], judge: Sequence[Reading], iterates: Sequence[int] | None = None
+) -> str | None:
     """Why to stop, if since the judge's best iterate the proxy rose while the judge fell further than chance; or None.
 
-    Both are histories of the same iterates: `proxy` the mean of the reward that is optimised. Past its peak the gold
+    Both are histories of the same `iterates` (by default 0, 1, 2, ...): `proxy` the mean of the reward that is
+    optimised. Past its peak the gold
     reward falls while the proxy goes on rising: Gao et al. 2022 (arXiv:2210.10760).
 
     That two 95% intervals come apart is no proof: among 50 readings of an unchanged policy some two do so in most runs.
@@ -51,8 +54,9 @@ def overoptimised(proxy: Sequence[float], judge: Sequence[Reading]) -> str | Non
     fall, bound = judge[best].mean - judge[last].mean, _bound_of_chance(judge[best], judge[last], len(judge))
     if not fall > bound:
         return None
+    since = iterates[best] if iterates is not None else best
     return (
-        f"the reward is over-optimised: since iterate {best} it rose from {proxy[best]:.3g} to {proxy[last]:.3g}, "
+        f"the reward is over-optimised: since iteration {since} it rose from {proxy[best]:.3g} to {proxy[last]:.3g}, "
         f"while the held-out judge fell from {_shown(judge[best])} to {_shown(judge[last])}, by {fall:.3g}; "
         f"chance explains {bound:.3g}"
     )

@@ -88,6 +88,17 @@ def test_examples_of_a_prompt(settings: dict, examples: int) -> None:
     assert examples_per_prompt(Campaign(**settings)) == examples
 
 
+def test_the_evaluation_is_counted_by_the_principles_that_it_judges_by(rules: Constitution) -> None:
+    few = replace(rules, principles=rules.principles[:1])
+    campaign = Campaign(judge=Judge(principles="all"))
+    own, other = (
+        count_work(campaign, {"train": PROMPTS, "heldout": HELDOUT}, rules, standard).rounds[1]
+        for standard in (None, few)
+    )
+    assert own.judgments == other.judgments
+    assert (own.heldout_judgments, other.heldout_judgments) == (3 * 2 * 2 * 3, 3 * 2 * 2)
+
+
 def test_gold_answers_are_learned_without_sampling_or_judging(rules: Constitution) -> None:
     work = counted(rules, train=Train(algorithm="sft"))[0]
     assert (work.kind, work.candidates, work.judgments, work.examples) == ("demonstrations", 0, 0, 4)
@@ -277,7 +288,7 @@ def test_plan_shows_a_line_for_each_phase(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_plan_names_the_advantage_of_ppo_and_counts_its_rollouts(cli: Cli, tmp_path: Path) -> None:
-    ppo = "train: {algorithm: ppo}\nppo: {iterations: 3, prompts: 10}\nreward_model: {holdout: 0.2}\n"
+    ppo = "train: {algorithm: ppo}\nppo: {iterations: 3, prompts: 10, samples: 1}\nreward_model: {holdout: 0.2}\n"
     (tmp_path / "ppo.yaml").write_text(f"recipe: pocket\nname: deep\nrounds: 2\n{ppo}")
     shown = cli("plan", "ppo.yaml", "--offline", cwd=tmp_path).stdout
     lines = {" ".join(line.split()) for line in shown.splitlines()}

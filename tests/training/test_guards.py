@@ -93,7 +93,7 @@ def test_it_fires_between_the_peak_and_the_ruin(rare_trick: Case, seed: int) -> 
 def test_it_says_why() -> None:
     reason = overoptimised([0.4, 0.9], [Reading(0.6, 0.55, 0.65), Reading(0.3, 0.25, 0.35)])
     assert reason == (
-        "the reward is over-optimised: since iterate 0 it rose from 0.4 to 0.9, while the held-out judge fell from "
+        "the reward is over-optimised: since iteration 0 it rose from 0.4 to 0.9, while the held-out judge fell from "
         "0.6 [0.55, 0.65] to 0.3 [0.25, 0.35], by 0.3; chance explains 0.0929"
     )
 

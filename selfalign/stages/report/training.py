@@ -12,7 +12,7 @@ from typing import Any
 from selfalign.config import Campaign
 from selfalign.objective import judge_rewards, loss_terms, needs_reference
 from selfalign.records import Report
-from selfalign.stages.report import reward_model, steps
+from selfalign.stages.report import guard, reward_model, steps
 from selfalign.stages.report.document import Block, Figure, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
 from selfalign.store import Run
@@ -122,6 +122,7 @@ def replayed(run: Run, report: Report) -> int:
 
 def blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
     """What the page of a round says of its training; `settings` are those of the round."""
+    made = metrics(run, report)
     rows = (
         *learned_from(run, report, settings),
         ("method", method(settings)),
@@ -130,7 +131,8 @@ def blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
     )
     return [
         Table(("training", "value"), rows, "How the round was trained", numbers_from=2),
-        *curves(metrics(run, report), judged=judge_rewards(settings.train, settings.ppo)),
+        *guard.blocks(run, report.round, made),
+        *curves(made, judged=judge_rewards(settings.train, settings.ppo)),
     ]
 
 
