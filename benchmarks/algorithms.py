@@ -30,10 +30,9 @@ PLOT = ROOT / "benchmarks" / "algorithms.svg"
 FREE = {"accept.win_rate_lower_bound": "null", "accept.max_kl": "null", "accept.max_length_ratio": "null"}
 HARD = {"pairs.labels": "hard"}
 
-# What a reward model learns, and how rollouts are made, is the recipe's; each reward model here learns its own round.
+# What a reward model learns, and how rollouts are made, is the recipe's; where DPO reads rewards, each is of its round.
 REWARDS = {"reward_model.data": "last"}
 ROLLOUTS = {"train.algorithm": "ppo", "train.schedule": "constant"}
-LEARNED = {**ROLLOUTS, **REWARDS}
 
 # The settings in which each differs from the pocket recipe (beta 1, learning rate 2e-4, 3 epochs of 16 pairs).
 METHODS: dict[str, dict[str, str]] = {
@@ -75,10 +74,10 @@ METHODS: dict[str, dict[str, str]] = {
     "averaged reference": {"reference": "ema"},
     "distilled reward": {"train.loss": "{sigmoid: 1, distill: 0.1}", **REWARDS},
     "reward weights": {"train.reward_weight": "true", **REWARDS},
-    "PPO": LEARNED,
-    "RLOO": {**LEARNED, "ppo.advantage": "rloo", "ppo.prompts": "32", "ppo.samples": "4"},
-    "GRPO": {**LEARNED, "ppo.advantage": "grpo", "ppo.prompts": "32", "ppo.samples": "4"},
-    "REINFORCE++": {**LEARNED, "ppo.advantage": "reinforce"},
+    "PPO": ROLLOUTS,
+    "RLOO": {**ROLLOUTS, "ppo.advantage": "rloo", "ppo.prompts": "32", "ppo.samples": "4"},
+    "GRPO": {**ROLLOUTS, "ppo.advantage": "grpo", "ppo.prompts": "32", "ppo.samples": "4"},
+    "REINFORCE++": {**ROLLOUTS, "ppo.advantage": "reinforce"},
     "d-RLAIF": {**ROLLOUTS, "ppo.reward": "judge"},
 }
 
