@@ -351,7 +351,7 @@ def test_ppo_samples_the_policy_as_it_is_at_each_iteration(tmp_path: Path) -> No
     asked = [{c.prompt_id for c in candidates} for candidates in sampled]
     assert not asked[0] & asked[1]  # every prompt of the round before any comes again
     assert workers.jobs[0].reward_path == workers.reward_jobs[0].output_dir
-    assert workers.jobs[0].reward_model == settings.reward_model
+    assert workers.jobs[0].rewarded_by == settings.reward_model
     again = ScriptedWorkers()
     assert run(tmp_path, settings, again) == outcome and again.rollouts == []
 
@@ -366,7 +366,7 @@ def test_a_judge_that_turns_against_the_reward_stops_the_policy_at_its_best(tmp_
     assert looks[0]["win_rate"]["mean"] == pytest.approx(0.5) and looks[-1]["win_rate"]["mean"] < 0.4
     assert looks[-1]["best"] <= 1 and outcome.reports[0].win_rates["base"].rate > 0.4
     page = (tmp_path / "run/rounds/000/report.md").read_text()
-    assert "| ended early | the reward is over" in page and "since iterate 0 it rose from 0 to" in page
+    assert "| ended early | the reward is over" in page and "since iteration 0 it rose from 0 to" in page
     guarded = read_guard(start(tmp_path, None, workers).run, 0)
     assert [look.rate for look in guarded.looks] == [look["win_rate"]["mean"] for look in looks]
     assert (guarded.best, guarded.stopped) == (looks[-1]["best"], workers.stopped)

@@ -206,6 +206,9 @@ def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         yield "reference", why, "Write previous, base, or a round's number."
     if asked and campaign.ppo.reward == "judge":
         yield from _judged(campaign, rounds)
+    if asked and campaign.policy.adapter and campaign.policy.adapter.dropout:
+        why = "PPO compares log-probabilities before and after a step, and dropout would make them differ by chance"
+        yield "policy.adapter.dropout", why, "Remove it."
     if campaign.ppo.sampler_clip is not None and campaign.generate.temperature != 1.0:
         why = "engines record log-probabilities at temperature 1, and rollouts are sampled at another"
         yield "ppo.sampler_clip", why, "Remove it, or set `generate: {temperature: 1}`."

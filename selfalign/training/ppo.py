@@ -182,14 +182,15 @@ class PpoTask:
 
     @torch.no_grad()
     def collect(self, iteration: int) -> Rollouts:
-        groups, candidates, rewards = load_rollouts(self.setup, self.ask(iteration, self.history))
+        handed = self.ask(iteration, self.history)
+        groups, candidates, rewards = load_rollouts(self.setup, handed)
         setup = replace(self.setup, groups=groups)
         device = setup.accelerator.device
         lengths = torch.from_numpy(groups.answer_lengths).to(device)
         places = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         empty = torch.zeros(0, device=device)
         base = Rollouts(groups, places, empty, empty, empty)
-        measured = self.models.measure(setup, base)
+        measured = self.models.measure(setup, base, handed.asked(), candidates)
         old, reference, values = measured.old, measured.reference, measured.values
         raw = measured.rewards if rewards is None else torch.tensor(rewards, dtype=torch.float32, device=device)
         ended = torch.from_numpy(groups.labels > 0.5).to(device)

@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from selfalign.config import RewardModel
-from selfalign.records import derived_seed
-from selfalign.training.batches import Batch
+from selfalign.records import Candidate, Prompt, derived_seed
+from selfalign.training.batches import Batch, Layout
+from selfalign.training.dataset import Group, GroupDataset, answer_tokens
 from selfalign.training.job import TrainJob
+from selfalign.training.loop import emit
 from selfalign.training.model import (
     RewardScorer,
     Scorer,
     ValueScorer,
     add_saved_adapter,
+    choose_layout,
     last_sources,
     load_model,
     load_reward_model,
     scalars,
 )
 from selfalign.training.reference import is_own_reference
-from selfalign.training.reward_model import check_rewards, combine, heldout_mean, member_folder
+from selfalign.training.reward_model import check_rewards, combine, heldout_mean, member_folder, rewards_of
 from selfalign.training.rollouts import Rollouts
 from selfalign.training.saving import ADAPTER_FOLDER, saved_base, weights_digest
-from selfalign.training.setup import Setup
+from selfalign.training.setup import Setup, make_encoder
 
 Asked = Literal["policy", "reference", "rewards"]
 VALUE = "value"  # the critic's adapter on a shared base
@@ -103,6 +107,45 @@ class RewardScorers(nn.ModuleList):
         return torch.stack([model(batch) for model in self])
 
 
+@dataclass
+class Apart:
+    """Reward models that cannot read the policy's rows: their tokenizer or their attention is another.
+
+    They read rollouts as texts where the tokenizer is another, in rows of their own.
+    """
+
+    scorers: RewardScorers
+    setup: Setup  # as of the first of them
+    layout: Layout | None = None  # chosen when the first rollouts are there
+
+    @staticmethod
+    def of(setup: Setup, members: Members, scorers: RewardScorers) -> Apart | None:
+        """None where the policy's rows will do."""
+        if not members.count:
+            return None
+        job = replace(setup.job, policy_path=str(members.folders[0]), sampler_path=setup.job.policy_path)
+        tokenizer = AutoTokenizer.from_pretrained(job.policy_path, trust_remote_code=job.trust_remote_code)
+        encoder, first = make_encoder(job, tokenizer), scorers[0]
+        if not encoder.foreign and first.attention == setup.scorer.attention:
+            return None
+        if encoder.foreign and setup.accelerator.is_main_process:
+            said = "the reward model has another tokenizer than the policy: rollouts are encoded anew from their text"
+            emit("warning", message=f"round {job.round}: {said}")
+        return Apart(scorers, replace(setup, tokenizer=tokenizer, encoder=encoder, scorer=first))
+
+    def rewards(self, prompts: Mapping[str, Prompt], candidates: Sequence[Candidate]) -> Tensor:
+        """Rewards by each of K models of M answers, in their order, which is prompt by prompt. [K, M]"""
+        encoder, groups = self.setup.encoder, []
+        for name, sampled in groupby(candidates, key=lambda candidate: candidate.prompt_id):
+            answers = tuple(answer_tokens(candidate, prompts, encoder) for candidate in sampled)
+            groups.append(Group(name, encoder.chat(prompts[name].messages), answers, (1.0,) * len(answers)))
+        data = GroupDataset(groups)
+        if self.layout is None:
+            self.layout = choose_layout(self.setup.scorer, data.with_room_behind())
+        setup = replace(self.setup, layout=self.layout)
+        return torch.stack([torch.from_numpy(rewards_of(setup, model, data)) for model in self.scorers])
+
+
 @dataclass(frozen=True)
 class Measured:
     """What the models say of M answers with T tokens, at the weights that sampled them.
@@ -128,12 +171,16 @@ class Models:
     rewards: Callable[[Batch], Tensor]  # [K, S]: K members; reads answers with room behind them
     members: Members
     frozen: Sequence[nn.Module]
+    apart: Apart | None = None
 
     @torch.no_grad()
-    def measure(self, setup: Setup, rollouts: Rollouts) -> Measured:
+    def measure(
+        self, setup: Setup, rollouts: Rollouts, prompts: Mapping[str, Prompt], candidates: Sequence[Candidate]
+    ) -> Measured:
         """One sweep over the rollouts, the setup's groups: all models read the same rows, each process its share.
 
-        Raises NonFiniteReward.
+        Only reward models that are `apart` read their own. `prompts` are by id, `candidates` the records of the
+        rollouts in their order. Raises NonFiniteReward.
         """
         accelerator, wide = setup.accelerator, replace(setup, groups=setup.groups.with_room_behind())
         tokens = torch.zeros(3, int(rollouts.places[-1]), device=accelerator.device)
@@ -145,12 +192,14 @@ class Models:
                 with accelerator.autocast():
                     old, values, _ = self.trained(batch)
                     found = [old, self.reference(batch), *([] if values is None else [values])]
-                    rewards = self.rewards(micro.batch) if self.members.count else None
+                    rewards = self.rewards(micro.batch) if self.members.count and not self.apart else None
                 if micro.counts:
                     tokens[: len(found), rollouts.tokens_of(batch)] = torch.stack(found)
                     if rewards is not None:
                         answers[:, batch.answers] = rewards
+            read_apart = self.apart.rewards(prompts, candidates) if self.apart else None
         tokens, answers = accelerator.reduce(tokens, "sum"), accelerator.reduce(answers, "sum")
+        answers = answers if read_apart is None else read_apart.to(answers.device)
         rewards, spread = self.members.combined(answers)
         return Measured(tokens[0], tokens[1], None if values is None else tokens[2], rewards, spread)
 
@@ -206,9 +255,11 @@ def load_models(setup: Setup) -> Models:
     """The models of a job, as few as can be; its policy is the one of the setup, wrapped here."""
     job, members = setup.job, Members.of(setup.job)
     shared, own = shares_base(job, members), job.adapter is not None and is_own_reference(job)
-    policy = one_base(setup, members) if shared else ActorCritic(setup.scorer, _critic(setup, members), job.temperature)
-    trained = setup.accelerator.prepare(policy)
     rewards = None if shared else reward_scorers(setup, members)
+    apart = None if rewards is None else Apart.of(setup, members, rewards)
+    like = None if apart else reward_folder(job, members)
+    policy = one_base(setup, members) if shared else ActorCritic(setup.scorer, _critic(setup, like), job.temperature)
+    trained = setup.accelerator.prepare(policy)
     other = None if own else frozen_policy(setup)
     return Models(
         trained,
@@ -216,6 +267,7 @@ def load_models(setup: Setup) -> Models:
         partial(trained, asked="rewards") if rewards is None else rewards,
         members,
         [model for model in (rewards, other) if model is not None],
+        apart,
     )
 
 
@@ -244,16 +296,21 @@ def reward_scorers(setup: Setup, members: Members) -> RewardScorers:
     return RewardScorers(scorers).requires_grad_(False)
 
 
-def _critic(setup: Setup, members: Members) -> ValueScorer | None:
-    """For GAE: it begins as a copy of the reward model (Huang et al. 2024), of an ensemble's first member.
+def reward_folder(job: TrainJob, members: Members) -> Path | None:
+    """The reward model, or an ensemble's first member; None where there is none."""
+    return members.folders[0] if members.count else Path(job.reward_path) if job.reward_path else None
 
-    Where there is no reward model at all, it begins as the policy, with a head of its own.
+
+def _critic(setup: Setup, like: Path | None) -> ValueScorer | None:
+    """For GAE: it begins as a copy of the reward model (Huang et al. 2024).
+
+    Where there is none, or none that reads the policy's rows, it begins as the policy, with a head of its own.
     """
     job = setup.job
     if job.ppo.advantage != "gae":
         return None
     torch.manual_seed(derived_seed("critic", job.seed, job.round))  # a head of its own is drawn at random
-    folder = members.folders[0] if members.count else Path(job.reward_path or job.policy_path)
+    folder = like or Path(job.policy_path)
     return ValueScorer(_classifier(setup, folder, torch.float32)).to(setup.accelerator.device)
 
 

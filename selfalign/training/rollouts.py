@@ -58,6 +58,10 @@ class Handed(NamedTuple):
     candidates: Sequence[str]
     rewards: Sequence[str] | None = None
 
+    def asked(self) -> dict[str, Prompt]:
+        """The prompts, by id."""
+        return {p.id: p for folder in self.prompts for p in read_records(Path(folder), Prompt)}
+
 
 class OverOptimised(Exception):
     """What is rewarded is no longer worth following, by the judge or by a limit; `best` holds the weights to keep.
@@ -141,8 +145,7 @@ def load_rollouts(setup: Setup, handed: Handed) -> tuple[GroupDataset, list[Cand
     Rewards are None where none were handed over. What is left out (errors, empty answers, those without a reward, those
     that exceed `max_length` with their prompt) is counted and told. Raises NothingToTrainOn where nothing is left.
     """
-    asked = {p.id: p for folder in handed.prompts for p in read_records(Path(folder), Prompt)}
-    rewards = _rewards(handed)
+    asked, rewards = handed.asked(), _rewards(handed)
     grouped: dict[str, list[Candidate]] = {}
     dropped: Counter[str] = Counter()
     for candidate in (c for folder in handed.candidates for c in read_records(Path(folder), Candidate)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from selfalign.chat import encode_chat
 from selfalign.config import Adapter, RewardModel
@@ -27,8 +28,9 @@ from selfalign.training.rollouts import Handed, Rollouts, load_rollouts
 from selfalign.training.saving import BASE_FILE
 from selfalign.training.setup import Setup, prepare
 from selfalign.training.trainer import train
-from tests.training.conftest import make_job, metrics_of, save_tiny, tiny_tokenizer
-from tests.training.test_ppo import Sampler, ppo_job, roll_out, run_processes, write
+from tests.training.conftest import END, make_job, metrics_of, save_tiny, tiny_tokenizer
+from tests.training.test_ppo import Sampler, ppo_job, roll_out, run_processes, save_reward_model, write
+from tests.training.test_reward_model import with_other_tokens
 
 
 def with_ensemble(job: TrainJob, count: int, combine: str) -> TrainJob:
@@ -39,6 +41,7 @@ def with_ensemble(job: TrainJob, count: int, combine: str) -> TrainJob:
         model = AutoModelForSequenceClassification.from_pretrained(job.reward_path)
         torch.nn.init.normal_(model.score.weight, std=0.3)
         model.save_pretrained(whole / f"member-{number}")
+        tiny_tokenizer().save_pretrained(whole / f"member-{number}")
         held = HeldOut(
             prompt_ids=["p"], chosen=[float(number)], rejected=[-1.0], p_chosen=[0.9], lengths=[0],
             trained_p_chosen=[0.9], trained_lengths=[0],
@@ -50,6 +53,8 @@ def with_ensemble(job: TrainJob, count: int, combine: str) -> TrainJob:
 def measured(job: TrainJob, tmp_path: Path) -> tuple[Setup, Models, Measured, list[list[int]], list[int]]:
     """What the models of a job say of its first rollouts; the rows of ids, and how long their prompts are."""
     prompts, candidates = roll_out(job.policy_path, 0, job.ppo)
+    decode = partial(tiny_tokenizer().decode, skip_special_tokens=True)
+    candidates = [replace(candidate, text=decode(candidate.token_ids)) for candidate in candidates]
     write(tmp_path / "sampled", prompts=prompts, candidates=candidates)
     steps = tmp_path / "sampled" / "rounds" / "000"
     Path(job.output_dir).mkdir(exist_ok=True)
@@ -57,7 +62,8 @@ def measured(job: TrainJob, tmp_path: Path) -> tuple[Setup, Models, Measured, li
     groups, kept, _ = load_rollouts(setup, Handed([str(steps / "prompts")], [str(steps / "candidates")]))
     starts = torch.from_numpy(np.concatenate([[0], groups.answer_lengths.cumsum()]))
     models, nothing = load_models(setup), torch.zeros(0)
-    found = models.measure(replace(setup, groups=groups), Rollouts(groups, starts, nothing, nothing, nothing))
+    rollouts = Rollouts(groups, starts, nothing, nothing, nothing)
+    found = models.measure(replace(setup, groups=groups), rollouts, {p.id: p for p in prompts}, kept)
     asked = {p.id: encode_chat(tiny_tokenizer(), p.messages) for p in prompts}
     rows = [[*asked[c.prompt_id], *c.token_ids] for c in kept]
     return setup, models, found, rows, [len(asked[c.prompt_id]) for c in kept]
@@ -130,6 +136,30 @@ def test_a_run_against_an_ensemble_logs_how_far_its_members_are_apart(
     train(job)
     spreads = [step["rollout/reward_spread"] for step in metrics_of(job)]
     assert len(spreads) == 4 and min(spreads) > 0.05 and spreads[0] == spreads[1] != spreads[2]
+
+
+@pytest.mark.parametrize("advantage", ["gae", "rloo"])
+def test_a_reward_model_of_another_tokenizer_reads_the_texts(
+    advantage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = ppo_job(tmp_path, ppo_advantage=advantage)
+    other = with_other_tokens(tmp_path / "other")
+    save_reward_model(tmp_path / "foreign", other)
+    tokenizer = AutoTokenizer.from_pretrained(other)
+    tokenizer.save_pretrained(tmp_path / "foreign")
+    job = replace(job, reward_path=str(tmp_path / "foreign"))
+    _, models, found, rows, lengths = measured(job, tmp_path)
+    assert models.apart is not None and "rollouts are encoded anew from their text" in capsys.readouterr().out
+    prompts, candidates = roll_out(job.policy_path, 0, job.ppo)
+    asked = {prompt.id: encode_chat(tokenizer, prompt.messages) for prompt in prompts}
+    texts = [tiny_tokenizer().decode(c.token_ids, skip_special_tokens=True) for c in candidates]
+    ends = [[END] * (candidate.finish_reason == "stop") for candidate in candidates]
+    said = [tokenizer.encode(text) + end for text, end in zip(texts, ends, strict=True)]
+    translated = [[*asked[c.prompt_id], *tokens] for c, tokens in zip(candidates, said, strict=True)]
+    assert translated != rows
+    rewards, _ = scalars_by_hand(job.reward_path, translated, lengths)
+    torch.testing.assert_close(found.rewards, rewards, atol=1e-5, rtol=1e-5)
+    assert (found.values is not None) == (advantage == "gae")
 
 
 def test_a_reward_that_is_not_finite_ends_it(tmp_path: Path) -> None:

@@ -328,9 +328,9 @@ def test_an_answer_encoded_anew_ends_where_it_did(reason: str, tmp_path: Path) -
     encoder = replace(make_encoder(job, tokenizer), foreign=True)
     prompt = next(iter(read_records(Path(job.prompts_dirs[0]), Prompt)))
     answer = Candidate("a", prompt.id, "p", 0, 0, "w1 w2", (60, 61), reason)
-    found = dataset._answer_tokens(answer, {prompt.id: prompt}, encoder).tolist()
+    found = dataset.answer_tokens(answer, {prompt.id: prompt}, encoder).tolist()
     assert found == [*tokenizer.encode("w1 w2"), *([END] if reason == "stop" else [])]
-    assert dataset._answer_tokens(answer, {}, replace(encoder, foreign=False)).tolist() == [60, 61]
+    assert dataset.answer_tokens(answer, {}, replace(encoder, foreign=False)).tolist() == [60, 61]
 
 
 def test_the_same_tokenizer_keeps_the_tokens(tmp_path: Path) -> None:
