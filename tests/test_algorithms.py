@@ -448,6 +448,8 @@ def test_an_engine_that_keeps_old_weights_is_caught_between_iterations(tmp_path:
     [
         ({"ppo__iterations": 3}, "no round trains by PPO"),
         ({"train__algorithm": "ppo", "reference": "ema"}, "averages none"),
+        ({"train__algorithm": "ppo", "policy__adapter": {"rank": 4, "dropout": 0.1}}, "differ by chance"),
+        ({"train__algorithm": "ppo", "ppo__stop_disagreement": 2}, "nobody to disagree with"),
         ({"train__algorithm": "ppo", "ppo__sampler_clip": 2, "generate__temperature": 0.7}, "at temperature 1"),
         ({"train__algorithm": "ppo", "ppo__advantage": "rloo"}, "compares the answers to one prompt"),
     ],
