@@ -103,6 +103,26 @@ def read_prompt(
     return Readings(pairs, rated, rating_scale, clamp)
 
 
+def ratings(judgments: Iterable[Judgment], constitution: Constitution) -> dict[str, float]:
+    """What the judge makes of each candidate by itself, by id: of those whose ratings are all valid.
+
+    Within a tier ratings count by weight, as in a comparison. Where nothing is compared no tier can be said to decide,
+    so the one that rates the candidate worst stands, each hard constraint being one of its own: what one finds bad no
+    other makes up for. One invalid verdict leaves a candidate without a rating, for none must gain by a question that
+    it makes unanswerable. Raises KeyError for a principle that is not in the constitution.
+    """
+    principles = {principle.id: principle for principle in constitution.principles}
+    said: dict[str, list[Judgment]] = defaultdict(list)
+    for judgment in judgments:
+        if _weight(principles[judgment.principle_id]) > 0:
+            said[judgment.first_id].append(judgment)
+    return {
+        name: _worst_tier([Reading(principles[judgment.principle_id], 0.0, judgment.rating) for judgment in asked])
+        for name, asked in said.items()
+        if all(judgment.rating is not None for judgment in asked)
+    }
+
+
 def pair_key(a: str, b: str) -> PairKey:
     return (a, b) if a < b else (b, a)
 
@@ -129,15 +149,23 @@ def decide(readings: Sequence[Reading], min_margin: float) -> float:
 def deciding(readings: Sequence[Reading], min_margin: float) -> list[Reading]:
     """The readings of the highest tier in which the lead is at least `min_margin`.
 
-    Hard constraints come before every tier. Within a tier, principles count by weight. Where no tier decides, the
-    largest lead stands, as a decision too close to be one.
+    Hard constraints come before every tier. Within a tier, principles count by weight, but for those that yield to
+    another which leads by `min_margin` itself. Where no tier decides, the largest lead stands, as a decision too close
+    to be one.
     """
+    readings = _unyielding(readings, min_margin)
     tiers: dict[tuple[bool, int], list[Reading]] = defaultdict(list)
     for reading in readings:
         tiers[(not is_constraint(reading.principle), reading.principle.tier)].append(reading)
     ranked = [(_mean_lead(tiers[rank]), tiers[rank]) for rank in sorted(tiers)]
     decided = (tier for lead, tier in ranked if lead != 0 and abs(lead) >= min_margin)
     return next(decided, max(ranked, key=lambda item: abs(item[0]))[1])
+
+
+def _unyielding(readings: Sequence[Reading], min_margin: float) -> list[Reading]:
+    """The readings under principles that yield to none that decides here."""
+    clear = {reading.principle.id for reading in readings if reading.lead != 0 and abs(reading.lead) >= min_margin}
+    return [reading for reading in readings if clear.isdisjoint(reading.principle.yields_to)]
 
 
 def is_constraint(principle: Principle) -> bool:
@@ -155,6 +183,14 @@ def _mean_lead(readings: Sequence[Reading]) -> float:
 
 def _mean_level(readings: Sequence[Reading]) -> float:
     return fmean((reading.level for reading in readings), [_weight(reading.principle) for reading in readings])
+
+
+def _worst_tier(readings: Sequence[Reading]) -> float:
+    tiers: dict[str | int, list[Reading]] = defaultdict(list)
+    for reading in readings:
+        principle = reading.principle
+        tiers[principle.id if is_constraint(principle) else principle.tier].append(reading)
+    return min(map(_mean_level, tiers.values()))
 
 
 def _weight(principle: Principle) -> float:

@@ -28,6 +28,7 @@ KeyPath = tuple[str | int, ...]
 HIDDEN = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff\u2028\u2029\ufeff\U000e0000-\U000e007f]"
 )
+_SURROGATE_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ class _Reader:
         return node.value
 
     def scalar(self, node: Any, kind: str) -> Any:
-        text = node.value
+        # JSON writes an emoji as two escapes, \ud83d\ude00, which YAML reads as two halves of a character.
+        text = _SURROGATE_PAIR.sub(_joined, node.value)
         try:
             match kind:
                 case "null":
@@ -221,6 +223,10 @@ class _Reader:
         if not math.isfinite(value):
             raise self.refuse(node, f"{node.value} is not a finite number", "Write a finite number.")
         return value
+
+
+def _joined(pair: re.Match[str]) -> str:
+    return pair.group().encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def parse_json(text: str) -> Any:

@@ -42,6 +42,11 @@ def test_json_is_read_as_itself_in_both_readers(value: object) -> None:
     assert source.read_yaml(text, "a.yaml").value == value
 
 
+def test_json_text_beyond_the_basic_plane_is_read_as_yaml_too() -> None:
+    text = json.dumps({"a": "😀 and é"})
+    assert source.read_yaml(text, "a.yaml").value == source.parse_json(text) == {"a": "😀 and é"}
+
+
 @settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_json_text_is_read_or_refused(text: str) -> None:

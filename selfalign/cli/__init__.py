@@ -26,6 +26,9 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command("stop", "selfalign.cli.status:stop", "Ask a run to finish its shard, save and stop"),
         Command("branch", "selfalign.cli.start:branch", "Start a new campaign from a round of another"),
     ),
+    "Write the principles": (
+        Command("constitution", "selfalign.cli.constitution:app", "Lint, compare, import and export constitutions"),
+    ),
     "Read what it made": (
         Command("runs", "selfalign.cli.runs:app", "List and compare runs"),
         Command("pairs", "selfalign.cli.pairs:app", "List, show and export preference pairs"),

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from itertools import count, takewhile
 from typing import Any
 
@@ -17,6 +15,7 @@ from selfalign.cli.arguments import Json, Limit, RunName, Runs
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.examples import answer_text, cells, conversation, is_named, print_list
 from selfalign.cli.output import is_plain, print_json, print_parts
+from selfalign.cli.rewording import diff
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.records import Candidate, Prompt, Revision
 from selfalign.stages import revise
@@ -29,8 +28,6 @@ app = App(
     help_format="plaintext",
     result_action="return_value",
 )
-
-MAX_DIFF_WORDS = 5000  # a comparison of longer texts could take minutes
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,21 +162,6 @@ def lineage(run: Run) -> dict[str, str]:
     steps = revision_steps(run)
     earlier = [_input(run, steps, kind) for kind in ("prompts", "candidates")]
     return {step.name: step.digest for step in (*earlier, *steps) if step is not None and step.done}
-
-
-def diff(before: str, after: str) -> Text:
-    """`after`, with the words that are not in `before` in green, and between them in red those that went."""
-    old, new = (re.findall(r"\s+|\S+", clean(text)) for text in (before, after))
-    if len(old) + len(new) > MAX_DIFF_WORDS:
-        return Text("".join(new))
-    shown = Text()
-    for kind, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if kind == "equal":
-            shown.append("".join(new[k:m]))
-        else:
-            shown.append("".join(old[i:j]), style="red strike")
-            shown.append("".join(new[k:m]), style="green")
-    return shown
 
 
 def _find(run: Run, name: str) -> Chain:

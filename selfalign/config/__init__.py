@@ -5,9 +5,10 @@ The tree is the only place where a setting is defined; the JSON Schema for edito
 tree's defaults, and remembers for each value where it came from.
 """
 
-from selfalign.config.contradictions import NAME, contradictions
+from selfalign.config.contradictions import NAME, contradictions, unread
 from selfalign.config.loading import ConfigError, Loaded, load, schema_text, to_yaml
 from selfalign.config.tree import (
+    HIGHEST_LEVEL,
     Accept,
     Adapter,
     Campaign,
@@ -32,6 +33,7 @@ from selfalign.config.tree import (
 )
 
 __all__ = [
+    "HIGHEST_LEVEL",
     "NAME",
     "Accept",
     "Adapter",
@@ -60,4 +62,5 @@ __all__ = [
     "load",
     "schema_text",
     "to_yaml",
+    "unread",
 ]

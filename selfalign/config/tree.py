@@ -20,6 +20,7 @@ Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Whole = Annotated[int, Meta(ge=0)]
 JudgeMethod = Literal["pairwise-logprob", "pairwise-cot", "pointwise-logprob", "pointwise-cot", "rubric"]
+HIGHEST_LEVEL = 5  # what the highest level of a rubric is worth as a rating, whatever its score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,11 @@ class Judge:
     @property
     def labels(self) -> tuple[str, ...]:
         return self.labels_pointwise if self.pointwise else self.labels_pairwise
+
+    @property
+    def highest_rating(self) -> int:
+        """The best rating that a pointwise method gives; the worst is 1."""
+        return HIGHEST_LEVEL if self.method == "rubric" else len(self.labels_pointwise)
 
     @property
     def label_clamp(self) -> tuple[float, float] | None:
@@ -182,6 +188,7 @@ class RewardModel:
     ensemble: Count = 1  # so many models, which differ by their seeds
     combine: Literal["mean", "min", "mean-variance"] = "mean"  # of an ensemble's rewards (Coste et al. 2023)
     variance_weight: NonNegative = 0.5  # mean-variance: lambda in mean - lambda x variance
+    scorer: Literal["trainer", "engine"] = "trainer"  # of rollouts: in PPO's trainer, or in the inference worker
     train: Optimizer = field(default_factory=lambda: Optimizer(learning_rate=1e-5))
 
 
@@ -191,7 +198,13 @@ class Ppo:
 
     Each iteration samples `prompts` of the round's prompts afresh, rewards the answers, and makes `epochs` passes over
     them in `minibatches` optimizer steps each; `train` says how steps are made.
+
+    With `reward: judge` there is no reward model and there are no pairs: the judge's expected rating of each answer,
+    from -1 to 1, is its reward (d-RLAIF, Lee et al. 2023). The guard is then only independent of the reward if
+    `evaluate.judge` is another judge than `judge`.
     """
+
+    reward: Literal["model", "judge"] = "model"  # judge: a pointwise one, and no reward model
 
     iterations: Count = 20
     prompts: Count = 64
@@ -224,6 +237,7 @@ class Ppo:
     stop_length: Annotated[float, Meta(gt=1)] | None = None  # mean tokens, over those of the first rollouts
     stop_entropy: Fraction | None = None  # nats per token, over those of the first rollouts: below this it ends
     stop_spread: Fraction | None = None  # the same of the standard deviation of scores
+    stop_disagreement: Annotated[float, Meta(gt=1)] | None = None  # how far an ensemble's members are apart, as length
     guard_every: Count | None = 5  # iterations between looks by the evaluating judge; null: none
     guard_prompts: Count = 64  # held-out prompts that it looks at
 
@@ -276,6 +290,7 @@ class EvaluateJudge:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
+    constitution: str | None = None  # the principles that evaluation and guard judge by; default: the campaign's
     judge: EvaluateJudge = field(default_factory=EvaluateJudge)
     prompts: Count = 256
     against: tuple[Literal["previous", "base"], ...] = ("previous", "base")

@@ -78,7 +78,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Ask for the log-probabilities of given completion tokens after a conversation."""
+    """Ask for the log-probabilities of given completion tokens after a conversation, or for their reward."""
 
     id: str
     messages: tuple[Message, ...]
@@ -89,6 +89,14 @@ class ScoreRequest:
 class Score:
     id: str
     logprobs: tuple[float, ...]  # one per completion token, nats, temperature 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rewarded:
+    """What a reward model makes of a completion: its raw output at the last token."""
+
+    id: str
+    reward: float
 
 
 class EngineError(RuntimeError):
@@ -109,6 +117,12 @@ class Engine(Protocol):
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]: ...
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]: ...
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        """The rewards of given completions, where the model is a sequence classifier of one label.
+
+        Raises EngineError where it is none, or a completion is too long for it.
+        """
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise EngineError unless each label is a single token of its own."""

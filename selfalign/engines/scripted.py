@@ -15,6 +15,7 @@ from selfalign.engines.base import (
     EngineError,
     GenerateRequest,
     Generation,
+    Rewarded,
     Sampling,
     Score,
     ScoreRequest,
@@ -75,6 +76,10 @@ class ScriptedEngine:
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
         for request in requests:
             yield Score(request.id, self._logprobs(request.messages, request.token_ids))
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        for request in requests:
+            yield Rewarded(request.id, math.fsum(self._logprobs(request.messages, request.token_ids)))
 
     def check_labels(self, labels: Sequence[str]) -> None:
         if len(set(labels)) != len(labels) or not all(len(label) == 1 for label in labels):

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache
 
 from selfalign.chat import ChatError
 from selfalign.config import EngineSettings
@@ -21,6 +21,7 @@ from selfalign.engines.base import (
     EngineError,
     GenerateRequest,
     Generation,
+    Rewarded,
     Sampling,
     Score,
     ScoreRequest,
@@ -103,6 +104,15 @@ class TransformersEngine:
             for batch in self._batches(asked, [len(tokens) for _, tokens in asked]):
                 yield from self._score(batch)
 
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        if not self._identity.rewards:
+            raise EngineError(f"{self._folder} is no reward model: it gives no reward")
+        for window in _windows(requests, self._window):
+            asked = [(request, self._scored(request)) for request in window]
+            for batch in self._batches(asked, [len(tokens) for _, tokens in asked]):
+                rewards = self._rewards([tokens for _, tokens in batch])
+                yield from (Rewarded(request.id, reward) for (request, _), reward in zip(batch, rewards, strict=True))
+
     def check_labels(self, labels: Sequence[str]) -> None:
         self._prompts.label_ids(labels)
 
@@ -136,8 +146,9 @@ class TransformersEngine:
 
     def _read(self) -> None:
         self._prompts = PromptEncoder(self._folder, trust_remote_code=self._trust)
+        kind = AutoModelForSequenceClassification if self._identity.rewards else AutoModelForCausalLM
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model = kind.from_pretrained(
                 self._folder, dtype=getattr(torch, self.dtype), use_safetensors=True, trust_remote_code=self._trust
             )
         except Exception as error:  # unknown architecture, damaged file, out of memory: each its own type
@@ -177,6 +188,15 @@ class TransformersEngine:
         return self._model(
             input_ids=tokens, attention_mask=mask, position_ids=_positions(mask), logits_to_keep=keep, use_cache=False
         ).logits
+
+    @torch.inference_mode()
+    def _rewards(self, sequences: Sequence[list[int]]) -> list[float]:
+        """The head's output, in float32, at the last token of each sequence."""
+        tokens, mask = self._padded(sequences)
+        states = self._model.base_model(
+            input_ids=tokens, attention_mask=mask, position_ids=_positions(mask), use_cache=False
+        ).last_hidden_state[:, -1]
+        return torch.nn.functional.linear(states.float(), self._model.score.weight.float()).squeeze(-1).tolist()
 
     def _padded(self, sequences: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded token ids and attention mask, [rows, longest]."""
@@ -296,7 +316,7 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    ends = model.generation_config.eos_token_id
+    ends = model.generation_config.eos_token_id if model.can_generate() else None
     listed = ends if isinstance(ends, list) else [ends]
     return frozenset(i for i in [*listed, tokenizer.eos_token_id] if i is not None)
 

@@ -30,10 +30,13 @@ def best_iterate(judge: Sequence[Reading]) -> int:
     return max(range(len(judge)), key=lambda number: judge[number].mean)
 
 
-def overoptimised(proxy: Sequence[float], judge: Sequence[Reading]) -> str | None:
+def overoptimised(
+    proxy: Sequence[float], judge: Sequence[Reading], iterates: Sequence[int] | None = None
+) -> str | None:
     """Why to stop, if since the judge's best iterate the proxy rose while the judge fell further than chance; or None.
 
-    Both are histories of the same iterates: `proxy` the mean of the reward that is optimised. Past its peak the gold
+    Both are histories of the same `iterates` (by default 0, 1, 2, ...): `proxy` the mean of the reward that is
+    optimised. Past its peak the gold
     reward falls while the proxy goes on rising: Gao et al. 2022 (arXiv:2210.10760).
 
     That two 95% intervals come apart is no proof: among 50 readings of an unchanged policy some two do so in most runs.
@@ -51,8 +54,9 @@ def overoptimised(proxy: Sequence[float], judge: Sequence[Reading]) -> str | Non
     fall, bound = judge[best].mean - judge[last].mean, _bound_of_chance(judge[best], judge[last], len(judge))
     if not fall > bound:
         return None
+    since = iterates[best] if iterates is not None else best
     return (
-        f"the reward is over-optimised: since iterate {best} it rose from {proxy[best]:.3g} to {proxy[last]:.3g}, "
+        f"the reward is over-optimised: since iteration {since} it rose from {proxy[best]:.3g} to {proxy[last]:.3g}, "
         f"while the held-out judge fell from {_shown(judge[best])} to {_shown(judge[last])}, by {fall:.3g}; "
         f"chance explains {bound:.3g}"
     )
@@ -66,6 +70,7 @@ class Health(NamedTuple):
     length: float  # tokens per answer
     entropy: float  # nats per token
     spread: float  # the standard deviation of scores
+    disagreement: float = 0.0  # the standard deviation of an ensemble's members on an answer
 
 
 class _Limit(NamedTuple):
@@ -83,6 +88,7 @@ _LIMITS = (
     _Limit("length", "most", True, "answers have {:.3g} tokens, {:.3g} at first"),
     _Limit("entropy", "least", True, "the entropy is {:.3g} nats per token, {:.3g} at first"),
     _Limit("spread", "least", True, "the standard deviation of scores is {:.3g}, {:.3g} at first"),
+    _Limit("disagreement", "most", True, "the reward models are {:.3g} apart, {:.3g} at first"),
 )
 
 

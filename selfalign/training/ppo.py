@@ -12,7 +12,6 @@ from statistics import fmean
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from selfalign.config import Ppo
 from selfalign.statistics import repetition
@@ -23,7 +22,6 @@ from selfalign.training.dataset import NothingToTrainOn
 from selfalign.training.guards import Health, past_limits
 from selfalign.training.kl import KLController, kl_estimates, past_target
 from selfalign.training.loop import MicroBatch
-from selfalign.training.model import RewardScorer, Scorer, ValueScorer, load_model, load_reward_model
 from selfalign.training.ppo_losses import (
     entropy_bonus,
     grpo_loss,
@@ -34,7 +32,7 @@ from selfalign.training.ppo_losses import (
     value_clipfrac,
     value_loss,
 )
-from selfalign.training.reward_model import rewards_of
+from selfalign.training.ppo_models import Models
 from selfalign.training.rewards import (
     clip_scores,
     penalise_unended,
@@ -43,65 +41,28 @@ from selfalign.training.rewards import (
     shift_scores,
     token_rewards,
 )
-from selfalign.training.rollouts import Asking, OverOptimised, Rollouts, load_rollouts, sampler_logprobs, score_tokens
+from selfalign.training.rollouts import Asking, OverOptimised, Rollouts, load_rollouts, sampler_logprobs
 from selfalign.training.segments import spread, sums
 from selfalign.training.setup import Setup
 
 STEP = ("loss", "loss/policy", "loss/value", "policy/approxkl", "policy/clipfrac", "val/ratio", "val/clipfrac")
 
 
-class ActorCritic(nn.Module):
-    """The policy at the temperature of its rollouts, and a model of what is still to come, where one is asked for."""
-
-    def __init__(self, actor: Scorer, critic: ValueScorer | None, temperature: float) -> None:
-        super().__init__()
-        self.actor, self.critic, self.temperature = actor, critic, temperature
-        self._no_split_modules = actor._no_split_modules
-
-    def forward(self, batch: Batch, *, with_entropy: bool = False) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Log-probabilities, values and, on demand, entropies of the batch's targets, float32. Each [N]"""
-        values = self.critic(batch) if self.critic is not None else None
-        found = self.actor(batch, temperature=self.temperature, with_entropy=with_entropy)
-        logprobs, entropies = found if with_entropy else (found, None)
-        return logprobs, values, entropies
-
-
-def reward_models(setup: Setup) -> tuple[RewardScorer, ValueScorer | None]:
-    """The reward model, frozen, and for GAE a critic that begins as a copy of it (Huang et al. 2024)."""
-    job, device = setup.job, setup.accelerator.device
-
-    def load(dtype: torch.dtype) -> PreTrainedModel:
-        return load_reward_model(job.reward_path, dtype, None, trust_remote_code=job.trust_remote_code)
-
-    reward = RewardScorer(load(setup.dtype)).to(device).requires_grad_(False)
-    critic = ValueScorer(load(torch.float32)).to(device) if job.ppo.advantage == "gae" else None
-    return reward, critic
-
-
-def frozen_policy(setup: Setup) -> Scorer:
-    """The policy as it is before training: what the KL is measured from, where all weights are trained."""
-    path = setup.job.reference[0].path if setup.job.reference else setup.job.policy_path
-    model = load_model(path, setup.dtype, trust_remote_code=setup.job.trust_remote_code)
-    return Scorer(model).to(setup.accelerator.device).requires_grad_(False)
-
-
 class PpoTask:
     """An iteration is `epochs` passes over its rollouts in `minibatches` optimizer steps each.
 
-    `ask(iteration, scores)` hands out the rollouts of the present weights, as folders of prompts and candidates; where
-    they are past a limit, training ends with OverOptimised. All is computed anew from recorded rollouts and the weights
-    at the iteration's start, so training can go on from there.
+    `ask(iteration, scores)` hands out the rollouts of the present weights, and their rewards where no reward model is
+    held; where they are past a limit, training ends with OverOptimised. All is computed anew from recorded rollouts
+    and the weights at the iteration's start, so training can go on from there.
     """
 
     def __init__(
         self,
         setup: Setup,
-        model: nn.Module,
-        reference: ActorCritic | None,
-        reward: RewardScorer,
+        models: Models,
         ask: Asking,
     ) -> None:
-        self.setup, self.model, self.reference, self.reward, self.ask = setup, model, reference, reward, ask
+        self.setup, self.models, self.ask = setup, models, ask
         self.ppo: Ppo = setup.job.ppo
         self.per_iteration = self.ppo.epochs * self.ppo.minibatches
         self.total_steps = self.ppo.iterations * self.per_iteration
@@ -221,17 +182,17 @@ class PpoTask:
 
     @torch.no_grad()
     def collect(self, iteration: int) -> Rollouts:
-        prompts, folders = self.ask(iteration, self.history)
-        groups, candidates = load_rollouts(self.setup, folders, prompts)
+        handed = self.ask(iteration, self.history)
+        groups, candidates, rewards = load_rollouts(self.setup, handed)
         setup = replace(self.setup, groups=groups)
         device = setup.accelerator.device
         lengths = torch.from_numpy(groups.answer_lengths).to(device)
         places = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         empty = torch.zeros(0, device=device)
         base = Rollouts(groups, places, empty, empty, empty)
-        old, values = score_tokens(setup, self.model, base)
-        reference = self.reference_logprobs(setup, base)
-        raw = torch.from_numpy(rewards_of(setup, self.reward, groups)).to(device)
+        measured = self.models.measure(setup, base, handed.asked(), candidates)
+        old, reference, values = measured.old, measured.reference, measured.values
+        raw = measured.rewards if rewards is None else torch.tensor(rewards, dtype=torch.float32, device=device)
         ended = torch.from_numpy(groups.labels > 0.5).to(device)
         scores = self.scores(raw, ended)
         kl = kl_estimates(old, reference, self.ppo.kl_estimator)
@@ -254,6 +215,8 @@ class PpoTask:
             "rollout/repetition": fmean(repetition(candidate.text) for candidate in candidates),
             **mismatch,
         }
+        if measured.spread is not None:
+            summary["rollout/reward_spread"] = measured.spread.mean()
         return Rollouts(
             groups, places, old, reference, found.advantages, values, found.returns if values is not None else None,
             weights, {name: float(value) for name, value in summary.items()},
@@ -284,14 +247,8 @@ class PpoTask:
         ratio = (old, sampler) if self.ppo.advantage != "rloo" else (sums(old, lengths), sums(sampler, lengths))
         return sampler_weights(*ratio, clip), found | {"rollout/sampler_truncated": truncated_share(*ratio, clip)}
 
-    def reference_logprobs(self, setup: Setup, base: Rollouts) -> Tensor:
-        if self.reference is not None:
-            return score_tokens(setup, self.reference, base)[0]
-        with self.setup.scorer.without_adapter():
-            return score_tokens(setup, self.model, base)[0]
-
     def scores(self, raw: Tensor, ended: Tensor) -> Tensor:
-        """What the reward model says: shifted so that the first rollouts average 0, clipped, cut answers seen to."""
+        """The rewards: shifted so that the first rollouts average 0, clipped, cut answers seen to."""
         if self.shift is None:
             self.shift = float(raw.mean()) if self.ppo.shift_rewards else 0.0
         scores = shift_scores(raw, raw.new_tensor([self.shift]))
@@ -332,6 +289,7 @@ def _health(metrics: Mapping[str, float]) -> Health:
         length=tokens,
         entropy=metrics["objective/entropy"] / tokens,
         spread=metrics["objective/score_spread"],
+        disagreement=metrics.get("rollout/reward_spread", 0.0),
     )
 
 

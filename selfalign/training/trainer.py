@@ -31,7 +31,8 @@ from selfalign.training.loop import Loop, MetricsLog, NonFiniteStep, emit, make_
 from selfalign.training.model import (
     ModelError,
 )
-from selfalign.training.ppo import ActorCritic, PpoTask, frozen_policy, reward_models
+from selfalign.training.ppo import PpoTask
+from selfalign.training.ppo_models import load_models
 from selfalign.training.ranking import RankingTask
 from selfalign.training.reference import WrongStart, mismatch, reference_logps
 from selfalign.training.reward_model import (
@@ -132,12 +133,10 @@ def train_ensemble(setup: Setup, pairs: GroupDataset, should_stop: Callable[[], 
 
 
 def train_on_rollouts(setup: Setup, should_stop: Callable[[], bool]) -> None:
-    job, accelerator = setup.job, setup.accelerator
-    before = probe_logprobs(setup, setup.scorer)
-    reward, critic = reward_models(setup)
-    model = accelerator.prepare(ActorCritic(setup.scorer, critic, job.temperature))
-    reference = None if job.adapter else ActorCritic(frozen_policy(setup), None, job.temperature)
-    task = PpoTask(setup, model, reference, reward, Asking(setup, model, before))
+    job, before = setup.job, probe_logprobs(setup, setup.scorer)
+    models = load_models(setup)
+    model = models.trained
+    task = PpoTask(setup, models, Asking(setup, model, before))
     job = replace(job, train=replace(job.train, checkpoint_every=1))  # the loop waits for an iteration's end
     stopped = None
     try:

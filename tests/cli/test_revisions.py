@@ -6,10 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
-from rich.style import Style
-
-from selfalign.cli import revisions
-from selfalign.cli.revisions import chains, diff
+from selfalign.cli.revisions import chains
+from selfalign.stages import revise
 from selfalign.store import Run
 from tests.cli.conftest import Cli
 from tests.cli.fabricate import NUM_PROMPTS
@@ -70,7 +68,7 @@ def test_show_tells_the_whole_chain_in_order(sample: Path, cli: Cli) -> None:
 def test_show_says_why_a_step_is_not_trained_on(sample: Path, cli: Cli) -> None:
     for answer, reason in (("0:1", "no_answer"), ("0:2", "truncated"), ("0:4", "critique_error"), ("0:6", "unchanged")):
         shown = cli("revisions", "show", "sample", answer, cwd=sample).stdout
-        assert SKIPPED + revisions.revise.DISCARDS[reason] in shown
+        assert SKIPPED + revise.DISCARDS[reason] in shown
 
 
 def test_show_finds_an_answer_by_its_prompt(sample: Path, cli: Cli) -> None:
@@ -98,18 +96,3 @@ def test_a_step_in_the_making_is_shown_as_far_as_it_is(sample: Path, tmp_path: P
         path.unlink()
     found = list(chains(Run.open(tmp_path / "run")))
     assert [len(chain.revisions) for chain in found[:3]] == [1, 0, 1]
-
-
-def test_a_diff_marks_words_that_went_and_came() -> None:
-    marked = diff("keep the old words\nhere", "keep new words\nhere \x1b[2Jtoo")
-    assert marked.plain == "keep the oldnew words\nhere too"
-    styles = {marked.plain[span.start : span.end]: Style.parse(str(span.style)) for span in marked.spans}
-    assert styles["the old"].strike
-    assert styles["new"].color.name == "green"
-    assert styles[" too"].color.name == "green"
-    assert not diff("same", "same").spans
-
-
-def test_long_texts_are_not_compared() -> None:
-    long = "word other " * revisions.MAX_DIFF_WORDS
-    assert diff(long, long[::-1]).plain == long[::-1]

@@ -93,7 +93,7 @@ def test_it_fires_between_the_peak_and_the_ruin(rare_trick: Case, seed: int) -> 
 def test_it_says_why() -> None:
     reason = overoptimised([0.4, 0.9], [Reading(0.6, 0.55, 0.65), Reading(0.3, 0.25, 0.35)])
     assert reason == (
-        "the reward is over-optimised: since iterate 0 it rose from 0.4 to 0.9, while the held-out judge fell from "
+        "the reward is over-optimised: since iteration 0 it rose from 0.4 to 0.9, while the held-out judge fell from "
         "0.6 [0.55, 0.65] to 0.3 [0.25, 0.35], by 0.3; chance explains 0.0929"
     )
 
@@ -145,8 +145,10 @@ def test_short_and_broken_histories() -> None:
         overoptimised([1.0, 2.0], [Reading(0.5, 0.4, 0.6)])
 
 
-HEALTHY = Health(kl=2.0, repetition=0.05, length=100.0, entropy=1.0, spread=0.8)
-LIMITS = Ppo(stop_kl=10.0, stop_repetition=0.3, stop_length=1.5, stop_entropy=0.4, stop_spread=0.25)
+HEALTHY = Health(kl=2.0, repetition=0.05, length=100.0, entropy=1.0, spread=0.8, disagreement=0.2)
+LIMITS = Ppo(
+    stop_kl=10.0, stop_repetition=0.3, stop_length=1.5, stop_entropy=0.4, stop_spread=0.25, stop_disagreement=2.0
+)
 
 
 @pytest.mark.parametrize(
@@ -168,6 +170,11 @@ LIMITS = Ppo(stop_kl=10.0, stop_repetition=0.3, stop_length=1.5, stop_entropy=0.
             "spread",
             [0.8, 0.2, 0.1],
             "the standard deviation of scores is 0.1, 0.8 at first; the least allowed is 0.2",
+        ),
+        (
+            "disagreement",
+            [0.2, 0.4, 0.5],
+            "the reward models are 0.5 apart, 0.2 at first; the most allowed is 0.4",
         ),
         ("kl", [2, math.nan], "the KL to the reference is nan nats per answer; the most allowed is 10"),
     ],

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from selfalign.chat import encode_chat
 from selfalign.config import Adapter, Ppo
 from selfalign.launch.local import trainer_command
-from selfalign.records import Candidate, Message, Prompt
-from selfalign.store import Run
+from selfalign.records import Candidate, Message, Prompt, Reward
+from selfalign.store import Run, read_records
 from selfalign.training import rollouts
 from selfalign.training.dataset import NothingToTrainOn
 from selfalign.training.job import TrainJob, write_job
@@ -75,9 +75,29 @@ class Sampler:
         folder = self.folder / f"{iteration:03d}"
         if not (folder / "run").exists():
             prompts, candidates = roll_out(model or self.job.policy_path, iteration, self.job.ppo)
-            write(folder / "run", prompts, candidates)
+            write(folder / "run", prompts=prompts, candidates=candidates)
         steps = folder / "run" / "rounds" / "000"
         return {"prompts": [str(steps / "prompts")], "candidates": [str(steps / "candidates")]}
+
+
+class GivenRewards(Sampler):
+    """Hands rewards over with the rollouts: short answers are the better ones."""
+
+    def __init__(self, *arguments: Any, without: tuple[str, ...] = (), **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.without = without
+
+    def reward(self, candidate: Candidate) -> float:
+        return 1.0 - 2.0 * len(candidate.token_ids) / LENGTH
+
+    def sample(self, iteration: int, model: str | None) -> dict[str, list[str]]:
+        said = super().sample(iteration, model)
+        folder = self.folder / f"{iteration:03d}" / "rewards"
+        if not folder.exists():
+            sampled = read_records(Path(said["candidates"][0]), Candidate)
+            rewards = [Reward(c.id, "judge", self.reward(c)) for c in sampled if c.id not in self.without]
+            write(folder, rewards=rewards)
+        return said | {"rewards": [str(folder / "rounds" / "000" / "rewards")]}
 
 
 def roll_out(path: str, iteration: int, ppo: Ppo) -> tuple[list[Prompt], list[Candidate]]:
@@ -104,10 +124,10 @@ def roll_out(path: str, iteration: int, ppo: Ppo) -> tuple[list[Prompt], list[Ca
     return prompts, candidates
 
 
-def write(path: Path, prompts: list[Prompt], candidates: list[Candidate]) -> None:
+def write(path: Path, **records: list[Any]) -> None:
     run = Run.create(path, "name: rollouts\n")
     with run.lock():
-        for name, rows in (("prompts", prompts), ("candidates", candidates)):
+        for name, rows in records.items():
             step = run.step(f"rounds/000/{name}", inputs={})
             step.write(0, rows)
             step.finish({})
@@ -255,7 +275,8 @@ def test_weights_need_log_probabilities_of_single_tokens(tmp_path: Path, monkeyp
     job = ppo_job(tmp_path, ppo_iterations=1, ppo_sampler_clip=2.0)
     Sampler(job, tmp_path / "rollouts", monkeypatch)
     prompts, candidates = roll_out(job.policy_path, 0, job.ppo)
-    write(tmp_path / "rollouts/000/run", prompts, [replace(c, logprobs=()) for c in candidates])
+    unrecorded = [replace(candidate, logprobs=()) for candidate in candidates]
+    write(tmp_path / "rollouts/000/run", prompts=prompts, candidates=unrecorded)
     with pytest.raises(NothingToTrainOn, match=r"ppo\.sampler_clip: .* not recorded"):
         train(job)
     without = replace(job, ppo=replace(job.ppo, sampler_clip=None), output_dir=str(tmp_path / "without"))
@@ -400,22 +421,63 @@ def test_rollouts_that_cannot_be_trained_on_are_counted_aloud(tmp_path: Path, mo
     prompts, candidates = roll_out(job.policy_path, 0, job.ppo)
     candidates[0] = replace(candidates[0], finish_reason="error", token_ids=())
     candidates[1] = replace(candidates[1], token_ids=(5,) * 4000)
-    write(tmp_path / "rollouts/000/run", prompts, candidates)
+    write(tmp_path / "rollouts/000/run", prompts=prompts, candidates=candidates)
     train(job)
     assert sampler.warnings == ["round 0: rollouts left out: 1 error, 1 too_long; 22 remain"]
     assert metrics_of(job)[0]["rollout/answers"] == 22
 
 
-@pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one = ppo_job(tmp_path, ppo_iterations=2)
-    sampler = Sampler(one, tmp_path / "rollouts", monkeypatch)
-    train(one)
-    two = replace(one, output_dir=str(tmp_path / "two"), train=replace(one.train, num_processes=2))
-    write_job(two, tmp_path / "two.json")
-    with (tmp_path / "two.log").open("w") as log:
+@pytest.mark.parametrize("advantage", ["gae", "rloo"])
+def test_rewards_that_come_with_the_rollouts_are_followed(
+    advantage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Short answers are rewarded, and nothing else is known of them."""
+    job = ppo_job(tmp_path, ppo_advantage=advantage, ppo_iterations=8, ppo_prompts=12, ppo_kl_coef=0.01)
+    job = replace(job, reward_path=None, rewards_given=True)
+    GivenRewards(job, tmp_path / "rollouts", monkeypatch)
+    train(job)
+    steps = metrics_of(job)
+    assert steps[-1]["objective/scores"] > steps[0]["objective/scores"] + 0.1
+    assert steps[-1]["rollout/mean_tokens"] < steps[0]["rollout/mean_tokens"]
+    assert ("loss/value" in steps[0]) and (steps[0]["loss/value"] > 0) == (advantage == "gae")
+
+
+def test_rewards_are_those_handed_over_and_answers_without_one_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(ppo_job(tmp_path, ppo_iterations=1), reward_path=None, rewards_given=True)
+    sampler = GivenRewards(job, tmp_path / "rollouts", monkeypatch, without=("0-0-0", "0-3-1"))
+    train(job)
+    _, candidates = roll_out(job.policy_path, 0, job.ppo)
+    given = [sampler.reward(c) for c in candidates if c.id not in sampler.without]
+    assert metrics_of(job)[0]["objective/scores"] == pytest.approx(np.mean(given), abs=1e-6)
+    assert sampler.warnings == ["round 0: rollouts left out: 2 without_reward; 22 remain"]
+
+
+def test_a_critic_that_begins_as_the_policy_begins_the_same_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off before the first checkpoint, and after it."""
+    whole = replace(ppo_job(tmp_path / "whole", ppo_iterations=2), reward_path=None, rewards_given=True)
+    GivenRewards(whole, tmp_path / "whole" / "rollouts", monkeypatch)
+    train(whole)
+    job = replace(ppo_job(tmp_path / "cut", ppo_iterations=2), reward_path=None, rewards_given=True)
+    for stop_after in (0, 1):
+        GivenRewards(job, tmp_path / "cut" / "rollouts", monkeypatch, stop_after=stop_after)
+        with pytest.raises(Stopped):
+            train(job)
+    GivenRewards(job, tmp_path / "cut" / "rollouts", monkeypatch)
+    train(job)
+    weights = [(Path(j.output_dir) / "model.safetensors").read_bytes() for j in (whole, job)]
+    assert weights[0] == weights[1] and metrics_of(whole) == metrics_of(job)
+
+
+def run_processes(job: TrainJob, tmp_path: Path, sampler: Sampler) -> None:
+    """Start the trainer as a campaign does, and answer it."""
+    write_job(job, tmp_path / "job.json")
+    with (tmp_path / "job.log").open("w") as log:
         process = subprocess.Popen(
-            trainer_command(two, tmp_path / "two.json"),
+            trainer_command(job, tmp_path / "job.json"),
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
@@ -425,6 +487,15 @@ def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 reply = sampler.sample(asked["iteration"], asked["model"]) | sampler.guard(asked["iteration"])
                 process.stdin.write(json.dumps(reply) + "\n")
                 process.stdin.flush()
-    assert process.wait() == 0, (tmp_path / "two.log").read_text()[-3000:]
+    assert process.wait() == 0, (tmp_path / "job.log").read_text()[-3000:]
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = ppo_job(tmp_path, ppo_iterations=2)
+    sampler = Sampler(one, tmp_path / "rollouts", monkeypatch)
+    train(one)
+    two = replace(one, output_dir=str(tmp_path / "two"), train=replace(one.train, num_processes=2))
+    run_processes(two, tmp_path, sampler)
     for ours, theirs in zip(metrics_of(one), metrics_of(two), strict=True):
         assert theirs == pytest.approx(ours, rel=1e-2, abs=1e-3)

@@ -26,6 +26,7 @@ def judge(
     *,
     judge_id: str,
     seed: int,
+    alone: bool = False,
 ) -> Iterator[tuple[int, list[Judgment]]]:
     """Judge the candidates of each prompt and yield each shard once all of its verdicts are in.
 
@@ -34,11 +35,12 @@ def judge(
     differ in their principle alone follow one another, so that an engine computes what they share once. A prompt to
     which no principle applies gets no judgment. With `comparisons: active` a shard is judged in waves, each of which
     asks for what the answers so far make most worth knowing, so that the engine's batch drains between waves; a shard
-    judged again gets the same questions if it gets the same answers. With reasons the batch
-    drains twice a shard: all of them are sampled before verdicts are read after them. Raises EngineError unless each
-    label is a single token of the judge, and StageError for a constitution that the method cannot judge by.
+    judged again gets the same questions if it gets the same answers. With reasons the batch drains twice a shard: all
+    of them are sampled before verdicts are read after them. A candidate that has no other beside it is rated only where
+    it is to stand `alone`, such as for a reward. Raises EngineError unless each label is a single token of the judge,
+    and StageError for a constitution that the method cannot judge by.
     """
-    sheet = Sheet(constitution, settings, judge_id, seed)
+    sheet = Sheet(constitution, settings, judge_id, seed, alone=alone)
     engine.check_labels(sheet.labels)
     if settings.comparisons == "active" and not settings.pointwise:
         for index, prompts, candidates in shards:

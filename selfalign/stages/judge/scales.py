@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from selfalign.config import Judge
+from selfalign.config import HIGHEST_LEVEL, Judge
 from selfalign.constitution import Principle
 from selfalign.stages import StageError
-
-LOWEST, HIGHEST = 1.0, 5.0  # ratings by a rubric, whatever its scores
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +56,6 @@ def scale_of(principle: Principle, settings: Judge) -> Scale:
 
 
 def _spread(scores: list[int]) -> tuple[float, ...]:
-    """Ascending scores, mapped onto LOWEST to HIGHEST."""
+    """Ascending scores, mapped onto 1 to HIGHEST_LEVEL."""
     low, high = scores[0], scores[-1]
-    return tuple(LOWEST + (HIGHEST - LOWEST) * (score - low) / (high - low) for score in scores)
+    return tuple(1.0 + (HIGHEST_LEVEL - 1) * (score - low) / (high - low) for score in scores)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,25 @@ principles:
     assert worked == constitution.Example(prompt="q", better="b", worse="w", critique="It flatters.")
     assert (principle.rationale, principle.source.license) == ("Trust.", "CC0-1.0")
     assert constitution.load(write(tmp_path, rules.to_yaml(), "again.yaml")) == rules
+
+
+def test_an_editor_can_complete_and_describe_every_key() -> None:
+    schema = json.loads(resources.schema("constitution"))
+    principle = schema["$defs"]["principle"]["properties"]
+    parts = {
+        constitution.Principle: principle,
+        constitution.Source: principle["source"]["properties"],
+        constitution.AppliesWhen: principle["applies_when"]["properties"],
+        constitution.Example: principle["examples"]["items"]["properties"],
+        constitution.Level: principle["rubric"]["properties"]["levels"]["items"]["properties"],
+    }
+    for kind, properties in parts.items():
+        assert {field.name for field in fields(kind)} == properties.keys()
+        assert all("description" in described for described in properties.values())
+    assert all("description" in described for described in schema["properties"].values())
+    for name in resources.constitutions():
+        first = resources.find_constitution(name).read_text(encoding="utf-8").splitlines()[0]
+        assert first == "# yaml-language-server: $schema=../selfalign/schemas/constitution.schema.json"
 
 
 def test_a_rubric_or_a_revision_alone_gives_words(tmp_path: Path) -> None:
@@ -231,6 +251,42 @@ def test_a_later_parent_wins_and_a_shipped_one_is_found_by_name(tmp_path: Path) 
     assert constitution.load(child).principles == shipped.principles
 
 
+@pytest.mark.parametrize(
+    ("added", "message", "suggestion"),
+    [
+        ("yields_to: [kid]", "yields_to names 'kid', which is no principle", 'Did you mean "kind"?'),
+        ("yields_to: [Kind!]", "yields_to[1] is 'Kind!', which is not allowed", "ids of other principles"),
+        ("yields_to: [late]", '"brief" yields to "late", which it outranks by its tier', "change the tier"),
+        ("yields_to: [firm]", '"brief" yields to "firm" yields to "brief": a circle', "Drop one"),
+        ("yields_to: [brief]", '"brief" yields to "brief": a circle', "Drop one"),
+        ("replaced_by: bref", "replaced_by names 'bref', which is no principle", 'Did you mean "brief"?'),
+    ],
+)
+def test_references_lead_somewhere_and_upwards(added: str, message: str, suggestion: str, tmp_path: Path) -> None:
+    rest = "  - {id: late, text: The response is late., tier: 3}\n  - {id: firm, text: t, yields_to: [brief]}\n"
+    error = refused(write(tmp_path, RULES.replace("id: brief\n", f"id: brief\n    {added}\n") + rest))
+    assert message in str(error)
+    assert (error.line, suggestion in error.suggestion) == (14, True)
+
+
+def test_what_yields_is_part_of_the_hash_and_of_the_file(tmp_path: Path) -> None:
+    base = constitution.load(write(tmp_path, RULES))
+    text = RULES.replace("    weight: 3\n", "    weight: 3\n    yields_to: [kind]\n")
+    rules = constitution.load(write(tmp_path, text))
+    assert rules.principles[0].yields_to == ("kind",)
+    assert rules.hash != base.hash
+    assert constitution.load(write(tmp_path, rules.to_yaml(), "again.yaml")) == rules
+
+
+def test_parents_named_over_and_over_are_read_once(tmp_path: Path) -> None:
+    """Each of 40 files names the next by three spellings: read anew each time, they would be 3^40."""
+    for number in range(40):
+        names = [f"{dots}c{number + 1}.yaml" for dots in ("", "./", "././")]
+        write(tmp_path, HEAD + f"extends: {names}\n", f"c{number}.yaml")
+    write(tmp_path, RULES, "c40.yaml")
+    assert len(constitution.load(tmp_path / "c0.yaml").principles) == 3
+
+
 def test_circles_and_missing_parents_are_refused(tmp_path: Path) -> None:
     write(tmp_path, HEAD + "extends: [b]\n", "a.yaml")
     path = write(tmp_path, HEAD + "extends:\n  - a\n", "b.yaml")
@@ -301,6 +357,12 @@ def test_comments_order_and_quotes_survive_an_edit() -> None:
     document["principles"][0]["weight"] = 2
     edited = constitution.dump(document)
     assert edited == RULES.replace("weight: 3", "weight: 2")
+
+
+@pytest.mark.parametrize("name", resources.constitutions())
+def test_an_edit_leaves_all_else_of_a_shipped_file_as_it_is(name: str) -> None:
+    text = resources.find_constitution(name).read_text(encoding="utf-8")
+    assert constitution.dump(constitution.open_document(text)) == text
 
 
 @pytest.mark.parametrize("name", resources.constitutions())

@@ -1,0 +1,264 @@
+"""`selfalign constitution`: look principles over, tell what an edit means, and take principles over from others."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, Parameter
+from rich.text import Text
+
+from selfalign import resources, source
+from selfalign.cli.errors import FAILED, USAGE, CommandError
+from selfalign.cli.output import is_plain, print_json, print_table, say
+from selfalign.cli.rewording import diff as coloured
+from selfalign.cli.rewording import marked
+from selfalign.cli.targets import RUNS, check_name, find_run
+from selfalign.constitution import (
+    AppliesWhen,
+    Constitution,
+    Example,
+    Rubric,
+    Source,
+    check_document,
+    importing,
+    load,
+    to_text,
+)
+from selfalign.constitution.diff import Change
+from selfalign.constitution.diff import diff as compared
+from selfalign.constitution.lint import Finding, committed
+from selfalign.constitution.lint import lint as looked_over
+from selfalign.store import atomic_write
+from selfalign.text import clean, one_line
+
+app = App(
+    name="constitution",
+    help="Lint, compare, import and export constitutions.",
+    help_format="plaintext",
+    result_action="return_value",
+)
+
+_EXIT = {"error": USAGE, "warning": FAILED, "note": 0}
+
+
+@app.command
+def lint(*files: str, against: str | None = None, json: bool = False, runs: Path = RUNS) -> int:
+    """Look for what would mislead a judge. Exit code: 2 for errors, 1 for warnings, 0 for notes alone.
+
+    Wordings that changed without a new version are found by comparing each file with git's HEAD.
+
+    Parameters
+    ----------
+    files
+        Constitutions: files, names of shipped ones, or rounds of runs (RUN@3).
+    against
+        An earlier version of the file, in place of git's HEAD.
+    json
+        Print JSON.
+    runs
+        The folder of runs.
+    """
+    if not files or (against and len(files) > 1):
+        what = "--against goes with one file" if files else "which constitution?"
+        raise CommandError(what, fix="selfalign constitution lint FILE", code=USAGE)
+    paths = [find_constitution(name, runs) for name in files]
+    earlier = find_constitution(against, runs) if against else None
+    findings = {path: _look_over(path, earlier) for path in paths}
+    found = [finding for each in findings.values() for finding in each]
+    if json:
+        print_json(found)
+    else:
+        for path, each in findings.items():
+            for finding in each:
+                print(one_line(finding))
+            print(one_line(f"{path}: {_count(each)}"))
+    return max((_EXIT[finding.severity] for finding in found), default=0)
+
+
+def _look_over(path: Path, earlier: Path | None) -> list[Finding]:
+    before = source.read_yaml(source.read_text(earlier), str(earlier)) if earlier else committed(path)
+    return looked_over(path, before)
+
+
+def _count(findings: Sequence[Finding]) -> str:
+    counts = {kind: sum(finding.severity == kind for finding in findings) for kind in _EXIT}
+    said = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts.items() if count]
+    return ", ".join(said) or "nothing to mend"
+
+
+@app.command
+def diff(old: str, new: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
+    """Show what an edit means, principle by principle: reworded, reweighted, rescoped, moved, added, retired.
+
+    Principles are matched by their ids, wherever they stand; what is extended counts as if it were written out.
+
+    Parameters
+    ----------
+    old
+        A constitution: a file, the name of a shipped one, or a round of a run (RUN@3).
+    new
+        The constitution to compare it with.
+    json
+        Print JSON.
+    runs
+        The folder of runs.
+    """
+    found = compared(*(load(find_constitution(name, runs)) for name in (old, new)))
+    if json:
+        print_json(found)
+        return 0
+    rows = [(change.kind, change.principle or "(all)", _said(change)) for change in found.changes]
+    if rows:
+        print_table(("change", "principle", "what"), rows)
+    else:
+        print("no principle differs")
+    say(f"{one_line(found.before)} → {one_line(found.after)}")
+    say(f"{len(found.judged_anew)} to be judged anew: {', '.join(found.judged_anew) or 'stored verdicts hold for all'}")
+    return 0
+
+
+def _said(change: Change) -> Text | str:
+    if change.field == "status":
+        return _state(change)
+    before, after = (_words(value) for value in (change.before, change.after))
+    if is_plain(sys.stdout):
+        return f"{change.field}: {one_line(marked(before, after))}"
+    words = coloured(*(one_line(value) for value in (before, after)))
+    return Text(f"{change.field}: ").append_text(words)
+
+
+def _state(change: Change) -> str:
+    if change.before is None or change.after is None:
+        return "not in the file" if change.after is None else f"new, {change.after}"
+    return f"status: {change.before} → {change.after}"
+
+
+def _words(value: Any) -> str:
+    """A field of a principle as one text."""
+    match value:
+        case str():
+            return value
+        case Rubric():
+            return value.words()
+        case AppliesWhen():
+            return "; ".join(
+                filter(None, (value.ask, f"tags {', '.join(value.prompt_tags)}" * bool(value.prompt_tags)))
+            )
+        case Source():
+            return ", ".join(filter(None, (value.name, value.license, value.url)))
+        case Example():
+            return " / ".join(filter(None, (value.prompt, value.better, value.worse, value.critique)))
+        case tuple():
+            return ", ".join(map(_words, value))
+        case _:
+            return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@app.command(name="import")
+def import_(
+    file: Path,
+    /,
+    *,
+    format: str = "",
+    name: str | None = None,
+    output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
+) -> int:
+    """Turn principles in another format into a constitution: on stdout, or in a new file.
+
+    Formats: anthropic-critiques, anthropic-comparisons (ConstitutionalHarmlessnessPaper), llm-swarm, langchain, icai
+    (also any list of sentences), prometheus, promptfoo, g-eval, model-spec.
+
+    Parameters
+    ----------
+    file
+        JSON, YAML, plain text, Markdown or Python; Python is parsed and never run.
+    format
+        One of the formats above. Default: recognised by the file's shape.
+    name
+        The name of the constitution. Default: made of the file's.
+    output
+        The file to write. Default: stdout.
+    """
+    if output and output.exists():
+        raise CommandError(f"{output} exists", fix="name another file, or remove it first", code=USAGE)
+    found = importing.read(file, format)
+    name = check_name(name, "constitution") if name else importing.slug(file.stem) or "imported"
+    text = Constitution(name=name, version="1.0.0", principles=found.principles).to_yaml()
+    check_document(source.read_yaml(text, str(output or "the constitution made of it")))
+    if output:
+        atomic_write(output, text.encode("utf-8"))
+    print(clean(str(output)) if output else clean(text).rstrip("\n"))
+    say(f"{len(found.principles)} principles, read as {found.format}")
+    for note in found.notes:
+        say(f"note: {note}")
+    if output:
+        say(f"next:  selfalign constitution lint {output}")
+    return 0
+
+
+@app.command
+def export(constitution: str, /, *, format: Literal["text", "json", "yaml"] = "text", runs: Path = RUNS) -> int:
+    """Print a constitution with what it extends merged in.
+
+    Parameters
+    ----------
+    constitution
+        A file, the name of a shipped constitution, or a round of a run (RUN@3).
+    format
+        text: the active principles as a numbered list; json and yaml: everything, readable as a constitution again.
+    runs
+        The folder of runs.
+    """
+    rules = load(find_constitution(constitution, runs))
+    if format == "json":
+        print_json(rules.values())
+    else:
+        print(clean(to_text(rules) if format == "text" else rules.to_yaml()), end="")
+    return 0
+
+
+@app.command
+def schema() -> int:
+    """Print the JSON Schema of constitutions, for editors."""
+    print(resources.schema("constitution"), end="")
+    return 0
+
+
+def find_constitution(name: str, runs: Path = RUNS) -> Path:
+    """The file that a path, the name of a shipped constitution, or a round of a run (RUN@3) leads to."""
+    if Path(name).is_file():
+        return Path(name)
+    if found := re.fullmatch(r"(.+)@(\d{1,4})", name):
+        return _of_round(found[1], int(found[2]), runs)
+    if (path := resources.find_constitution(name)) is not None:
+        return path
+    known = [*resources.constitutions(), *(str(path) for path in _beside(Path(name)))]
+    raise CommandError(
+        f'there is no constitution "{name}"',
+        why=f"the shipped ones are {', '.join(resources.constitutions())}",
+        fix=source.did_you_mean(name, known) or "name a file, a shipped constitution, or a round of a run: RUN@3",
+        code=USAGE,
+    )
+
+
+def _of_round(run: str, number: int, runs: Path) -> Path:
+    opened = find_run(run, runs)
+    rounds = {round: opened.path / f"rounds/{round:03d}/constitution.yaml" for round in opened.rounds()}
+    if number not in rounds or not rounds[number].is_file():
+        has = [str(round) for round, path in rounds.items() if path.is_file()]
+        raise CommandError(
+            f'the run "{opened.path.name}" has no constitution of round {number}',
+            where=str(opened.path),
+            why=f"its rounds are {', '.join(has) or 'none'}",
+            fix=f"selfalign status {run}",
+            code=USAGE,
+        )
+    return rounds[number]
+
+
+def _beside(path: Path) -> Iterator[Path]:
+    return path.parent.glob("*.yaml") if path.parent.is_dir() else iter(())
