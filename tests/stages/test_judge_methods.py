@@ -18,7 +18,7 @@ from selfalign.stages import StageError
 from selfalign.stages.judge import count_verdicts, judge, template_hash, words_hash
 from selfalign.stages.judge.scales import Scale, scale_of
 from selfalign.stages.judge.worked import worked_examples
-from tests.scripted import RESPONSE, RESPONSES
+from tests.scripted import RESPONSE, RESPONSES, SIGN
 from tests.stages.world import FakeEngine, candidate, prompt
 
 SHOWN = tuple(
@@ -30,7 +30,6 @@ GRADED = Principle(id="graded", text="Be warm.", rubric=Rubric(levels=LEVELS))
 HOUSE = Constitution(name="house", version="1", principles=(WARM,))
 ASK = prompt("How are you?")
 TWO = [candidate(ASK, "fine", 0), candidate(ASK, "well, thank you", 1)]
-SIGN = re.compile(r'"id": "([0-9a-f]+)"')
 
 
 def run(engine, candidates=TWO, constitution=HOUSE, **settings):
