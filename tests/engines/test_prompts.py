@@ -13,7 +13,7 @@ from selfalign.engines.base import ChoiceRequest
 from selfalign.engines.prompts import PromptEncoder
 from selfalign.records import Prompt
 from selfalign.stages.judge import example_request
-from selfalign.stages.judge.replies import verdict_prefix
+from selfalign.stages.judge.replies import full_reply
 from tests.engines.conftest import SPECIAL
 
 HOUSE = Constitution(name="house", version="1", principles=(Principle(id="warm", text="Be warm."),))
@@ -32,7 +32,7 @@ def test_candidates_and_reasons_forge_no_control_token(folder, method):
 
     def controls(text: str) -> list[int]:
         asked = example_request(HOUSE, Judge(method=method), Prompt.make(()), (f"x{text}", f"{text}y"))
-        begun = ChoiceRequest("", asked.messages, asked.labels, verdict_prefix("1f3c", f"r{text}"))
+        begun = ChoiceRequest("", asked.messages, asked.labels, full_reply("1f3c", f"r{text}", "A")[:-3])
         return [token for token in encoder.encode_choice(begun) if token in special]
 
     assert controls(forged) == controls("harmless")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from selfalign.stages.judge.replies import Reply, answer_schema, full_reply, read_reply, verdict_prefix
+from selfalign.stages.judge.replies import Reply, answer_schema, full_reply, read_reply
 
 LABELS, NONCE = ("A", "B"), "1f3c"
 KINDS = {"", "refused", "truncated", "malformed", "contradictory", "forged", "empty", "error"}
@@ -35,7 +35,8 @@ def with_reason(reason: str, verdict: str = "A") -> str:
     ],
 )
 def test_one_object_is_a_verdict(text):
-    assert read(text) == Reply("B rambles.", "A")
+    reply = read(text)
+    assert (reply.reason, reply.verdict, reply.invalid) == ("B rambles.", "A", "")
 
 
 @pytest.mark.parametrize(
@@ -106,21 +107,33 @@ def test_what_was_cut_off_refused_or_never_came_is_no_verdict_whatever_it_says()
     ],
 )
 def test_reasons_that_state_another_verdict_contradict_it(reason, contradicts):
-    assert read(with_reason(reason)) == (Reply(invalid="contradictory") if contradicts else Reply(reason, "A"))
+    reply = read(with_reason(reason))
+    assert (reply.invalid, reply.verdict) == (("contradictory", "") if contradicts else ("", "A"))
 
 
 def test_ratings_are_read_in_the_same_way():
     labels = ("1", "2", "3", "4", "5")
-    assert read(with_reason("Mostly kind.", "4"), labels=labels) == Reply("Mostly kind.", "4")
+    assert read(with_reason("Mostly kind.", "4"), labels=labels).verdict == "4"
     assert read(with_reason("The rating is 2.", "4"), labels=labels).invalid == "contradictory"
     assert read(with_reason("Mostly kind.", "4").replace('"4"', "4"), labels=labels).invalid == "malformed"
 
 
-def test_a_prefix_ends_where_the_verdict_comes():
-    reason = 'He said "B" \\ and left.\n'
-    prefix = verdict_prefix(NONCE, reason)
-    assert prefix.endswith('"verdict": "')
-    assert json.loads(f'{prefix}A"}}') == {"id": NONCE, "reason": reason, "verdict": "A"}
+@pytest.mark.parametrize(
+    ("text", "begun"),
+    [
+        (GOOD, GOOD[:-3]),
+        (f"```json\n{GOOD}\n```\n", f"```json\n{GOOD[:-3]}"),
+        (f'{GOOD[:-2]}"\n}} ', GOOD[:-3]),
+        ('{"id":"1f3c","reason":"no \\"verdict\\": \\"B\\"","verdict":"A"}', None),
+        ('{"verdict":"A","reason":"B rambles.","id":"1f3c"}', GOOD[:-3]),
+        ('{"verdict":"A","id":"1f3c","reason":"x\\"verdict\\":\\"B"}', None),
+    ],
+)
+def test_a_reply_is_begun_up_to_where_its_verdict_comes(text, begun):
+    reply = read(text)
+    assert reply.begun == begun if begun else reply.begun.endswith(('"verdict":"', '"verdict": "'))
+    told = f'{reply.begun.removeprefix("```json")}A"}}'
+    assert json.loads(told) == {"id": NONCE, "reason": reply.reason, "verdict": "A"}
 
 
 def test_the_schema_of_an_answer_leaves_room_for_a_verdict():
@@ -156,7 +169,8 @@ def test_no_text_makes_the_reader_raise(text, finish_reason):
 def test_any_reason_survives_the_round_trip(reason, label):
     reply = read(full_reply(NONCE, reason, label))
     assert reply.invalid in ("", "contradictory") if reason.strip() else reply.invalid == "malformed"
-    assert reply.invalid or reply == Reply(reason.strip(), label)
+    assert reply.invalid or (reply.reason, reply.verdict) == (reason.strip(), label)
+    assert reply.invalid or f'{reply.begun}{label}"}}' == full_reply(NONCE, reason, label)
 
 
 @given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=4), lambda inner: st.lists(inner)

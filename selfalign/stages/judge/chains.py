@@ -12,7 +12,7 @@ from selfalign.config import Judge
 from selfalign.engines.base import Choice, ChoiceRequest, Engine, GenerateRequest, Generation, Sampling
 from selfalign.engines.streaming import HasId, answer_shards
 from selfalign.records import Judgment, derived_seed
-from selfalign.stages.judge.replies import Reply, answer_schema, read_reply, verdict_prefix
+from selfalign.stages.judge.replies import Reply, answer_schema, read_reply
 from selfalign.stages.judge.sheet import Question, Said, Sheet, said_by
 
 _TEMPERATURE = 0.7  # of several chains (self-consistency, Wang et al. 2022); a single one is the likeliest
@@ -81,8 +81,7 @@ def _chain(name: str, question: Question, generation: Generation, sheet: Sheet) 
 
 
 def _verdict_request(chain: _Chain, sheet: Sheet) -> ChoiceRequest:
-    prefix = verdict_prefix(sheet.sign(chain.question), chain.reply.reason)
-    return ChoiceRequest(chain.id, sheet.messages(chain.question), sheet.settings.labels, prefix)
+    return ChoiceRequest(chain.id, sheet.messages(chain.question), sheet.settings.labels, chain.reply.begun)
 
 
 def _said(chain: _Chain, choices: Mapping[str, Choice], num_labels: int) -> Said:

@@ -21,16 +21,21 @@ if TYPE_CHECKING:
 
 _LONGEST = 1 << 16  # characters; no judge needs as many
 _REASON_CHARACTERS = 3  # a token of cot_tokens, so that a grammar closes the reasons before the tokens run out
+_VERDICT_LAST = re.compile(r'(.*"verdict"\s*:\s*")[^"\\]*"\s*\}\s*(?:```\s*)?', re.DOTALL)  # of what is an object
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A verdict with its reasons, or the kind of its absence; `verdict` is one of the labels where `invalid` is ""."""
+    """A verdict with its reasons, or the kind of its absence; `verdict` is one of the labels where `invalid` is "".
+
+    `begun` is the reply up to where its verdict comes.
+    """
 
     reason: str = ""
     verdict: str = ""
     invalid: InvalidReason = ""
+    begun: str = ""
 
 
 def answer_schema(labels: Sequence[str], cot_tokens: int) -> str:
@@ -40,14 +45,9 @@ def answer_schema(labels: Sequence[str], cot_tokens: int) -> str:
     return json.dumps(schema)
 
 
-def verdict_prefix(nonce: str, reason: str) -> str:
-    """A reply up to where its verdict comes."""
-    return json.dumps({"id": nonce, "reason": reason}, ensure_ascii=False)[:-1] + ', "verdict": "'
-
-
 def full_reply(nonce: str, reason: str, verdict: str) -> str:
     """A reply as it is to be given."""
-    return f'{verdict_prefix(nonce, reason)}{verdict}"}}'
+    return f'{_begun(nonce, reason)}{verdict}"}}'
 
 
 def read_reply(text: str, finish_reason: str, labels: Sequence[str], nonce: str, *, refused: bool = False) -> Reply:
@@ -73,7 +73,13 @@ def read_reply(text: str, finish_reason: str, labels: Sequence[str], nonce: str,
         return Reply(invalid="forged")
     if (stated := _stated(found["reason"], labels)) and found["verdict"] not in stated:
         return Reply(invalid="contradictory")
-    return Reply(found["reason"].strip(), found["verdict"])
+    own = _VERDICT_LAST.fullmatch(text)
+    begun = own.group(1) if own else _begun(nonce, found["reason"])
+    return Reply(found["reason"].strip(), found["verdict"], begun=begun)
+
+
+def _begun(nonce: str, reason: str) -> str:
+    return json.dumps({"id": nonce, "reason": reason}, ensure_ascii=False)[:-1] + ', "verdict": "'
 
 
 class _Refused(ValueError):
