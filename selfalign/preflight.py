@@ -51,16 +51,20 @@ def _constitution(loaded: Loaded, setting: str, name: str) -> Iterator[Problem]:
     except InputError as error:
         yield from error.problems
     else:
-        yield from _judged_by(loaded, rules)
+        yield from _judged_by(loaded, setting, rules)
 
 
-def _judged_by(loaded: Loaded, rules: constitution.Constitution) -> Iterator[Problem]:
-    """What the judge's method asks of the principles."""
-    judge, principles = loaded.campaign.judge, rules.active
-    if judge.method == "rubric" and not any(principle.rubric.levels for principle in principles):
-        fix = "Give a principle `rubric: {levels: [...]}`, or use `method: pointwise-logprob`."
-        yield loaded.problem("judge.method", f"no active principle of {rules.name} has a rubric", fix)
-    if judge.examples and not any(principle.examples for principle in principles):
+def _judged_by(loaded: Loaded, setting: str, rules: constitution.Constitution) -> Iterator[Problem]:
+    """What the methods of the judges that read a constitution ask of its principles."""
+    judge, evaluate, principles = loaded.campaign.judge, loaded.campaign.evaluate, rules.active
+    methods = {"judge.method": judge.method} if setting == "constitution" else {}
+    if setting == "evaluate.constitution" or evaluate.constitution is None:
+        methods["evaluate.judge.method"] = evaluate.judge.method
+    for name, method in methods.items():
+        if method == "rubric" and not any(principle.rubric.levels for principle in principles):
+            fix = "Give a principle `rubric: {levels: [...]}`, or use `method: pointwise-logprob`."
+            yield loaded.problem(name, f"no active principle of {rules.name} has a rubric", fix)
+    if setting == "constitution" and judge.examples and not any(principle.examples for principle in principles):
         fix = "Give a principle `examples:` with a prompt, a better and a worse response, or remove judge.examples."
         yield loaded.problem("judge.examples", f"no active principle of {rules.name} has examples", fix)
 

@@ -57,6 +57,8 @@ def test_a_campaign_whose_files_are_there_passes(campaign: Path) -> None:
 
 def test_a_method_finds_what_it_needs_in_the_principles(campaign: Path) -> None:
     assert "no active principle of rules has a rubric" in refused(campaign, "judge.method=rubric").message
+    wrong = refused(campaign, "evaluate.judge.method=rubric")
+    assert [problem.message for problem in wrong.problems] == ["no active principle of rules has a rubric"]
     assert "no active principle of rules has examples" in refused(campaign, "judge.examples=2").message
     levels = 'rubric: {levels: [{score: 1, means: "bad"}, {score: 5, means: "good"}]}'
     example = "examples: [{prompt: a, better: b, worse: c}]"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,6 +25,7 @@ from selfalign.objective import judge_rewards
 from selfalign.records import Message, Prompt
 from selfalign.stages.examples import RECORDS, kind_of
 from selfalign.stages.report.training import loss_name
+from selfalign.stages.train import evaluating_judge
 from selfalign.text import clean
 
 EXAMPLE = Prompt.make((Message("user", "(a prompt stands here)"),))
@@ -162,9 +164,21 @@ def _remarks(settings: Any, needs: Needs, speed: Speed | None, work: Workload) -
         )
     if not work.exact_tokens:
         say("tokens: by length alone (4 characters a token), as the tokenizer is not on this machine")
+    if _reasons_freely(settings):
+        say(
+            "judge: the transformers engine cannot hold a model to JSON: its reasons come as free text, and those that "
+            "are not the JSON asked for are invalid verdicts; vLLM holds them to it by a grammar"
+        )
     if speed is not None:
         rate = f"{speed.sampled_tokens_per_second:,.0f} tokens/s sampled, {speed.judgments_per_second:,.1f} judgments/s"
         say(f"probe: {rate}, {duration(speed.start_seconds)} to start; training is a guess from the judge's speed")
+
+
+def _reasons_freely(settings: Campaign) -> bool:
+    """Whether a judge is to give reasons on an engine that has no grammars."""
+    judges = (settings.judge, evaluating_judge(settings))
+    here = any(judge.reasons and not judge.model.startswith("openai:") for judge in judges)
+    return here and (settings.engine.backend == "transformers" or find_spec("vllm") is None)
 
 
 def _facts(loaded: Any, work: Workload, needs: Needs, speed: Speed | None, example: str) -> dict[str, Any]:

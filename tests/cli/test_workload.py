@@ -125,7 +125,9 @@ def test_plan_shows_reasons_and_worked_examples(cli: Cli, tmp_path: Path) -> Non
     (tmp_path / "rules.yaml").write_text(RULES.replace('kind."}', f'kind.", {example}}}'))
     judge = "judge: {method: pairwise-cot, examples: 1, cot_tokens: 100}\n"
     (tmp_path / "c.yaml").write_text(f"recipe: pocket\nname: c\nrounds: 1\nconstitution: rules.yaml\n{judge}")
-    shown = cli("plan", "c.yaml", "--offline", cwd=tmp_path).stdout
+    told = cli("plan", "c.yaml", "--offline", "--set", "engine.backend=transformers", cwd=tmp_path)
+    shown = told.stdout
+    assert "its reasons come as free text" in told.stderr
     assert "Worked?" in shown and "It is poor." in shown and '"reason": "your reasons' in shown
     assert "tokens of the judge's reasons" in shown
 
