@@ -136,7 +136,7 @@ def draw_pairs(vocabulary: int, count: int) -> tuple[list[list[str]], list[str]]
     import numpy as np
 
     from selfalign.records import Message, Prompt
-    from selfalign.training.reward_model import is_held_out
+    from selfalign.training.job import is_held_out
 
     generator = np.random.default_rng(SEED)
 
@@ -175,7 +175,6 @@ def prepare_ours(folder: Path, max_tokens: int) -> Any:
     from selfalign.training.trainer import train
 
     settings = Train(
-        algorithm="reward_model",
         learning_rate=LEARNING_RATE,
         schedule="linear",
         warmup_ratio=0.0,

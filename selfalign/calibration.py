@@ -375,7 +375,8 @@ def _problems(
     if measured is None:
         yield "no pair was held out, so that nothing is known of the reward model", _MORE_HELD_OUT
     elif measured.num_prompts < MIN_PROMPTS:
-        few = f"held-out pairs of {measured.num_prompts} prompts are too few to tell: accuracy {measured}"
+        prompts = "1 prompt" if measured.num_prompts == 1 else f"{measured.num_prompts} prompts"
+        few = f"held-out pairs of {prompts} are too few to tell: accuracy {measured}"
         yield few, f"{_MORE_HELD_OUT}: at least {MIN_PROMPTS} prompts, {pairs_needed(0.05)} for 5 points either way"
     else:
         yield from _inaccurate(measured, min_accuracy)

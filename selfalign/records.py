@@ -272,13 +272,23 @@ class BucketAccuracy:
 
 
 @dataclass(frozen=True, slots=True)
+class GoldAgreement:
+    """How often a reward model puts a gold answer above an answer sampled to the same prompt, a tie counting half."""
+
+    share: float
+    interval: Interval
+    num_answers: int
+    num_prompts: int
+
+
+@dataclass(frozen=True, slots=True)
 class RewardReport:
     """What a round's reward model is worth on pairs held out by prompt, and whether a policy may follow it.
 
     `accuracy` and `baseline`, a model of nothing but lengths, are shares of pairs ordered as the judge ordered them.
     `agreement` is the chance that a verdict drawn by the judge's soft label is the model's, `agreement_most` what a
     model that is always right would reach. `ece`, `brier` and `bins` are of the gaps as they are, `ece_scaled` of the
-    gaps over `temperature`, which is fitted on these pairs.
+    gaps over `temperature`, which is fitted on these pairs. `gold` is of the prompts held out that have gold answers.
     """
 
     round: int
@@ -300,6 +310,7 @@ class RewardReport:
     brier: float
     temperature: float
     bins: tuple[Bin, ...]
+    gold: GoldAgreement | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from selfalign.stages import (
 from selfalign.steps import NoGo, Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
 from selfalign.training.guards import Reading
+from selfalign.training.job import is_held_out
 
 
 def sample_baseline(work: Work) -> Baseline:
@@ -195,17 +196,25 @@ def add_rewards(work: Work, number: int, data: train.Data, policy: Checkpoint, b
     if not needs_rewards(work.settings.train):
         return data
     trained, model = train_reward_model(work, number, data, policy, baseline)
-    check_reward_model(work, number, trained, model)
+    check_reward_model(work, number, data, trained, model)
     return replace(data, rewards=[reward_answers(work, number, data, trained, model)], reward_model=model)
 
 
-def check_reward_model(work: Work, number: int, trained: Step, model: Checkpoint) -> None:
-    """Measure the reward model on pairs held out from it, record and tell what it is worth. Raises NoGo."""
-    bound, seed = work.settings.reward_model.min_accuracy, work.settings.seed
-    found = reward.measure(trained.path, bound, round=number, model_id=model.id, seed=seed)
+def check_reward_model(work: Work, number: int, data: train.Data, trained: Step, model: Checkpoint) -> None:
+    """Measure the reward model on prompts held out from it, record and tell what it is worth. Raises NoGo."""
+    settings, seed = work.settings.reward_model, work.settings.seed
+    prompts = (prompt for step in data.prompts for prompt in records_of(step, Prompt))
+    held = [prompt for prompt in prompts if is_held_out(prompt.id, settings.holdout, seed)]
+    sampled = (candidate for step in data.candidates for candidate in records_of(step, Candidate))
+    gold = reward.agreement_with_gold(trained.path, held, sampled, seed)
+    found = reward.measure(
+        trained.path, settings.min_accuracy, round=number, model_id=model.id, seed=seed, gold=gold
+    )  # fmt: skip
     report.write_reward_model(work.run, found)
     low, high = found.interval
     figures = {"accuracy": found.accuracy, "low": low, "high": high, "baseline": found.baseline, "ece": found.ece}
+    if gold is not None:
+        figures |= {"gold": gold.share, "gold_low": gold.interval.low, "gold_high": gold.interval.high}
     work.run.emit("reward_model", round=number, go=found.go, pairs=found.num_pairs, **figures)
     if not found.go:
         raise NoGo(found.reason)

@@ -100,7 +100,7 @@ class ScriptedWorkers:
 
     def train(self, job: TrainJob, emit: Callable[..., None], answer: Answer | None = None) -> None:
         self.on_train()
-        if job.train.algorithm == "reward_model":
+        if job.algorithm == "reward_model":
             self.reward_jobs.append(job)
             write_rewards(job)
             return
@@ -159,7 +159,7 @@ def preferred_texts(job: TrainJob) -> list[str]:
     texts = {c.id: c.text for c in records_in(job.candidates_dirs, Candidate)}
     golds = (prompt.gold() for prompt in records_in(job.prompts_dirs, Prompt))
     texts |= {gold.id: gold.text for gold in golds if gold is not None}
-    kind = kind_of(job.train.algorithm)
+    kind = kind_of(job.algorithm)
     if kind == "demonstrations":
         return [c.text for c in records_in(job.examples_dirs, Candidate)]
     if kind == "rankings":

@@ -20,6 +20,7 @@ from selfalign.stages.report import not_to_follow
 from selfalign.steps import Interrupted, Work
 from selfalign.store import Step
 from selfalign.store.branch import branch
+from selfalign.training.job import is_held_out
 from tests.scripted import ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
 from tests.test_campaign import events, run
 
@@ -262,6 +263,21 @@ def test_replayed_pairs_are_not_learned_twice_by_the_reward_model(tmp_path: Path
     assert len(workers.reward_jobs[1].rewarded_dirs) == 2  # replayed answers are rewarded too
 
 
+def test_gold_answers_of_prompts_held_out_are_compared_with_sampled_ones(tmp_path: Path) -> None:
+    workers, settings = ScriptedWorkers(), write_campaign(tmp_path, train__reward_weight=True, rounds=1)
+    outcome = run(tmp_path, settings, workers)
+    assert outcome.stopped is None
+    opened = start(tmp_path, None, workers).run
+    share, seed = settings.reward_model.holdout, settings.seed
+    sampled = [c for c in rows(tmp_path, "rounds/000/candidates", Candidate) if is_held_out(c.prompt_id, share, seed)]
+    found = opened.read_json("rounds/000/reward_report.json")["gold"]
+    expected = sum(0.5 if c.text.startswith("kind") else 1.0 for c in sampled) / len(sampled)
+    assert found["share"] == pytest.approx(expected) and found["num_answers"] == len(sampled)
+    (event,) = [event for event in opened.events() if event["event"] == "reward_model"]
+    assert event["gold"] == found["share"] and event["gold_low"] <= event["gold"] <= event["gold_high"]
+    assert "gold answers above sampled ones" in (opened.path / "rounds/000/report.md").read_text()
+
+
 def test_a_reward_model_that_is_no_better_than_chance_stops_the_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -297,9 +313,13 @@ def test_a_later_round_that_is_stopped_keeps_the_policy_before_it(
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"train__algorithm": "reward_model"}, "a reward model is no policy"),
+        ({"train__algorithm": "reward_model"}, "not one of dpo, kto, bco, sppo, ranking, raft, sft, ppo"),
         ({"reward_model__holdout": 0.2}, "no round asks for rewards"),
         ({"train__reward_weight": True, "reward_model__combine": "min"}, "there is only one reward model"),
+        (
+            {"train__reward_weight": True, "reward_model__length_head": 1, "reward_model__train__batch_size": 1},
+            "steps of one pair tell nothing of length",
+        ),
         (
             {"train__reward_weight": True, "reward_model__ensemble": 4, "reward_model__variance_weight": 1},
             "`combine: mean` does not read it",

@@ -32,8 +32,12 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     "Read what it made": (
         Command("runs", "selfalign.cli.runs:app", "List and compare runs"),
         Command("pairs", "selfalign.cli.pairs:app", "List, show and export preference pairs"),
-        Command("rankings", "selfalign.cli.rankings:app", "Ranked and labelled answers: the same"),
-        Command("demonstrations", "selfalign.cli.demonstrations:app", "Answers that are learned as they are: the same"),
+        Command("rankings", "selfalign.cli.rankings:app", "List, show and export answers in order of rank"),
+        Command(
+            "demonstrations",
+            "selfalign.cli.demonstrations:app",
+            "List, show and export answers to learn as they are",
+        ),
         Command("revisions", "selfalign.cli.revisions:app", "List and show critiques and revisions"),
         Command("report", "selfalign.cli.report:report", "Write the report of a run, as Markdown and HTML"),
         Command("verify", "selfalign.cli.start:verify", "Check every file of a run against its digest"),

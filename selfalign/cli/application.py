@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError
+from cyclopts import App, CycloptsError, Parameter
 
 from selfalign import __version__
 from selfalign.cli import COMMANDS
@@ -14,7 +14,14 @@ from selfalign.cli.errors import INTERRUPTED, USAGE, CommandError, explain, prin
 
 def build() -> App:
     """The cyclopts application; commands stay unimported until one is called."""
-    app = App(name="selfalign", version=__version__, help_format="plaintext", result_action="return_value")
+    flags = Parameter(negative=())  # --json, and no --no-json
+    app = App(
+        name="selfalign",
+        version=__version__,
+        help_format="plaintext",
+        result_action="return_value",
+        default_parameter=flags,
+    )
     for commands in COMMANDS.values():
         for command in commands:
             app.command(command.target, name=command.name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from rich.text import Text
 
+from selfalign.cli.arguments import Json, Limit, OutFile, Round, RunName, Runs
 from selfalign.cli.examples import (
     Example,
     answer_text,
@@ -23,9 +24,10 @@ from selfalign.cli.examples import (
     said_by_assistant,
 )
 from selfalign.cli.export import write
-from selfalign.cli.output import console, print_json
+from selfalign.cli.output import print_json, print_parts
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.records import Candidate
+from selfalign.store import Run
 
 app = App(
     name="demonstrations",
@@ -43,29 +45,15 @@ COLUMNS = {
 
 @app.command
 def ls(
-    run: str,
+    run: RunName,
     /,
     *,
-    round: int | None = None,
-    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
-    json: bool = False,
-    runs: Path = RUNS,
+    round: Round = None,
+    limit: Limit = 20,
+    json: Json = False,
+    runs: Runs = RUNS,
 ) -> int:
-    """List the demonstrations of a run, by round, and where each answer comes from.
-
-    Parameters
-    ----------
-    run
-        A run: a name or a path.
-    round
-        Only this round, counted from 0.
-    limit
-        At most so many demonstrations; 0 means all.
-    json
-        Print JSON, with the whole texts.
-    runs
-        The folder of runs.
-    """
+    """List the demonstrations of a run, by round, and where each answer comes from."""
     opened = find_run(run, runs)
     rounds = chosen_rounds(opened, round)
     print_list(
@@ -77,53 +65,33 @@ def ls(
 
 
 @app.command
-def show(run: str, demonstration: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
+def show(run: RunName, demonstration: str, /, *, json: Json = False, runs: Runs = RUNS) -> int:
     """Show one demonstration: the prompt, the answer to learn, and where it comes from.
 
     Parameters
     ----------
-    run
-        A run: a name or a path.
     demonstration
         The demonstration, as `demonstrations ls` names it (0:17), or the beginning of its prompt's id.
-    json
-        Print JSON.
-    runs
-        The folder of runs.
     """
     opened = find_run(run, runs)
     found = find(opened, "demonstrations", demonstration)
-    come_from = lineage(opened, "demonstrations", found, found.record.policy_id)
     if json:
-        print_json({**as_row(found), "lineage": come_from})
+        print_json({**as_row(found), "lineage": origin(opened, found)})
         return 0
-    to = console()
-    to.print(Text(f"demonstration {found.id}", style="bold"))
-    for part in (*conversation(found.prompt), Text(f"\nassistant  ({found.facts(found.record)})", style="bold green")):
-        to.print(part)
-    to.print(answer_text(found.record))
-    for part in lineage_lines(come_from):
-        to.print(part)
+    print_parts(_sheet(opened, found))
     return 0
 
 
 @app.command
-def export(run: str, out: Path, /, *, format: Format, round: int | None = None, runs: Path = RUNS) -> int:
+def export(run: RunName, out: OutFile, /, *, format: Format, round: Round = None, runs: Runs = RUNS) -> int:
     """Write the demonstrations of a run to a file.
 
     Parameters
     ----------
-    run
-        A run: a name or a path.
-    out
-        The file to write. It must not exist.
     format
-        trl (prompt, completion, as messages: TRL's format for supervised fine-tuning), jsonl (one line a demonstration,
-        with ids and origin), or parquet (the same, as columns).
-    round
-        Only this round, counted from 0.
-    runs
-        The folder of runs.
+        trl: prompt and completion, for supervised fine-tuning;
+        jsonl: one line a demonstration, with ids and origin;
+        parquet: the same, as columns.
     """
     opened = find_run(run, runs)
     rounds = chosen_rounds(opened, round)
@@ -155,6 +123,11 @@ def as_row(demonstration: Example[Candidate]) -> dict[str, Any]:
     }
 
 
+def origin(run: Run, demonstration: Example[Candidate]) -> dict[str, Any]:
+    """Where a demonstration comes from: its policy and source, and the steps of its round with their digests."""
+    return lineage(run, "demonstrations", demonstration, demonstration.record.policy_id)
+
+
 def _line(demonstration: Example[Candidate]) -> tuple[Any, ...]:
     answer = demonstration.record
     texts = (demonstration.prompt.messages[-1].content, answer.text)
@@ -164,3 +137,13 @@ def _line(demonstration: Example[Candidate]) -> tuple[Any, ...]:
         demonstration.origin(answer),
         *cells(texts),
     )
+
+
+def _sheet(run: Run, demonstration: Example[Candidate]) -> Iterator[Text]:
+    """The parts of `demonstrations show`, ready to print: foreign text only ever as cleaned rich Text."""
+    answer = demonstration.record
+    yield Text(f"demonstration {demonstration.id}", style="bold")
+    yield from conversation(demonstration.prompt)
+    yield Text(f"\nassistant  ({demonstration.facts(answer)})", style="bold green")
+    yield answer_text(answer)
+    yield from lineage_lines(origin(run, demonstration))

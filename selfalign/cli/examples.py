@@ -1,11 +1,14 @@
-"""The examples that rounds were trained on: what `pairs`, `rankings` and `demonstrations` have in common."""
+"""The examples that rounds were trained on: what `pairs`, `rankings` and `demonstrations` have in common.
+
+`revisions` shows its lists and texts in the same way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from rich.text import Text
 
@@ -19,6 +22,19 @@ from selfalign.text import clean, one_line
 CELL = 60  # characters of a text in a list
 
 Record = TypeVar("Record", Pair, Ranking, Candidate)
+
+
+class Named(Protocol):
+    """What a list shows: `id` is round:position, short enough to type."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def prompt(self) -> Prompt: ...
+
+
+Listed = TypeVar("Listed", bound=Named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +156,7 @@ def find(run: Run, kind: Kind, name: str) -> Example[Any]:
     number, colon, _ = name.partition(":")
     rounds = [int(number)] if colon and number.isdecimal() else run.rounds()
     for example in examples(run, kind, [r for r in rounds if r in run.rounds()]):
-        if example.id == name or (len(name) >= 4 and not colon and example.prompt.id.startswith(name)):
+        if is_named(name, example):
             return example
     raise CommandError(
         f'there is no {kind.removesuffix("s")} "{name}"',
@@ -151,13 +167,18 @@ def find(run: Run, kind: Kind, name: str) -> Example[Any]:
     )
 
 
+def is_named(name: str, item: Named) -> bool:
+    """Whether a name is round:position of an item of a list, or the beginning of its prompt's id."""
+    return item.id == name or (len(name) >= 4 and ":" not in name and item.prompt.id.startswith(name))
+
+
 def held(run: Run) -> dict[Kind, list[int]]:
     """By kind of example the rounds that hold it, those of the first round first."""
     found = {kind: [n for n in run.rounds() if run.view(f"rounds/{n:03d}/{kind}") is not None] for kind in RECORDS}
     return dict(sorted(((kind, numbers) for kind, numbers in found.items() if numbers), key=lambda item: item[1]))
 
 
-def elsewhere(run: Run, kind: Kind, rounds: Sequence[int]) -> list[str]:
+def elsewhere(run: Run, kind: str, rounds: Sequence[int]) -> list[str]:
     """What those of the rounds hold that hold another kind, each with the command that lists it."""
     lines = []
     for other, numbers in held(run).items():
@@ -173,18 +194,21 @@ def elsewhere(run: Run, kind: Kind, rounds: Sequence[int]) -> list[str]:
 
 def print_list(
     run: Run,
-    kind: Kind,
-    found: Iterator[Example[Any]],
+    kind: str,
+    found: Iterator[Listed],
     *,
-    rounds: Sequence[int],
+    rounds: Sequence[int] = (),
     limit: int,
     json: bool,
     columns: Sequence[str],
     right: Sequence[str],
-    line: Callable[[Example[Any]], Sequence[Any]],
-    row: Callable[[Example[Any]], Mapping[str, Any]],
+    line: Callable[[Listed], Sequence[Any]],
+    row: Callable[[Listed], Mapping[str, Any]],
 ) -> None:
-    """Print the first `limit` examples as a table or as JSON, and say what else there is, and what to type next."""
+    """Print the first `limit` of what was found, as a table or as JSON, and say what to type next.
+
+    With `rounds`, say too what other kinds of example they hold.
+    """
     shown = list(islice(found, limit or None))
     if json:
         print_json([row(example) for example in shown])

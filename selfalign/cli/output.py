@@ -62,6 +62,13 @@ def make_table(
     return table
 
 
+def print_parts(parts: Iterable[Text]) -> None:
+    """Print texts to stdout, one below the other."""
+    print_to = console()
+    for part in parts:
+        print_to.print(part)
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document. Pure ASCII: no byte of foreign text can reach a terminal as a control."""
     print(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=True))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from rich.text import Text
 
+from selfalign.cli.arguments import Json, Limit, OutFile, Round, RunName, Runs
 from selfalign.cli.examples import (
     Example,
     answer_text,
@@ -25,7 +25,7 @@ from selfalign.cli.examples import (
     verdicts,
 )
 from selfalign.cli.export import write
-from selfalign.cli.output import console, print_json
+from selfalign.cli.output import print_json, print_parts
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.records import GOLD, Candidate, Pair
 from selfalign.store import Run
@@ -44,34 +44,24 @@ COLUMNS = {
 
 @app.command
 def ls(
-    run: str,
+    run: RunName,
     /,
     *,
-    round: int | None = None,
+    round: Round = None,
     principle: str | None = None,
     min_margin: float = 0.0,
-    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
-    json: bool = False,
-    runs: Path = RUNS,
+    limit: Limit = 20,
+    json: Json = False,
+    runs: Runs = RUNS,
 ) -> int:
     """List the pairs of a run, by round; those that were replayed stand under the round that made them.
 
     Parameters
     ----------
-    run
-        A run: a name or a path.
-    round
-        Only this round, counted from 0.
     principle
         Only pairs judged by this principle (its id).
     min_margin
         Only pairs with at least this margin.
-    limit
-        At most so many pairs; 0 means all.
-    json
-        Print JSON, with the whole texts.
-    runs
-        The folder of runs.
     """
     opened = find_run(run, runs)
     rounds = chosen_rounds(opened, round)
@@ -84,63 +74,48 @@ def ls(
 
 
 @app.command
-def show(run: str, pair: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
+def show(run: RunName, pair: str, /, *, json: Json = False, runs: Runs = RUNS) -> int:
     """Show one pair: the prompt, both responses, every verdict in both orders, and where it comes from.
 
     Parameters
     ----------
-    run
-        A run: a name or a path.
     pair
         The pair, as `pairs ls` names it (0:17), or the beginning of its prompt's id.
-    json
-        Print JSON.
-    runs
-        The folder of runs.
     """
     opened = find_run(run, runs)
     found = find(opened, "pairs", pair)
     if json:
         print_json({**as_row(found), "judgments": found.judgments, "lineage": origin(opened, found)})
         return 0
-    to = console()
-    for part in _sheet(opened, found):
-        to.print(part)
+    print_parts(_sheet(opened, found))
     return 0
 
 
 @app.command
 def export(
-    run: str,
-    out: Path,
+    run: RunName,
+    out: OutFile,
     /,
     *,
     format: Format,
-    round: int | None = None,
+    round: Round = None,
     principle: str | None = None,
     min_margin: float = 0.0,
-    runs: Path = RUNS,
+    runs: Runs = RUNS,
 ) -> int:
     """Write the pairs of a run to a file.
 
     Parameters
     ----------
-    run
-        A run: a name or a path.
-    out
-        The file to write. It must not exist.
     format
-        trl (prompt, chosen, rejected, as messages: for DPO), trl-implicit (chosen and rejected with the prompt in each:
-        for reward models), jsonl (one line a pair, with ids, margins and principles), or parquet (the same, as
-        columns).
-    round
-        Only this round, counted from 0.
+        trl: prompt, chosen and rejected, for DPO;
+        trl-implicit: chosen and rejected with the prompt in each, for reward models;
+        jsonl: one line a pair, with ids, margins and principles;
+        parquet: the same, as columns.
     principle
         Only pairs judged by this principle (its id).
     min_margin
         Only pairs with at least this margin.
-    runs
-        The folder of runs.
     """
     opened = find_run(run, runs)
     rounds = chosen_rounds(opened, round)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from rich.text import Text
 
+from selfalign.cli.arguments import Json, Limit, OutFile, Round, RunName, Runs
 from selfalign.cli.examples import (
     Example,
     answer_text,
@@ -25,7 +25,7 @@ from selfalign.cli.examples import (
     verdicts,
 )
 from selfalign.cli.export import write
-from selfalign.cli.output import console, print_json
+from selfalign.cli.output import print_json, print_parts
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.records import Candidate, Ranking
 from selfalign.store import Run
@@ -44,31 +44,21 @@ COLUMNS = {
 
 @app.command
 def ls(
-    run: str,
+    run: RunName,
     /,
     *,
-    round: int | None = None,
+    round: Round = None,
     principle: str | None = None,
-    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
-    json: bool = False,
-    runs: Path = RUNS,
+    limit: Limit = 20,
+    json: Json = False,
+    runs: Runs = RUNS,
 ) -> int:
     """List the rankings of a run, by round: the best and the worst answer of each, and the scores from best to worst.
 
     Parameters
     ----------
-    run
-        A run: a name or a path.
-    round
-        Only this round, counted from 0.
     principle
         Only rankings judged by this principle (its id).
-    limit
-        At most so many rankings; 0 means all.
-    json
-        Print JSON, with the whole texts.
-    runs
-        The folder of runs.
     """
     opened = find_run(run, runs)
     rounds = chosen_rounds(opened, round)
@@ -82,60 +72,44 @@ def ls(
 
 
 @app.command
-def show(run: str, ranking: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
+def show(run: RunName, ranking: str, /, *, json: Json = False, runs: Runs = RUNS) -> int:
     """Show one ranking: the prompt, every answer from best to worst, every verdict, and where it comes from.
 
     Parameters
     ----------
-    run
-        A run: a name or a path.
     ranking
         The ranking, as `rankings ls` names it (0:17), or the beginning of its prompt's id.
-    json
-        Print JSON.
-    runs
-        The folder of runs.
     """
     opened = find_run(run, runs)
     found = find(opened, "rankings", ranking)
     if json:
         print_json({**as_row(found), "judgments": found.judgments, "lineage": origin(opened, found)})
         return 0
-    to = console()
-    for part in _sheet(opened, found):
-        to.print(part)
+    print_parts(_sheet(opened, found))
     return 0
 
 
 @app.command
 def export(
-    run: str,
-    out: Path,
+    run: RunName,
+    out: OutFile,
     /,
     *,
     format: Format,
-    round: int | None = None,
+    round: Round = None,
     principle: str | None = None,
-    runs: Path = RUNS,
+    runs: Runs = RUNS,
 ) -> int:
     """Write the rankings of a run to a file.
 
     Parameters
     ----------
-    run
-        A run: a name or a path.
-    out
-        The file to write. It must not exist.
     format
-        trl-kto (prompt, completion, label, one line an answer, as messages: TRL's unpaired preferences; only of rounds
-        that label their answers, as kto and bco do), jsonl (one line a ranking, with ids, scores, win rates and
-        labels), or parquet (the same, as columns).
-    round
-        Only this round, counted from 0.
+        trl-kto: prompt, completion and label, one line an answer, for KTO; only of rounds that label their answers;
+        jsonl: one line a ranking, with ids, scores, win rates and labels;
+        parquet: the same, as columns.
     principle
         Only rankings judged by this principle (its id).
-    runs
-        The folder of runs.
     """
     opened = find_run(run, runs)
     rounds = chosen_rounds(opened, round)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count, islice, takewhile
-from pathlib import Path
-from typing import Annotated, Any
+from itertools import count, takewhile
+from typing import Any
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from rich.text import Text
 
+from selfalign.cli.arguments import Json, Limit, RunName, Runs
 from selfalign.cli.errors import USAGE, CommandError
-from selfalign.cli.output import console, is_plain, print_json, print_table, say
+from selfalign.cli.examples import answer_text, cells, conversation, is_named, print_list
+from selfalign.cli.output import is_plain, print_json, print_parts
 from selfalign.cli.rewording import diff
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.records import Candidate, Prompt, Revision
@@ -82,71 +83,47 @@ def _input(run: Run, steps: list[Step], kind: str) -> Step | None:
 
 @app.command
 def ls(
-    run: str,
+    run: RunName,
     /,
     *,
     principle: str | None = None,
-    limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20,
-    json: bool = False,
-    runs: Path = RUNS,
+    limit: Limit = 20,
+    json: Json = False,
+    runs: Runs = RUNS,
 ) -> int:
     """List the answers that were criticised and rewritten, with what became of them.
 
     Parameters
     ----------
-    run
-        A run: a name or a path.
     principle
         Only answers criticised under this principle (its id).
-    limit
-        At most so many answers; 0 means all.
-    json
-        Print JSON, with the whole texts.
-    runs
-        The folder of runs.
     """
     opened = find_run(run, runs)
     found = (chain for chain in chains(opened) if principle is None or principle in _principles(chain))
-    shown = list(islice(found, limit or None))
-    if json:
-        print_json([as_row(chain) for chain in shown])
-        return 0
     columns = ("answer", "revised", "principles", "prompt", "first answer", "last answer")
-    print_table(columns, map(_line, shown), right=("revised",))
-    if limit and next(found, None) is not None:
-        say(f"the first {limit}; -n 0 lists all")
-    if shown:
-        say(f"next:  selfalign revisions show {run} {shown[0].id}")
-    else:
-        say(f"no revision like that in {opened.path}")
+    print_list(
+        opened, "revisions", found, limit=limit, json=json, line=_line, row=as_row, columns=columns, right=("revised",)
+    )
     return 0
 
 
 @app.command
-def show(run: str, answer: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
+def show(run: RunName, answer: str, /, *, json: Json = False, runs: Runs = RUNS) -> int:
     """Show how one answer was rewritten: the prompt, the answer, then each principle, critique and revision.
 
     On a terminal, what a revision took away is struck out, and what it added is green.
 
     Parameters
     ----------
-    run
-        A run: a name or a path.
     answer
         The answer, as `revisions ls` names it (0:17), or the beginning of its prompt's id.
-    json
-        Print JSON.
-    runs
-        The folder of runs.
     """
     opened = find_run(run, runs)
     chain = _find(opened, answer)
     if json:
         print_json({**as_row(chain), "lineage": lineage(opened)})
         return 0
-    to = console()
-    for part in _sheet(opened, chain, coloured=not is_plain(sys.stdout)):
-        to.print(part)
+    print_parts(_sheet(opened, chain, coloured=not is_plain(sys.stdout)))
     return 0
 
 
@@ -189,7 +166,7 @@ def lineage(run: Run) -> dict[str, str]:
 
 def _find(run: Run, name: str) -> Chain:
     for chain in chains(run):
-        if chain.id == name or (len(name) >= 4 and ":" not in name and chain.prompt.id.startswith(name)):
+        if is_named(name, chain):
             return chain
     raise CommandError(
         f'there is no revised answer "{name}"',
@@ -210,17 +187,16 @@ def _line(chain: Chain) -> tuple[Any, ...]:
         chain.id,
         f"{revised}/{len(chain.revisions)}",
         ", ".join(_principles(chain)) or f"({revise.why_skipped(chain.answer)})",
-        *(one_line(text, 60) for text in texts),
+        *cells(texts),
     )
 
 
 def _sheet(run: Run, chain: Chain, *, coloured: bool) -> Iterator[Text]:
     """The parts of `revisions show`, ready to print: foreign text only ever as cleaned rich Text."""
-    for message in chain.prompt.messages:
-        yield Text(f"{message.role}", style="bold dim")
-        yield Text(clean(message.content) + "\n")
-    yield Text(f"first answer  ({_facts(chain.answer)})", style="bold")
-    yield Text(clean(chain.answer.text) or "(empty)")
+    yield Text(f"answer {chain.id}", style="bold")
+    yield from conversation(chain.prompt)
+    yield Text(f"\nfirst answer  ({_facts(chain.answer)})", style="bold")
+    yield answer_text(chain.answer)
     if not chain.revisions:
         yield Text(_said(revise.why_skipped(chain.answer)), style="yellow")
     for revision in chain.revisions:

@@ -104,6 +104,9 @@ def reward_text(event: Mapping[str, Any]) -> str:
     low, high, baseline, ece = (event.get(name) for name in ("low", "high", "baseline", "ece"))
     if all(isinstance(value, int | float) for value in (low, high, baseline, ece)):
         said += f" ({low:.1%} to {high:.1%}), length alone on {baseline:.1%}; calibration error {ece:.3f}"
+    gold = [event.get(name) for name in ("gold", "gold_low", "gold_high")]
+    if all(isinstance(value, int | float) for value in gold):
+        said += "; gold answers above {:.1%} of sampled ones ({:.1%} to {:.1%})".format(*gold)
     return f"{said}: NO-GO" if event.get("go") is False else said
 
 

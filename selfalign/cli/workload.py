@@ -259,12 +259,16 @@ def _replayed(settings: Campaign, work: RoundWork, done: Sequence[RoundWork]) ->
 
 
 def _reward_passes(settings: Campaign, work: RoundWork, done: Sequence[RoundWork]) -> int:
-    """Answers read by the reward model: forward and backward of the pairs of its rounds, then every candidate once."""
+    """Answers read by the reward model: forward and backward of the pairs of its rounds, then every candidate once.
+
+    A head for length asks for one more forward of each pair, before its step.
+    """
     model = settings.reward_model
     window = {"all": work.round + 1, "last": 1}.get(model.data, model.data)
     earlier = done[max(0, work.round + 1 - window) :]
     pairs = work.examples + sum(before.examples for before in earlier if before.kind == "pairs")
-    return model.ensemble * (3 * model.train.epochs * 2 * pairs + work.candidates)
+    each = 4 if model.length_head else 3
+    return model.ensemble * (each * model.train.epochs * 2 * pairs + work.candidates)
 
 
 def _passes(settings: Campaign) -> int:

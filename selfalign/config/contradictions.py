@@ -159,9 +159,6 @@ def _schedule(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
 
 def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     rounds = [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]
-    if any(settings.train.algorithm == "reward_model" for settings in rounds):
-        why = "a reward model is no policy; it is trained where a loss asks for rewards"
-        yield "train.algorithm", why, "Write dpo with `loss: {sigmoid: 1, distill: 0.1}`, or another algorithm."
     if campaign.reward_model != RewardModel() and not any(objective.needs_rewards(s.train) for s in rounds):
         why = "no round asks for rewards"
         fix = "Remove it, or add a distill term to train.loss, or set train.reward_weight."
@@ -169,6 +166,9 @@ def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     model = campaign.reward_model
     if model.ensemble == 1 and model.combine != RewardModel.combine:
         yield "reward_model.combine", "there is only one reward model", "Remove it, or set `ensemble: 4`."
+    if model.length_head and model.train.batch_size == 1:
+        why = "two answers always correlate with their lengths by 1 or -1: steps of one pair tell nothing of length"
+        yield "reward_model.length_head", why, "Set reward_model.train.batch_size to 16 or more."
     if model.combine != "mean-variance" and model.variance_weight != RewardModel.variance_weight:
         why = f"`combine: {model.combine}` does not read it"
         yield "reward_model.variance_weight", why, "Remove it, or write `combine: mean-variance`."

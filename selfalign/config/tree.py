@@ -97,7 +97,7 @@ class Pairs:
 class Objective:
     """What training makes more likely, and by which loss."""
 
-    algorithm: Literal["dpo", "kto", "bco", "sppo", "ranking", "raft", "sft", "reward_model", "ppo"] = "dpo"
+    algorithm: Literal["dpo", "kto", "bco", "sppo", "ranking", "raft", "sft", "ppo"] = "dpo"
     loss: LossName | dict[LossName, float] = "sigmoid"  # one, or several with their weights: {sigmoid: 1, nll: 0.2}
     beta: Positive = 0.1
     label_smoothing: Annotated[float, Meta(ge=0, lt=0.5)] = 0.0
@@ -153,6 +153,7 @@ class RewardModel:
     holdout: Annotated[float, Meta(gt=0, lt=1)] = 0.1  # of the prompts, 30 or more: their pairs test it
     centering: NonNegative = 0.01  # weight of (r(w) + r(l))^2, which keeps rewards about 0
     margin: NonNegative = 0.0  # what the gap of a pair is to exceed, times 2 p - 1
+    length_head: NonNegative = 0.0  # a second head takes what length explains (ODIN, Chen et al. 2024); theirs is 1
     min_accuracy: Fraction = 0.55  # on held-out pairs; below it the round stops
     ensemble: Count = 1  # so many models, which differ by their seeds
     combine: Literal["mean", "min", "mean-variance"] = "mean"  # of an ensemble's rewards (Coste et al. 2023)

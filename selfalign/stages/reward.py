@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
 from selfalign import calibration
-from selfalign.records import BucketAccuracy, Candidate, Reward, RewardReport
+from selfalign.records import BucketAccuracy, Candidate, GoldAgreement, Prompt, Reward, RewardReport
 from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut
 
 
@@ -21,7 +21,9 @@ def rewards_of(candidates: Sequence[Candidate], folder: Path, model_id: str) -> 
     return [Reward(c.id, model_id, rewards[c.id], spreads.get(c.id, 0.0)) for c in candidates if c.id in rewards]
 
 
-def measure(folder: Path, min_accuracy: float, *, round: int, model_id: str, seed: int) -> RewardReport:
+def measure(
+    folder: Path, min_accuracy: float, *, round: int, model_id: str, seed: int, gold: GoldAgreement | None = None
+) -> RewardReport:
     """What a reward model is worth, by the record that its trainer left in `folder`, and whether to go on with it."""
     found = msgspec.json.decode((folder / HELDOUT_FILE).read_bytes(), type=HeldOut)
     gaps, labels, prompts = found.gaps, found.p_chosen, found.prompt_ids
@@ -50,7 +52,22 @@ def measure(folder: Path, min_accuracy: float, *, round: int, model_id: str, see
         brier=fit.brier,
         temperature=fit.temperature,
         bins=calibration.reliability(forecasts),
+        gold=gold,
     )
+
+
+def agreement_with_gold(
+    folder: Path, prompts: Iterable[Prompt], candidates: Iterable[Candidate], seed: int
+) -> GoldAgreement | None:
+    """How often gold answers are rewarded above what was sampled to their prompts; None where there is none of both."""
+    rewards = json.loads((folder / REWARDS_FILE).read_bytes())
+    golds = {p.id: rewards[gold.id] for p in prompts if (gold := p.gold()) is not None and gold.id in rewards}
+    sampled = [c for c in candidates if c.prompt_id in golds and c.id in rewards]
+    if not sampled:
+        return None
+    gaps = [golds[c.prompt_id] - rewards[c.id] for c in sampled]
+    found = calibration.accuracy(gaps, [c.prompt_id for c in sampled], seed=seed)
+    return GoldAgreement(found.value, found.cautious, found.num_pairs, found.num_prompts)
 
 
 def _by_label(found: HeldOut, seed: int) -> Iterator[BucketAccuracy]:

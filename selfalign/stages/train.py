@@ -129,7 +129,7 @@ def make_reward_job(
         rewarded_dirs=tuple(str(step.path) for step in rewarded),
         sampler_path=None if settings.reward_model.model in ("base", "policy") else sampler.path,
         output_dir=str(output),
-        train=Train.of("reward_model", settings.reward_model.train),
+        train=Train(**vars(settings.reward_model.train)),
         adapter=settings.reward_model.adapter,
         reward_model=settings.reward_model,
         seed=settings.seed,

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -169,7 +170,7 @@ def decode(data: bytes, record_type: type[Record], where: str) -> list[Record]:
     Whether the bytes are those written is for `check_seal` or a manifest to say.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data), use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise FileDamaged(f"{where}: not a whole Parquet file ({str(error).splitlines()[0][:200]}).") from error
     try:
@@ -210,7 +211,7 @@ def _python(name: str, array: pa.Array, kind: Kind) -> list[Any]:
         ]
         return list(map(kind.record, *columns))
     if pa.types.is_primitive(array.type) and not array.null_count and not pa.types.is_boolean(array.type):
-        return array.to_numpy().tolist()
+        return np.from_dlpack(array).tolist()  # Arrow's own to_numpy imports pandas
     values = array.to_pylist()
     if kind.allowed is not None:
         _check_allowed(name, set(values), kind)

@@ -49,7 +49,7 @@ def returns_to_go(rewards_N: Tensor, lengths_S: Tensor, gamma: float = 1.0) -> T
 
 
 def moments(values: Tensor) -> Tensor:
-    """Count, sum and sum of squares, [3] float64. Those of several processes add up."""
+    """Count, sum and sum of squares of values of any shape. Those of several processes add up. [3] float64"""
     exact = values.detach().double()
     return torch.stack([exact.new_tensor(exact.numel()), exact.sum(), exact.square().sum()])
 
@@ -100,7 +100,10 @@ def group_normalised(rewards_S: Tensor, sizes_B: Tensor) -> Tensor:
 
 
 def has_contrast(rewards_S: Tensor, sizes_B: Tensor) -> Tensor:
-    """Which groups hold different rewards, all finite; the others teach nothing, so count them. [B] bool"""
+    """Which groups hold different rewards, all finite; the others teach nothing, so count them. [B] bool
+
+    DAPO, Yu et al. 2025 (arXiv:2503.14476), draws others in their place; here their advantages are 0.
+    """
     highest_B = torch.segment_reduce(rewards_S, "max", lengths=sizes_B)
     range_B = highest_B - torch.segment_reduce(rewards_S, "min", lengths=sizes_B)
     return (range_B > 0) & range_B.isfinite()

@@ -125,7 +125,7 @@ def check_finite(weights: Mapping[str, Tensor]) -> None:
     """Raises NonFiniteWeights, naming the first tensor with NaN or infinity."""
     for name, weight in weights.items():
         if weight.is_floating_point() and not torch.isfinite(weight).all():
-            raise NonFiniteWeights(f"{name} holds NaN or infinity; nothing was written. Lower train.learning_rate.")
+            raise NonFiniteWeights(f"{name} holds NaN or infinity; nothing was written. Lower the learning rate.")
 
 
 def contiguous(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -225,7 +225,7 @@ def load_answers(job: TrainJob, encoder: Encoder) -> tuple[GroupDataset, list[st
 
 
 def _groups(job: TrainJob, encoder: Encoder) -> tuple[Iterator[Group], int]:
-    if job.train.algorithm in ("sft", "raft"):
+    if job.algorithm in ("sft", "raft"):
         demonstrations = list(_read(job.examples_dirs, Candidate))
         named = [_Named(c.id, c.prompt_id, (c.id,), (1.0,), 1.0) for c in demonstrations]
         answers = demonstrations
@@ -243,7 +243,7 @@ def _groups(job: TrainJob, encoder: Encoder) -> tuple[Iterator[Group], int]:
 
 
 def _named_examples(job: TrainJob) -> list[_Named]:
-    if job.train.algorithm in PAIRED:
+    if job.algorithm in PAIRED:
         return [
             _Named(
                 f"{p.prompt_id}/{p.chosen_id}/{p.rejected_id}", p.prompt_id, (p.chosen_id, p.rejected_id),
@@ -252,7 +252,7 @@ def _named_examples(job: TrainJob) -> list[_Named]:
             for p in _read(job.examples_dirs, Pair)
         ]  # fmt: skip
     return [
-        _Named(r.prompt_id, r.prompt_id, r.candidate_ids, _labels(r, job.train.algorithm), r.weight)
+        _Named(r.prompt_id, r.prompt_id, r.candidate_ids, _labels(r, job.algorithm), r.weight)
         for r in _read(job.examples_dirs, Ranking)
     ]
 
@@ -298,8 +298,8 @@ def _joined(
 
 
 def _usable(groups: Iterable[Group], job: TrainJob, dropped: Counter[str]) -> Iterator[Group]:
-    paired = job.train.algorithm in PAIRED
-    fewest = 2 if paired or job.train.algorithm == "ranking" else 1
+    paired = job.algorithm in PAIRED
+    fewest = 2 if paired or job.algorithm == "ranking" else 1
     for group in groups:
         reasons = [_refused(group.prompt, answer, job.train.max_length) for answer in group.answers]
         found = [reason for reason in reasons if reason]
@@ -337,4 +337,4 @@ def _nothing_message(job: TrainJob, total: int, dropped: Counter[str]) -> str:
     if not total:
         return f"{folder}: there is nothing to train on. Loosen the filters under `pairs`, or draw more prompts."
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-    return f"{folder}: all {total} were left out ({reasons}). For too_long ones raise train.max_length."
+    return f"{folder}: all {total} were left out ({reasons}). For too_long ones raise {job.section}.max_length."

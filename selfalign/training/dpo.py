@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from selfalign.objective import REFERENCE_FREE, loss_terms
 from selfalign.training.batches import Batch
 from selfalign.training.loop import MicroBatch
-from selfalign.training.losses import PairLogps, on_policy_weights, pair_loss, value_at_reference
+from selfalign.training.losses import PairLogps, aot_partners, on_policy_weights, pair_loss, value_at_reference
 from selfalign.training.reference import Mismatch
 from selfalign.training.setup import Setup
 from selfalign.training.task import METRICS, GroupTask
@@ -22,6 +22,11 @@ def reward_weights(reward_gap: Tensor) -> Tensor:
     return 2.0 * torch.sigmoid(reward_gap)
 
 
+def gaps(values_2B: Tensor) -> Tensor:
+    """What stands with the chosen answer less what stands with the rejected one, from values pair by pair. [B]"""
+    return values_2B[::2] - values_2B[1::2]
+
+
 class DpoTask(GroupTask):
     """A step's loss is the mean over its pairs of weight x loss."""
 
@@ -30,6 +35,7 @@ class DpoTask(GroupTask):
         self.terms, self.mismatch = loss_terms(self.settings), mismatch
         self.metric_names = METRICS + (tuple(f"loss/{name}" for name in self.terms) if len(self.terms) > 1 else ())
         self.metric_names += ("wpo/weights",) if self.settings.wpo else ()
+        self.matched: tuple[int, Tensor] | None = None  # a step, and what `match` found for it
 
     def loss(self, model: nn.Module, micro: MicroBatch, step: int) -> tuple[Tensor, Tensor]:
         """Sum of weight x loss over the micro-batch's pairs, divided by the pairs of the whole step."""
@@ -39,9 +45,10 @@ class DpoTask(GroupTask):
         logps, _ = self.logps(found[0], batch)
         pairs, shift = PairLogps.of(logps, self.reference[batch.answers], batch.lengths), self.shift(model, batch)
         wpo = on_policy_weights(*found, batch.lengths) if self.settings.wpo else torch.ones_like(batch.weight)
-        gap = batch.rewards[::2] - batch.rewards[1::2]
+        gap, partner = gaps(batch.rewards), self.partner(model, batch, step)
+        given = {"shift": shift, "reward_gap": gap, "partner": partner}
         losses = {
-            name: share * pair_loss(name, pairs, batch.labels[::2], self.settings, shift=shift, reward_gap=gap)
+            name: share * pair_loss(name, pairs, batch.labels[::2], self.settings, **given)
             for name, share in self.terms.items()
         }
         weight = batch.weight * wpo * (reward_weights(gap) if self.settings.reward_weight else 1.0)
@@ -56,6 +63,31 @@ class DpoTask(GroupTask):
         if "bco" not in self.terms or not self.history:
             return 0.0
         return fmean(0.5 * (step["rewards/chosen"] + step["rewards/rejected"]) for step in self.history)
+
+    def partner(self, model: nn.Module, batch: Batch, step: int) -> Tensor | None:
+        """The reference margin that AOT compares each pair's margin with; None where the batch is the step. [B]
+
+        The sort is over the whole step. Where it does not fit in one micro-batch, this costs a second forward pass.
+        """
+        if "aot" not in self.terms or len(batch.indexes) == len(self.indexes(step)):
+            return None
+        if self.matched is None or self.matched[0] != step:
+            self.matched = step, self.match(model, step)
+        return self.matched[1][batch.indexes]
+
+    @torch.no_grad()
+    def match(self, model: nn.Module, step: int) -> Tensor:
+        """AOT's partners of a step's pairs, by group number, from the margins of all processes. [number of groups]"""
+        accelerator, margins = self.setup.accelerator, gaps(torch.zeros_like(self.reference))
+        for micro in self.micro_batches(step):
+            with accelerator.autocast():
+                logps, _ = self.logps(model(micro.batch), micro.batch)
+            if micro.counts:
+                margins[micro.batch.indexes] = gaps(logps)
+        margins = accelerator.reduce(margins, "sum")
+        indexes = torch.from_numpy(self.indexes(step)).to(margins.device)
+        margins[indexes] = aot_partners(margins[indexes], gaps(self.reference)[indexes])
+        return margins
 
     def sums(self, loss: Tensor, pairs: PairLogps, scale: float, parts: dict[str, Tensor], wpo: Tensor) -> Tensor:
         """This micro-batch's part of every metric, in the order of `metric_names`; stays on the device."""
@@ -72,7 +104,7 @@ class DpoTask(GroupTask):
         """log 2 for "sigmoid", hard labels or soft."""
         groups, answers = self.setup.groups, self.setup.groups.answers_of(indexes)
         p_chosen, weight = torch.from_numpy(groups.labels[answers][::2]), torch.from_numpy(groups.weights[indexes])
-        gap = -torch.from_numpy(groups.rewards[answers]).view(-1, 2).diff(dim=1).squeeze(1)
+        gap = gaps(torch.from_numpy(groups.rewards[answers]))
         weight = weight * reward_weights(gap) if self.settings.reward_weight else weight
         # WPO's is a mean: exact where pairs start at one loss, as all but EXO's and SPPO's do.
         wpo = sums.get("wpo/weights", 1.0)

@@ -52,11 +52,17 @@ class HeldOut:
         return [chosen - rejected for chosen, rejected in zip(self.chosen, self.rejected, strict=True)]
 
 
+def is_held_out(prompt_id: str, share: float, seed: int) -> bool:
+    """Whether a reward model is tested on a prompt's pairs in place of learning them; the same in every round."""
+    return int(digest("holdout", seed, prompt_id, size=4), 16) < share * 2**32
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainJob:
     """One training run: a policy, what it is trained on, and where the trained policy goes.
 
-    `examples_dirs` hold what `train.algorithm` reads: Pair for dpo and reward_model; Ranking for kto, bco, sppo and
+    `reward_model` is set where a reward model is what is trained; `train` then says how steps are made, no more.
+    `examples_dirs` hold what the algorithm reads: Pair for dpo and reward models; Ranking for kto, bco, sppo and
     ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them;
     `rewarded_dirs` hold the candidates that a reward model is to reward, beside the gold answers of all prompts. PPO
     has no examples: it asks for rollouts as it goes, and `reward_path` is the model that rewards them.
@@ -84,6 +90,16 @@ class TrainJob:
     round: int = 0
     probes: tuple[Probe, ...] = ()
     trust_remote_code: bool = False
+
+    @property
+    def algorithm(self) -> str:
+        """That of `train`, or "reward_model", which no campaign can name."""
+        return self.train.algorithm if self.reward_model is None else "reward_model"
+
+    @property
+    def section(self) -> str:
+        """Where a campaign says how this job's steps are made."""
+        return "train" if self.reward_model is None else "reward_model.train"
 
     def identity(self) -> str:
         """Hash of what decides the result, apart from the records read; neither folders nor processes do."""

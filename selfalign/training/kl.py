@@ -6,6 +6,7 @@ by the means of
 The estimators agree in value, not in what they do to a policy. Of the expected gradients, with pi on its own samples,
     in the loss:    k1 gives 0,   k2 gives that of KL(pi || pi_ref),   k3 gives that of KL(pi_ref || pi);
     in the reward:  k1 gives that of KL(pi || pi_ref),   k3 gives that minus the one of KL(pi_ref || pi).
+Tang & Munos 2025 (arXiv:2506.09477) show where the two come apart; for the loss, tokens that follow are left out.
 So the optimum pi_ref exp(r / beta) / Z belongs to k1 in the reward, and, for single tokens, to k2 in the loss.
 """
 
@@ -25,7 +26,7 @@ _MAX_ERROR = 0.2
 
 
 def bounded_exp(t: Tensor) -> Tensor:
-    """exp, continued as a line past 20: neither it nor its gradient overflows."""
+    """exp, continued as a line past 20: neither it nor its gradient overflows. Same shape."""
     inside = t.clamp(max=_MAX_EXPONENT)
     return torch.exp(inside) * (1.0 + (t - inside))
 
@@ -63,7 +64,7 @@ class KLController:
     horizon: float = 10_000.0
 
     def update(self, kl: float, steps: int) -> KLController:
-        """The controller after `steps` sequences whose mean KL was `kl`. Raises ValueError for a KL not finite."""
+        """The controller after `steps` sequences whose mean KL was `kl` nats. Raises ValueError for a KL not finite."""
         if not math.isfinite(kl):
             raise ValueError(f"the KL to the reference is {kl}: no coefficient follows from it")
         if self.target is None:

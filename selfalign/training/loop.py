@@ -109,6 +109,7 @@ class Loop:
     checkpoints: Checkpoints
     log: MetricsLog
     should_stop: Callable[[], bool] = lambda: False
+    section: str = "train"  # where `settings` stand in a campaign
 
     def run(self) -> Progress:
         """Train from the newest checkpoint, or from the start, to the end.
@@ -144,7 +145,7 @@ class Loop:
         values, norm, stop = self._sync(sums, grad_norm)
         if not all(map(math.isfinite, (norm, *values.values()))):
             self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteStep(_non_finite_message(step, self.task.total_steps, norm, values))
+            raise NonFiniteStep(self._non_finite(step, norm, values))
         metrics = self.task.metrics(step, values)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -175,15 +176,15 @@ class Loop:
         names = self.task.metric_names
         return dict(zip(names, values, strict=True)), norm_sum / self.accelerator.num_processes, stop > 0
 
-
-def _non_finite_message(step: int, total: int, norm: float, values: dict[str, float]) -> str:
-    named = {"grad_norm": norm, **values}
-    bad = ", ".join(f"{name} {value}" for name, value in named.items() if not math.isfinite(value))
-    return (
-        f"training step {step + 1} of {total}: not finite: {bad}\n"
-        "the step was not made; weights and optimizer are as they were before it, and nothing was saved\n"
-        "lower train.learning_rate, or set train.dtype to float32, and look at the pairs of this step"
-    )
+    def _non_finite(self, step: int, norm: float, values: dict[str, float]) -> str:
+        named = {"grad_norm": norm, **values}
+        bad = ", ".join(f"{name} {value}" for name, value in named.items() if not math.isfinite(value))
+        return (
+            f"training step {step + 1} of {self.task.total_steps}: not finite: {bad}\n"
+            "the step was not made; weights and optimizer are as they were before it, and nothing was saved\n"
+            f"lower {self.section}.learning_rate, or set {self.section}.dtype to float32, "
+            "and look at the pairs of this step"
+        )
 
 
 class MetricsLog:

@@ -59,6 +59,16 @@ class PairLogps:
         return self.chosen_log_ratio - self.rejected_log_ratio
 
     @property
+    def margin(self) -> Tensor:
+        """log pi(w|x) - log pi(l|x), [B]."""
+        return self.chosen - self.rejected
+
+    @property
+    def reference_margin(self) -> Tensor:
+        """log pi_ref(w|x) - log pi_ref(l|x), [B]."""
+        return self.reference_chosen - self.reference_rejected
+
+    @property
     def chosen_mean(self) -> Tensor:
         """Mean log-probability of a chosen token, [B]."""
         return self.chosen / self.chosen_lengths
@@ -177,16 +187,25 @@ def sppo_hard_loss(pairs: PairLogps, p_chosen: Tensor, beta: float) -> Tensor:
     return (pairs.chosen_log_ratio - target) ** 2 + (pairs.rejected_log_ratio + target) ** 2
 
 
-def aot_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """DPO between sorted margins: L(beta (sort_i(pi margins) - sort_i(pi_ref margins))).
+def aot_loss(pairs: PairLogps, beta: float, label_smoothing: float = 0.0, partner: Tensor | None = None) -> Tensor:
+    """DPO between sorted margins: L(beta (m_i - partner_i)), m the policy's margins, partners by `aot_partners`. [B]
 
     AOT, Melnyk et al. 2024 (arXiv:2406.05882): the policy's margins are to dominate the reference's as
-    distributions over the batch, here the pairs of a micro-batch. Row i of the result is no longer about pair i.
+    distributions over the batch. Without partners the pairs at hand are the batch. Row i is about the policy on pair
+    i, but no longer about the reference on it.
     """
-    policy = (pairs.chosen - pairs.rejected).sort().values
-    reference = (pairs.reference_chosen - pairs.reference_rejected).sort().values
-    z = beta * (policy - reference)
+    z = beta * (pairs.margin - (aot_partners(pairs.margin, pairs.reference_margin) if partner is None else partner))
     return (1.0 - label_smoothing) * sigmoid_loss(z) + label_smoothing * sigmoid_loss(-z)
+
+
+@torch.no_grad()
+def aot_partners(margin_B: Tensor, reference_margin_B: Tensor) -> Tensor:
+    """The reference margin that has the rank of each policy margin: optimal transport in one dimension. [B]
+
+    Melnyk et al. 2024 (arXiv:2406.05882). The ranks have no gradient, so that sum_i f(m_i - partner_i) has the value
+    and the gradient of sum_k f(sort(m)_k - sort(m_ref)_k), and may be taken apart into micro-batches.
+    """
+    return torch.empty_like(reference_margin_B).scatter_(0, margin_B.argsort(), reference_margin_B.sort().values)
 
 
 def apo_zero_loss(pairs: PairLogps, beta: float) -> Tensor:
@@ -336,11 +355,12 @@ def pair_loss(
     *,
     shift: Tensor | float = 0.0,
     reward_gap: Tensor | None = None,
+    partner: Tensor | None = None,
 ) -> Tensor:
     """The loss of each pair under its soft label, by the settings of `train`. [B]
 
     `shift` is what answers are compared with one by one: BCO's delta, KTO's z0. `reward_gap` is what a reward model
-    makes of each pair; only "distill" reads it.
+    makes of each pair; only "distill" reads it. `partner` [B] is what "aot" compares each pair's margin with.
 
     For "sigmoid" this is the cross-entropy to the label, least at z = logit p; for "ipo" least at
     d = (2 p - 1) / (2 tau); for "hinge" at z = 1 where p > 1/2.
@@ -352,7 +372,7 @@ def pair_loss(
     if name == "sppo_hard":
         return sppo_hard_loss(pairs, p_chosen, beta)
     if name == "aot":
-        return aot_loss(pairs, beta, epsilon)
+        return aot_loss(pairs, beta, epsilon, partner)
     if name == "nll":
         return nll_loss(pairs)
     if name == "distill":

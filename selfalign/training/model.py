@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -76,6 +76,8 @@ def load_reward_model(
 ) -> PreTrainedModel:
     """Load a sequence classifier of one label, or put a new head on a causal language model; every dropout at 0.
 
+    `pad_token_id` is written into its configuration; None leaves what is there.
+
     A new head has weights of standard deviation 1 / sqrt(hidden + 1) and no bias (Stiennon et al. 2020; Huang et al.
     2024, arXiv:2403.17031). Raises ModelError.
     """
@@ -91,7 +93,7 @@ def load_reward_model(
     known = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code).architectures or [""]
     if not known[0].endswith("ForSequenceClassification"):
         nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
-    model.config.pad_token_id = pad_token_id if model.config.pad_token_id is None else model.config.pad_token_id
+    model.config.pad_token_id = model.config.pad_token_id if pad_token_id is None else pad_token_id
     turn_off_dropout(model)
     model.config.use_cache = False
     return model
@@ -202,18 +204,40 @@ class Scorer(Backbone):
         return torch.cat(results)
 
 
+class BothHeads(NamedTuple):
+    """What the two heads make of a batch's answers, both [S], and the cosine of their weights, []."""
+
+    rewards: Tensor
+    lengths: Tensor
+    cosine: Tensor
+
+
 class RewardScorer(Backbone):
     """A sequence classifier of one label that answers with the reward of every answer of a batch.
 
     The reward is read at an answer's last token. A batch scores the token behind each position, so its answers carry
-    one more token than they have (`GroupDataset.with_room_behind`), which is never read.
+    one more token than they have (`GroupDataset.with_room_behind`), which is never read. `length_head` adds a head for
+    what length alone explains; it is trained beside the classifier's own and is no part of the saved model.
     """
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Rewards, float32. [S]"""
+    def __init__(self, model: PreTrainedModel | PeftModel, *, length_head: bool = False) -> None:
+        super().__init__(model)
+        self.length_head = None
+        if length_head:
+            size = self.whole.score.in_features
+            self.length_head = nn.Linear(size, 1, bias=False, dtype=torch.float32)
+            nn.init.normal_(self.length_head.weight, std=(size + 1) ** -0.5)
+
+    def forward(self, batch: Batch, *, both_heads: bool = False) -> Tensor | BothHeads:
+        """Rewards, float32, [S]; on demand those of the length head beside them."""
         states = self.hidden_states(batch, batch.sources[batch.lengths.cumsum(0) - 1])
         with torch.autocast(states.device.type, enabled=False):
-            return torch.nn.functional.linear(states.float(), self.whole.score.weight.float()).squeeze(-1)
+            states, own = states.float(), self.whole.score.weight.float()
+            rewards = nn.functional.linear(states, own).squeeze(-1)
+            if not both_heads:
+                return rewards
+            cosine = nn.functional.cosine_similarity(own, self.length_head.weight).squeeze(0)
+            return BothHeads(rewards, self.length_head(states).squeeze(-1), cosine)
 
     @torch.no_grad()
     def expected(self, group: GroupDataset) -> Tensor:

@@ -51,7 +51,7 @@ def grpo_loss(
 
 
 def value_loss(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, cliprange: float) -> Tensor:
-    """max((V - R)^2, (V_clipped - R)^2) / 2, V_clipped within `cliprange` of the old value. [N]
+    """max((V - R)^2, (V_clipped - R)^2) / 2, V_clipped within `cliprange` of the old value, in units of reward. [N]
 
     OpenAI's PPO; Huang et al. 2024 (arXiv:2403.17031). The larger of both: clipping can stop a step, never reward one.
     """
@@ -100,10 +100,10 @@ def answer_mean(terms_N: Tensor, lengths_S: Tensor, num_answers: int | None = No
 class PolicyStatistics(NamedTuple):
     """Means over the tokens given, each []. Before the first step of an iteration: 0, 0, 0 and 1."""
 
-    approxkl: Tensor  # (log r)^2 / 2: N+ and TRL
-    approxkl_k3: Tensor  # r - 1 - log r: CleanRL; from the sampling to the present policy
-    clipfrac: Tensor  # how often clipping takes the gradient
-    ratio: Tensor
+    approxkl: Tensor  # (log r)^2 / 2, nats: N+ and TRL
+    approxkl_k3: Tensor  # r - 1 - log r, nats: CleanRL; from the sampling to the present policy
+    clipfrac: Tensor  # how often clipping takes the gradient, a share of the tokens
+    ratio: Tensor  # r = pi / pi_old
 
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ def policy_statistics(logprobs: Tensor, old: Tensor, advantages: Tensor, clipran
 
 @torch.no_grad()
 def value_clipfrac(values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, cliprange: float) -> Tensor:
-    """How often clipping takes the gradient of the value loss. []"""
+    """How often clipping takes the gradient of the value loss, a share of the tokens. [] N+'s `vf_clipfrac`."""
     clipped_N = values_N.clamp(old_values_N - cliprange, old_values_N + cliprange)
     return ((clipped_N - returns_N) ** 2 > (values_N - returns_N) ** 2).to(values_N.dtype).mean()
 

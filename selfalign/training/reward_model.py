@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from selfalign.config import RewardModel
-from selfalign.records import derived_seed, digest
+from selfalign.records import derived_seed
 from selfalign.training.dataset import GroupDataset, NothingToTrainOn, load_answers
-from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut, TrainJob
+from selfalign.training.job import HELDOUT_FILE, REWARDS_FILE, SPREADS_FILE, HeldOut, TrainJob, is_held_out
 from selfalign.training.loop import MicroBatch
 from selfalign.training.losses import sigmoid_loss
 from selfalign.training.setup import Setup
@@ -25,45 +25,64 @@ class NonFiniteReward(RuntimeError):
     """A reward is NaN or infinite: nothing can be said of its answer."""
 
 
-def reward_loss(
-    chosen: Tensor, rejected: Tensor, p_chosen: Tensor, *, margin: float = 0.0, centering: float = 0.0
-) -> Tensor:
-    """p L(r_w - r_l - m) + (1 - p) L(r_l - r_w - m) + eta (r_w + r_l)^2, L(t) = -log sigmoid(t). [B]
+def reward_loss(chosen: Tensor, rejected: Tensor, p_chosen: Tensor, *, margin: float = 0.0) -> Tensor:
+    """p L(r_w - r_l - m) + (1 - p) L(r_l - r_w - m), L(t) = -log sigmoid(t). [B]
 
     Bradley-Terry with soft labels; m = margin (2 p - 1), the margin of Llama 2 (Touvron et al. 2023, arXiv:2307.09288,
-    eq. 2) for labels that are shares; eta = `centering` keeps rewards about 0 (Eisenstein et al. 2023,
-    arXiv:2312.09244).
+    eq. 2) for labels that are shares.
     """
     gap, apart = chosen - rejected, margin * (2.0 * p_chosen - 1.0).abs()
-    preferred = p_chosen * sigmoid_loss(gap - apart) + (1.0 - p_chosen) * sigmoid_loss(-gap - apart)
-    return preferred + centering * (chosen + rejected) ** 2
+    return p_chosen * sigmoid_loss(gap - apart) + (1.0 - p_chosen) * sigmoid_loss(-gap - apart)
+
+
+def centering_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """(r_w + r_l)^2, which keeps rewards about 0 (Eisenstein et al. 2023, arXiv:2312.09244). [B]"""
+    return (chosen + rejected) ** 2
 
 
 class RewardTask(GroupTask):
-    """A step's loss is the mean over its pairs of weight x `reward_loss`."""
+    """A step's loss is the mean over its pairs of weight x (`reward_loss` + centering x `centering_loss`).
+
+    Metrics are of the rewards that are saved.
+    """
 
     metric_names = (
         "loss", "rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins", "rewards/centering",
     )  # fmt: skip
 
     def loss(self, model: nn.Module, micro: MicroBatch, step: int) -> tuple[Tensor, Tensor]:
-        batch, scale = micro.batch, float(micro.counts) / len(self.indexes(step))
         with self.setup.accelerator.autocast():
-            chosen, rejected = model(batch).view(-1, 2).unbind(1)
-        settings = self.setup.job.reward_model
-        terms = {"margin": settings.margin, "centering": settings.centering}
-        losses = reward_loss(chosen, rejected, batch.labels[::2], **terms)
-        loss = (batch.weight * losses).sum() * scale
-        with torch.no_grad():
-            right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
-            columns = [chosen, rejected, right, chosen - rejected, (chosen + rejected) ** 2]
-            return loss, torch.cat([loss.detach().reshape(1), torch.stack(columns).sum(1) * scale])
+            rewards = model(micro.batch)
+        loss = self.preference_loss(rewards, rewards, micro, step)
+        return loss, torch.cat([loss.detach().reshape(1), self.figures(rewards.detach(), micro, step)])
+
+    def preference_loss(self, compared: Tensor, centred: Tensor, micro: MicroBatch, step: int) -> Tensor:
+        """This micro-batch's part of the loss, by the rewards that are compared and those kept about 0. Both [S]"""
+        settings, batch = self.setup.job.reward_model, micro.batch
+        losses = reward_loss(*_sides(compared), batch.labels[::2], margin=settings.margin)
+        losses = losses + settings.centering * centering_loss(*_sides(centred))
+        return (batch.weight * losses).mean() * self.share(micro, step)
+
+    def figures(self, rewards: Tensor, micro: MicroBatch, step: int) -> Tensor:
+        chosen, rejected = _sides(rewards)
+        right = (chosen > rejected).float() + 0.5 * (chosen == rejected).float()
+        columns = [chosen, rejected, right, chosen - rejected, centering_loss(chosen, rejected)]
+        return torch.stack(columns).mean(1) * self.share(micro, step)
+
+    def share(self, micro: MicroBatch, step: int) -> float:
+        """How much of the step's mean over pairs a micro-batch makes."""
+        return float(micro.counts) * len(micro.batch.weight) / len(self.indexes(step))
+
+
+def _sides(rewards: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the chosen answers and of the rejected ones. Both [S / 2]"""
+    return rewards.view(-1, 2).unbind(1)
 
 
 def hold_out(setup: Setup) -> tuple[Setup, GroupDataset]:
     """The setup on the pairs to train on, and the held-out pairs: those of a share of the prompts, drawn by seed.
 
-    Raises NothingToTrainOn where one of the two is empty.
+    Raises NothingToTrainOn where one of the two is empty, or all of them are ties.
     """
     share, seed = setup.job.reward_model.holdout, setup.job.seed
     away = [is_held_out(prompt_of(key), share, seed) for key in setup.groups.keys]
@@ -73,12 +92,12 @@ def hold_out(setup: Setup) -> tuple[Setup, GroupDataset]:
             f"{len(setup.groups)} pairs are too few to train a reward model and to test it: {len(kept)} to train on, "
             f"{len(held)} held out. Draw more prompts, or set reward_model.holdout nearer to 0.5"
         )
+    if (setup.groups.labels == 0.5).all():
+        raise NothingToTrainOn(
+            f"all {len(setup.groups)} pairs are ties (p_chosen 0.5), so that no answer is known to be better. "
+            "Ask another judge, or raise pairs.min_margin, which leaves ties out"
+        )
     return replace(setup, groups=kept.with_room_behind()), held
-
-
-def is_held_out(prompt_id: str, share: float, seed: int) -> bool:
-    """Whether a prompt is among those whose pairs are kept for the evaluation; the same in every round."""
-    return int(digest("holdout", seed, prompt_id, size=4), 16) < share * 2**32
 
 
 def prompt_of(key: str) -> str:

@@ -38,7 +38,7 @@ def replace_unended(scores_S: Tensor, ended_S: Tensor, value: float) -> Tensor:
 
 
 def penalise_unended(scores_S: Tensor, ended_S: Tensor, penalty: float) -> Tensor:
-    """`penalty` less for every answer without an end token (TRL's `missing_eos_penalty`). [S]"""
+    """`penalty`, in units of the score, less for every answer without an end token. [S] TRL's `missing_eos_penalty`."""
     return torch.where(ended_S, scores_S, scores_S - penalty)
 
 
@@ -52,12 +52,12 @@ def shift_scores(scores_S: Tensor, reference_scores: Tensor) -> Tensor:
 
 
 def clip_scores(scores_S: Tensor, bound: float) -> Tensor:
-    """Scores within [-bound, bound]. [S]"""
+    """Scores within [-bound, bound], after `shift_scores`. [S] Zheng et al. 2023 (arXiv:2307.04964)."""
     return scores_S.clamp(-bound, bound)
 
 
 def token_rewards(scores_S: Tensor, kl_N: Tensor, lengths_S: Tensor, kl_coef: float) -> Tensor:
-    """-kl_coef KL at each token, and the score of the answer at its last one. [N]
+    """-kl_coef KL at each token, and the score of the answer at its last one; KL in nats a token. [N]
 
     Ziegler et al. 2019, eq. 2, token by token; the sum over an answer is `penalised_scores`. Where an answer ended, N+
     puts the score one step later, with a value of its own after the end token. To know the score there the value head
@@ -68,5 +68,8 @@ def token_rewards(scores_S: Tensor, kl_N: Tensor, lengths_S: Tensor, kl_coef: fl
 
 
 def penalised_scores(scores_S: Tensor, kl_N: Tensor, lengths_S: Tensor, kl_coef: float) -> Tensor:
-    """score - kl_coef sum_t KL_t: the reward of whole answers, for RLOO. [S]"""
+    """score - kl_coef sum_t KL_t: the reward of whole answers, for RLOO. [S]
+
+    Ahmadian et al. 2024 (arXiv:2402.14740), section 2; what has no score gives nothing but the price.
+    """
     return scores_S - kl_coef * sums(kl_N, lengths_S)

@@ -64,9 +64,10 @@ def save_trained(setup: Setup, model: nn.Module) -> None:
 
 
 def policy_state(setup: Setup, model: nn.Module) -> dict[str, Tensor]:
-    """The weights of the model that is kept, by their names in it; a critic is not."""
+    """The weights of the model that is kept, by their names in it; a critic is not, nor a head for length."""
     state = full_state(setup.accelerator, model)
-    kept = {name.removeprefix("actor."): weight for name, weight in state.items() if not name.startswith("critic.")}
+    aside = ("critic.", "length_head.")
+    kept = {name.removeprefix("actor."): weight for name, weight in state.items() if not name.startswith(aside)}
     return {name.removeprefix("model."): weight for name, weight in kept.items()}
 
 
@@ -83,11 +84,12 @@ def finish(setup: Setup, progress: Progress, files: Iterable[tuple[str, bytes]])
 
 
 def write_model(setup: Setup, state: dict[str, Tensor], folder: Path) -> None:
-    """Write a model folder: all weights in float32, or an adapter merged in the dtype of its base."""
+    """Write a model folder: all weights in float32, or an adapter merged in the dtype of its base and kept beside."""
     scorer, job = setup.scorer, setup.job
     if is_peft(scorer.model):
         dtype = stored_dtype(job.policy_path, trust_remote_code=job.trust_remote_code)
         save_model(folder, scorer.whole, merge_lora(state, scorer.model, dtype), setup.tokenizer, dtype)
+        save_adapter(folder / ADAPTER_FOLDER, scorer.model, state)
     else:
         save_model(folder, scorer.whole, state, setup.tokenizer, torch.float32)
 
@@ -97,8 +99,6 @@ def save_policy(setup: Setup, state: dict[str, Tensor]) -> None:
     aside = setup.output / ".saving"
     shutil.rmtree(aside, ignore_errors=True)
     write_model(setup, state, aside)
-    if is_peft(setup.scorer.model):
-        save_adapter(aside / ADAPTER_FOLDER, setup.scorer.model, state)
     _move(aside, setup.output)
 
 
@@ -114,17 +114,29 @@ def _move(aside: Path, output: Path) -> None:
     shutil.rmtree(aside)
 
 
-def keep_trained(setup: Setup, folder: Path) -> None:
-    """Make the model of another folder the one of the step's: weights that were saved on the way, or the first ones."""
+def keep_trained(setup: Setup, model: nn.Module, folder: Path | None) -> None:
+    """Make the model of another folder the one of the step's: weights that were saved on the way, None the first ones.
+
+    `model` is the one in training, which an adapter that changes nothing takes its shapes from.
+    """
+    state = policy_state(setup, model)
     if setup.accelerator.is_main_process:
-        job = setup.job
-        dtype = stored_dtype(str(folder), trust_remote_code=job.trust_remote_code)
-        model = load_model(str(folder), dtype, trust_remote_code=job.trust_remote_code)
         aside = setup.output / ".saving"
         shutil.rmtree(aside, ignore_errors=True)
-        save_model(aside, model, model.state_dict(), setup.tokenizer, model.dtype)
+        _copy_model(setup, folder or Path(setup.job.policy_path), aside)
+        if folder is not None and is_peft(setup.scorer.model):
+            shutil.copytree(folder / ADAPTER_FOLDER, aside / ADAPTER_FOLDER)
+        elif is_peft(setup.scorer.model):
+            unchanged = {name: torch.zeros_like(w) if ".lora_B." in name else w for name, w in state.items()}
+            save_adapter(aside / ADAPTER_FOLDER, setup.scorer.model, unchanged)
         _move(aside, setup.output)
     setup.accelerator.wait_for_everyone()
+
+
+def _copy_model(setup: Setup, folder: Path, output: Path) -> None:
+    trust = setup.job.trust_remote_code
+    model = load_model(str(folder), stored_dtype(str(folder), trust_remote_code=trust), trust_remote_code=trust)
+    save_model(output, model, model.state_dict(), setup.tokenizer, model.dtype)
 
 
 def remove_rollouts(setup: Setup) -> None:

@@ -39,7 +39,7 @@ def discounted_sums(values_N: Tensor, lengths_S: Tensor, discount: float) -> Ten
     """y_t = x_t + discount y_(t+1) within each sequence: sum_j discount^j x_(t+j). [N]
 
     Windows of 1, 2, 4, ... places are joined, so that N places take log2 of the longest length passes, not one pass a
-    place. What a sequence gets does not depend on which others lie beside it, to the last bit.
+    place (Hillis & Steele 1986). What a sequence gets does not depend on which others lie beside it, to the last bit.
     """
     left_N = tokens_left(lengths_S)
     longest = int(lengths_S.max())

@@ -80,13 +80,16 @@ def prepare(job: TrainJob) -> Setup:
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision=precision)
     _check_processes(job, accelerator)
     tokenizer = AutoTokenizer.from_pretrained(job.policy_path, trust_remote_code=job.trust_remote_code)
+    if job.reward_model is not None and not pad_apart(tokenizer) and accelerator.is_main_process:
+        said = "no token to pad with but the one that ends answers: other programs must read its rewards row by row"
+        emit("warning", message=f"round {job.round}: {job.policy_path} has {said}")
     encoder = make_encoder(job, tokenizer)
     if encoder.foreign and accelerator.is_main_process:
         said = (
             f"{job.policy_path} has another tokenizer than {job.sampler_path}: answers are encoded anew from their text"
         )
         emit("warning", message=f"round {job.round}: {said}")
-    if job.train.algorithm == "ppo":
+    if job.algorithm == "ppo":
         groups, dropped = probe_groups(job, encoder), Counter[str]()
     else:
         groups, dropped = load_groups(job, encoder)
@@ -98,6 +101,19 @@ def prepare(job: TrainJob) -> Setup:
     layout = choose_layout(scorer, groups)
     accelerator.wait_for_everyone()
     return Setup(job, accelerator, tokenizer, encoder, groups, dict(dropped), scorer, dtype, layout)
+
+
+def pad_apart(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Pad with another token than the one that ends answers; False where there is none.
+
+    transformers reads a classifier at the last token that is not padding, which has to be the answer's own.
+    """
+    named = [tokenizer.pad_token_id, tokenizer.unk_token_id, tokenizer.bos_token_id, *tokenizer.all_special_ids]
+    free = [token for token in named if token not in (None, tokenizer.eos_token_id)]
+    pad = free[0] if free else tokenizer.eos_token_id
+    if pad != tokenizer.pad_token_id:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    return bool(free)
 
 
 def make_encoder(job: TrainJob, tokenizer: PreTrainedTokenizerBase) -> Encoder:
@@ -123,15 +139,16 @@ def fresh_scorer(
 def make_scorer(job: TrainJob, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> Scorer | RewardScorer:
     """The model that is trained, with its adapter and a head for what the algorithm asks of it."""
     trust = job.trust_remote_code
-    if job.train.algorithm == "reward_model":
-        pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        model = load_reward_model(job.policy_path, dtype, pad, trust_remote_code=trust)
+    if job.algorithm == "reward_model":
+        model = load_reward_model(job.policy_path, dtype, tokenizer.pad_token_id, trust_remote_code=trust)
     else:
         model = load_model(job.policy_path, dtype, trust_remote_code=trust)
     if job.train.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    kind = RewardScorer if job.train.algorithm == "reward_model" else Scorer
-    return kind(add_adapter(model, job.adapter) if job.adapter else model)
+    model = add_adapter(model, job.adapter) if job.adapter else model
+    if job.reward_model is not None:
+        return RewardScorer(model, length_head=job.reward_model.length_head > 0)
+    return Scorer(model)
 
 
 def _check_processes(job: TrainJob, accelerator: Accelerator) -> None:

@@ -26,6 +26,7 @@ from selfalign.training.checkpoint import (
 from selfalign.training.dataset import GroupDataset, NothingToTrainOn
 from selfalign.training.dpo import DpoTask
 from selfalign.training.job import TrainJob
+from selfalign.training.length_head import LengthHeadTask
 from selfalign.training.loop import Loop, MetricsLog, NonFiniteStep, emit, make_optimizer
 from selfalign.training.model import (
     ModelError,
@@ -83,7 +84,7 @@ def train(job: TrainJob, should_stop: Callable[[], bool] = lambda: False) -> Non
     output.mkdir(parents=True, exist_ok=True)
     if is_done(job):
         return
-    train_model = {"reward_model": train_reward_model, "ppo": train_on_rollouts}.get(job.train.algorithm, train_policy)
+    train_model = {"reward_model": train_reward_model, "ppo": train_on_rollouts}.get(job.algorithm, train_policy)
     train_model(prepare(job), should_stop)  # nobody else holds the setup, so that an ensemble can let go of a model
 
 
@@ -108,7 +109,8 @@ def train_reward_model(setup: Setup, should_stop: Callable[[], bool]) -> None:
 
 def train_single(setup: Setup, pairs: GroupDataset, should_stop: Callable[[], bool]) -> None:
     model = setup.accelerator.prepare(setup.scorer)
-    progress = run_steps(setup, model, RewardTask(setup, None), should_stop)
+    task = (LengthHeadTask if setup.job.reward_model.length_head else RewardTask)(setup, None)
+    progress = run_steps(setup, model, task, should_stop)
     save_trained(setup, model)
     finish(setup, progress, Results(held_out(setup, model, pairs), reward_candidates(setup, model)).files())
 
@@ -143,7 +145,7 @@ def train_on_rollouts(setup: Setup, should_stop: Callable[[], bool]) -> None:
     except OverOptimised as guard:
         warn(setup, f"round {job.round}: {guard.reason}; the weights of iteration {guard.best_iteration} are kept")
         progress = Progress(guard.iteration * task.per_iteration, 0)
-        keep_trained(setup, guard.best or Path(job.policy_path))
+        keep_trained(setup, model, guard.best)
     remove_rollouts(setup)
     after = probe_logprobs(setup, saved_scorer(setup))
     finish(setup, progress, [(PROBES_FILE, msgspec.json.encode({"before": before, "after": after}))])
@@ -155,7 +157,7 @@ def run_steps(setup: Setup, model: nn.Module, task: GroupTask, should_stop: Call
     checkpoints = Checkpoints(output / CHECKPOINT_FOLDER, digest(job.identity(), setup.groups.digest()))
     log = MetricsLog(output, job.round)
     return Loop(
-        setup.accelerator, model, optimizer, task, job.train, job.seed, checkpoints, log, should_stop
+        setup.accelerator, model, optimizer, task, job.train, job.seed, checkpoints, log, should_stop, job.section
     ).run()  # fmt: skip
 
 

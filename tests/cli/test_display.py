@@ -213,6 +213,9 @@ def test_steps_of_a_reward_model_are_not_the_policys() -> None:
     display.handle({"time": 0.0, "event": "reward_model", "round": 0, **found})
     words = "(40.0% to 60.0%), length alone on 52.0%; calibration error 0.123: NO-GO\n"
     assert out.getvalue().endswith(words)
+    gold = {"gold": 0.75, "gold_low": 0.6, "gold_high": 0.86}
+    display.handle({"time": 0.0, "event": "reward_model", "round": 0, **found, **gold})
+    assert "; gold answers above 75.0% of sampled ones (60.0% to 86.0%): NO-GO\n" in out.getvalue()
     progress.handle({"time": 0.0, "event": "reward_model", "round": 0, **found})
     out = io.StringIO()
     Console(file=out, width=200, markup=False).print(render(progress, "x", 1.0))

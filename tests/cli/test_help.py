@@ -1,4 +1,4 @@
-"""Help answers at once: it imports nothing heavy, and names every command."""
+"""Help answers at once, and lists soon after: they import nothing heavy. Help names every command."""
 
 from __future__ import annotations
 
@@ -38,6 +38,13 @@ def test_help_imports_no_library(arguments: list[str]) -> None:
     modules, printed = modules_after(arguments)
     assert not modules & set(HEAVY)
     assert printed.strip() == help_text()
+
+
+@pytest.mark.parametrize("command", ["pairs", "revisions"])
+def test_a_list_waits_for_no_library_that_it_has_no_use_for(command: str, sample: Path) -> None:
+    modules, printed = modules_after([command, "ls", "mixed", "-n", "1", "--runs", str(sample / "runs")])
+    assert len(printed.splitlines()) == 2
+    assert not modules & {"torch", "transformers", "pandas", "matplotlib"}
 
 
 def test_help_names_every_command() -> None:

@@ -27,7 +27,7 @@ def test_ls_gives_each_answer_with_its_principles_and_what_became_of_it(sample: 
         ["0:6", "1/2"],
     ]
     assert "(no_answer)" in lines[2]
-    assert "selfalign revisions show sample 0:0" in done.stderr
+    assert "selfalign revisions show runs/sample 0:0" in done.stderr
 
 
 def test_ls_as_json_has_the_whole_texts_and_outcomes(sample: Path, cli: Cli) -> None:
@@ -57,7 +57,7 @@ def test_ls_filters(sample: Path, cli: Cli) -> None:
 
 def test_show_tells_the_whole_chain_in_order(sample: Path, cli: Cli) -> None:
     shown = cli("revisions", "show", "sample", "0:0", cwd=sample).stdout
-    parts = ("user\n", "prompt 0.0", "first answer", "answer 0", "step 1  critique under kind", "It is unkind.",
+    parts = ("user\n", "prompt 0.0", "first answer", "\nanswer 0 ", "step 1  critique under kind", "It is unkind.",
              "step 1  revision  (4 tokens, stop)", "kinder ", "step 2  critique under brief", "kinder still", "lineage",
              "rounds/000/prompts", "rounds/000/candidates", "rounds/000/steps/2/revisions")  # fmt: skip
     places = [shown.index(part) for part in parts]

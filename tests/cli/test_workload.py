@@ -101,6 +101,8 @@ def test_a_reward_model_reads_the_pairs_and_then_all_candidates(rules: Constitut
     train = Train(loss={"sigmoid": 1.0, "distill": 1.0})
     model = RewardModel(train=Optimizer(epochs=2))
     assert counted(rules, train=train, reward_model=model)[0].reward_passes == 3 * 2 * 20 + 40
+    model = RewardModel(train=Optimizer(epochs=2), length_head=1.0)
+    assert counted(rules, train=train, reward_model=model)[0].reward_passes == 4 * 2 * 20 + 40
     assert counted(rules)[0].reward_passes == 0
 
 

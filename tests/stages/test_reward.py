@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
 
-from selfalign.records import RewardReport
+from selfalign.records import Candidate, Prompt, RewardReport
 from selfalign.stages import reward
 from selfalign.stages.report import reward_model
 from selfalign.stages.report.document import to_html, to_markdown
@@ -80,6 +81,21 @@ def test_few_held_out_prompts_tell_nothing(tmp_path: Path) -> None:
     assert not found.go and "held-out pairs of 10 prompts are too few to tell" in found.reason
 
 
+def test_a_single_held_out_pair_tells_nothing(tmp_path: Path) -> None:
+    found = measured(held_out(tmp_path, 1.0, num_pairs=1))
+    assert not found.go and "held-out pairs of 1 prompt are too few to tell" in found.reason
+    assert (found.num_pairs, found.accuracy) == (1, 1.0) and 0 < found.interval.low < found.interval.high == 1.0
+    assert "1 pair of 1 prompt, held out" in to_markdown("t", reward_model.section(found))
+
+
+def test_gaps_of_nothing_are_right_by_half(tmp_path: Path) -> None:
+    folder = held_out(tmp_path, 0.8)
+    record = json.loads((folder / "heldout.json").read_text())
+    (folder / "heldout.json").write_text(json.dumps(record | {"chosen": [0.0] * 200, "p_chosen": [0.5] * 200}))
+    found = measured(folder)
+    assert not found.go and found.accuracy == found.agreement == found.agreement_most == 0.5
+
+
 def test_pairs_of_equal_lengths_leave_nothing_to_length(tmp_path: Path) -> None:
     folder = held_out(tmp_path, 0.8)
     record = json.loads((folder / "heldout.json").read_text())
@@ -105,6 +121,51 @@ def test_an_ensemble_brings_the_spread_of_its_members(tmp_path: Path) -> None:
     assert reward.rewards_of([answer], tmp_path, "rm")[0].spread == 0.0
     (tmp_path / "spreads.json").write_text(json.dumps({answer.id: 0.25}))
     assert reward.rewards_of([answer], tmp_path, "rm")[0].spread == 0.25
+
+
+def with_gold(folder: Path, leads: list[list[float]]) -> tuple[list[Prompt], list[Candidate]]:
+    """Prompts with a gold answer of reward 0, and answers that it leads by so much."""
+    prompts = [replace(prompt(f"q{i}"), response="gold") for i in range(len(leads))]
+    answers = [[candidate(p, "a", i) for i in range(len(own))] for p, own in zip(prompts, leads, strict=True)]
+    rewards = {c.id: -lead for own, row in zip(answers, leads, strict=True) for c, lead in zip(own, row, strict=True)}
+    rewards |= {gold.id: 0.0 for p in prompts if (gold := p.gold()) is not None}
+    (folder / "rewards.json").write_text(json.dumps(rewards))
+    return prompts, [c for own in answers for c in own]
+
+
+def test_agreement_with_gold_by_hand(tmp_path: Path) -> None:
+    prompts, answers = with_gold(tmp_path, [[1.0, 2.0], [-1.0], [0.0, 3.0]])
+    unrewarded = candidate(prompts[0], "too long", 9)
+    elsewhere = candidate(prompt("without gold"), "a")
+    found = reward.agreement_with_gold(tmp_path, [*prompts, prompt("q")], [*answers, unrewarded, elsewhere], 0)
+    assert found.share == pytest.approx((1 + 1 + 0 + 0.5 + 1) / 5)
+    assert (found.num_answers, found.num_prompts) == (5, 3)
+    assert found.interval.low < found.share < found.interval.high
+
+
+def test_answers_to_one_prompt_count_as_one_for_the_interval(tmp_path: Path) -> None:
+    many = reward.agreement_with_gold(tmp_path, *with_gold(tmp_path, [[1.0 if i % 2 else -1.0] for i in range(80)]), 0)
+    leads = [[1.0 if i % 2 else -1.0] * 20 for i in range(4)]
+    few = reward.agreement_with_gold(tmp_path, *with_gold(tmp_path, leads), 0)
+    assert many.share == few.share == 0.5 and many.num_answers == few.num_answers
+    assert few.interval.high - few.interval.low > 2 * (many.interval.high - many.interval.low)
+
+
+def test_without_gold_nothing_is_said_of_it(tmp_path: Path) -> None:
+    asked = prompt("q")
+    answer = candidate(asked, "a")
+    (tmp_path / "rewards.json").write_text(json.dumps({answer.id: 1.5}))
+    assert reward.agreement_with_gold(tmp_path, [asked], [answer], 0) is None
+    found = measured(held_out(tmp_path, 0.8))
+    assert found.gold is None and "gold" not in to_markdown("t", reward_model.section(found))
+
+
+def test_the_page_says_how_gold_answers_fare(tmp_path: Path) -> None:
+    gold = reward.agreement_with_gold(tmp_path, *with_gold(tmp_path, [[1.0, 1.0], [-1.0, 1.0]]), 0)
+    found = replace(measured(held_out(tmp_path, 0.8)), gold=gold)
+    page = to_markdown("t", reward_model.section(found))
+    assert "| gold answers above sampled ones | 0.750 (" in page and "4 answers to 2 prompts held out" in page
+    assert msgspec.convert(json.loads(msgspec.json.encode(found)), RewardReport) == found
 
 
 def test_rewards_are_of_the_candidates_that_have_one(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def write_round(
         prompts.append(prompt)
         candidates += answers
         examples.append(example_of(algorithm, prompt, answers, float(generator.uniform(0.6, 1.0))))
-    steps = {"dpo": "pairs", "reward_model": "pairs", "sft": "demonstrations", "raft": "demonstrations"}
+    steps = {"dpo": "pairs", "sft": "demonstrations", "raft": "demonstrations"}
     name = steps.get(algorithm, "rankings")
     run = Run.create(run_path, "name: test\n")
     folders = {}
@@ -116,7 +116,7 @@ def write_round(
 def example_of(algorithm: str, prompt: Prompt, answers: list[Candidate], p: float) -> Pair | Ranking | Candidate:
     """The earlier an answer was sampled, the better it is."""
     ids = tuple(answer.id for answer in answers)
-    if algorithm in ("dpo", "reward_model"):
+    if algorithm == "dpo":
         return Pair(prompt.id, *ids, p_chosen=p, margin=0.5)
     if algorithm in ("sft", "raft"):
         return answers[0]

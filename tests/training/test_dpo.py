@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 
 from selfalign.objective import REFERENCE_FREE
 from selfalign.training.dataset import NothingToTrainOn
-from selfalign.training.reference import REFERENCE_FILE, mismatch
+from selfalign.training.job import ModelShare, TrainJob
+from selfalign.training.model import Scorer, load_model
+from selfalign.training.reference import REFERENCE_FILE, mismatch, score_all
 from selfalign.training.setup import prepare
 from selfalign.training.trainer import train
-from tests.training.conftest import make_job, metrics_of
+from tests.training.conftest import make_job, metrics_of, save_tiny
 
 LOSSES = {
     "hinge": {}, "ipo": {}, "robust": {"label_smoothing": 0.1}, "exo": {"label_smoothing": 0.01}, "discopop": {},
@@ -43,6 +47,27 @@ def test_other_divergences_raise_the_margin_too(divergence: str, tmp_path: Path)
     train(job)
     assert metrics_of(job)[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert metrics_of(job)[-1]["rewards/margins"] > 0.05
+
+
+def test_aot_sorts_over_the_step_whatever_its_micro_batches(tmp_path: Path) -> None:
+    reference = save_tiny(tmp_path / "reference", seed=5)
+    settings = {"train_batch_size": 12, "train_epochs": 3, "train_beta": 0.5, "train_max_tokens_per_batch": 1}
+    job = make_job(tmp_path, reference=(ModelShare(str(reference)),), train_loss="aot", **settings)
+    train(job)
+    whole = replace(job.train, max_tokens_per_batch=10_000)
+    other = replace(job, output_dir=str(tmp_path / "whole"), train=whole)
+    train(other)
+    for apart, together in zip(metrics_of(job), metrics_of(other), strict=True):
+        assert apart == pytest.approx(together, rel=1e-3, abs=1e-4)
+    assert metrics_of(job)[0]["loss"] == pytest.approx(first_aot_loss(job), rel=1e-4)
+
+
+def first_aot_loss(job: TrainJob) -> float:
+    setup = prepare(job)
+    other = Scorer(load_model(job.reference[0].path, torch.float32))
+    policy, reference = score_all(setup, setup.scorer), score_all(setup, other)
+    sides = [sorted((logps[2 * i] - logps[2 * i + 1]).item() for i in range(12)) for logps in (policy, reference)]
+    return fmean(math.log1p(math.exp(-job.train.beta * (ours - theirs))) for ours, theirs in zip(*sides, strict=True))
 
 
 def test_kto_estimates_the_divergence_on_answers_to_other_prompts(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from selfalign.config import Train
 from selfalign.objective import HARD_LABELS_ONLY, REFERENCE_FREE, LossName
 from selfalign.training.losses import (
     PairLogps,
+    aot_loss,
+    aot_partners,
     divergence_score,
     exo_loss,
     ipo_loss,
@@ -235,8 +237,27 @@ def test_aot_compares_sorted_margins() -> None:
     zeros, ones = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     pairs = PairLogps(torch.tensor(policy).double(), zeros, torch.tensor(reference).double(), zeros, ones, ones)
     found = pair_loss("aot", pairs, ones, settings_of("aot", 0.5))
-    by_hand = [-math.log(sigmoid(0.5 * (p - r))) for p, r in zip(sorted(policy), sorted(reference), strict=True)]
+    by_hand = [-math.log(sigmoid(0.5 * (p - r))) for p, r in zip(policy, [0.9, -0.4, 0.2], strict=True)]
     assert found.tolist() == pytest.approx(by_hand)
+
+
+def test_aot_may_be_taken_apart_once_every_pair_has_its_partner() -> None:
+    """Value and gradient are those of the sort over all pairs, ties included."""
+    generator = torch.Generator().manual_seed(0)
+    policy, reference = torch.randn(2, 7, generator=generator, dtype=torch.float64)
+    policy[3] = policy[5]
+    policy, zeros = policy.requires_grad_(), torch.zeros(7, dtype=torch.float64)
+    naive = sigmoid_loss(0.5 * (policy.sort().values - reference.sort().values)).sum()
+    partner = aot_partners(policy, reference)
+    parts = [
+        aot_loss(
+            PairLogps(policy[part], zeros[part], reference[part], zeros[part], zeros, zeros), 0.5, 0.0, partner[part]
+        )
+        for part in (slice(0, 2), slice(2, 7))
+    ]
+    torch.testing.assert_close(torch.cat(parts).sum(), naive)
+    ours, theirs = (torch.autograd.grad(loss, policy)[0] for loss in (torch.cat(parts).sum(), naive))
+    torch.testing.assert_close(ours.sort().values, theirs.sort().values)  # which of two equal margins is first is open
 
 
 def test_apo_and_discopop_by_hand() -> None:

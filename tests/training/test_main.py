@@ -79,8 +79,9 @@ def test_without_a_job_it_says_how_it_is_used(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    one = make_job(tmp_path, num_pairs=13, train_epochs=2, train_learning_rate=3e-3)
+@pytest.mark.parametrize("loss", ["sigmoid", "aot"])  # aot sorts over the pairs of all processes
+def test_two_processes_equal_one(loss: str, tmp_path: Path) -> None:
+    one = make_job(tmp_path, num_pairs=13, train_epochs=2, train_learning_rate=3e-3, train_loss=loss)
     train(one)
     two = replace(one, output_dir=str(tmp_path / "two"), train=replace(one.train, num_processes=2))
     write_job(two, tmp_path / "two.json")

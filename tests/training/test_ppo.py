@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -226,6 +227,26 @@ def test_the_best_weights_are_kept_where_the_judge_turns_against_the_reward(
     assert f"the judge fell; the weights of iteration {best} are kept" in capsys.readouterr().out
     said = json.loads((Path(job.output_dir) / "probes.json").read_text())
     assert (said["before"] == said["after"]) == (best == 0)
+
+
+@pytest.mark.parametrize("best", [0, 1])
+def test_the_best_adapter_is_kept_beside_the_weights_it_makes(
+    best: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = replace(ppo_job(tmp_path, ppo_advantage="rloo", ppo_iterations=3), adapter=Adapter(rank=4))
+    sampler = Sampler(job, tmp_path / "rollouts", monkeypatch)
+    sampler.guard = lambda iteration: {"best": min(best, iteration), "stop": "it fell" if iteration == 2 else None}
+    train(job)
+    output, tokens = Path(job.output_dir), torch.tensor([[1, 5, 6, 7]])
+    usual = replace(job, output_dir=str(tmp_path / "usual"))
+    Sampler(usual, tmp_path / "others", monkeypatch)
+    train(usual)
+    assert {p.name for p in output.rglob("*")} == {p.name for p in Path(usual.output_dir).rglob("*")}
+    merged = AutoModelForCausalLM.from_pretrained(output)(tokens).logits
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(job.policy_path), output / "adapter")
+    torch.testing.assert_close(adapted(tokens).logits, merged, atol=1e-5, rtol=1e-5)
+    first = AutoModelForCausalLM.from_pretrained(job.policy_path)(tokens).logits
+    assert torch.allclose(merged, first, atol=1e-6) == (best == 0)
 
 
 def test_rollouts_that_cannot_be_trained_on_are_counted_aloud(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

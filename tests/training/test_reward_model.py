@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification
+from peft import PeftModel
+from safetensors.torch import load_file
+from torch import nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerBase
 
 from selfalign.chat import encode_chat
 from selfalign.config import Adapter, RewardModel
@@ -21,12 +26,13 @@ from selfalign.training.batches import collate
 from selfalign.training.dataset import NothingToTrainOn
 from selfalign.training.dpo import reward_weights
 from selfalign.training.job import HeldOut, TrainJob
-from selfalign.training.loop import Stopped
+from selfalign.training.loop import NonFiniteStep, Stopped
 from selfalign.training.losses import PairLogps, distill_loss
 from selfalign.training.model import ModelError, RewardScorer, choose_layout, load_reward_model
 from selfalign.training.reward_model import (
     NonFiniteReward,
     Results,
+    centering_loss,
     combine,
     hold_out,
     prompt_of,
@@ -45,7 +51,7 @@ ARCHITECTURES = ["llama", "qwen3", "mistral", "gpt2"]
 def reward_job(tmp_path: Path, ensemble: dict[str, object] | None = None, **changes: object) -> TrainJob:
     model = RewardModel(holdout=0.3, **(ensemble or {}))
     settings = {"num_pairs": 40, "train_epochs": 6, "train_learning_rate": 5e-3, **changes}
-    job = make_job(tmp_path, train_algorithm="reward_model", reward_model=model, **settings)
+    job = make_job(tmp_path, reward_model=model, **settings)
     return replace(job, rewarded_dirs=job.candidates_dirs)
 
 
@@ -55,8 +61,9 @@ def minus_log_sigmoid(t: float) -> float:
 
 def test_the_loss_by_hand() -> None:
     chosen, rejected, p = torch.tensor([1.5]), torch.tensor([0.5]), torch.tensor([0.8])
-    found = reward_loss(chosen, rejected, p, margin=0.5, centering=0.01).item()
-    assert found == pytest.approx(0.8 * minus_log_sigmoid(1.0 - 0.3) + 0.2 * minus_log_sigmoid(-1.0 - 0.3) + 0.01 * 4.0)
+    found = reward_loss(chosen, rejected, p, margin=0.5).item()
+    assert found == pytest.approx(0.8 * minus_log_sigmoid(1.0 - 0.3) + 0.2 * minus_log_sigmoid(-1.0 - 0.3))
+    assert centering_loss(chosen, rejected).item() == pytest.approx(4.0)
     assert reward_loss(chosen, chosen, p).item() == pytest.approx(math.log(2))
 
 
@@ -113,6 +120,128 @@ def test_a_trained_model_is_a_classifier_that_gives_the_rewards_it_wrote(
     for c in candidates[:6]:
         row = [*encode_chat(tokenizer, prompts[c.prompt_id].messages), *c.token_ids]
         assert model(torch.tensor([row])).logits.item() == pytest.approx(rewards[c.id], abs=1e-3)
+
+
+def rows_by_id(job: TrainJob) -> dict[str, list[int]]:
+    """Prompt and answer of every candidate as other programs would encode them."""
+    prompts = {p.id: p for p in read_records(Path(job.prompts_dirs[0]), Prompt)}
+    candidates = read_records(Path(job.candidates_dirs[0]), Candidate)
+    tokenizer = tiny_tokenizer()
+    return {c.id: [*encode_chat(tokenizer, prompts[c.prompt_id].messages), *c.token_ids] for c in candidates}
+
+
+@torch.no_grad()
+def padded_rewards(model: nn.Module, tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[float]:
+    return model(**tokenizer.pad({"input_ids": rows}, return_tensors="pt")).logits.squeeze(-1).tolist()
+
+
+@pytest.mark.parametrize("length_head", [0.0, 1.0])
+@pytest.mark.parametrize("adapter", [None, Adapter(rank=4)], ids=["all weights", "adapter"])
+def test_other_programs_find_the_same_rewards_in_padded_batches(
+    adapter: Adapter | None, length_head: float, tmp_path: Path
+) -> None:
+    job = reward_job(tmp_path, {"length_head": length_head}, adapter=adapter, train_epochs=2)
+    train(job)
+    output, rows = Path(job.output_dir), rows_by_id(job)
+    rewards = json.loads((output / "rewards.json").read_text())
+    folders = [str(output), job.policy_path] if adapter else [str(output)]
+    for folder in folders:
+        tokenizer = AutoTokenizer.from_pretrained(output)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, num_labels=1, pad_token_id=tokenizer.pad_token_id
+        )
+        if folder != str(output):
+            model = PeftModel.from_pretrained(model, output / "adapter")
+        names = list(rows)[:9]
+        assert len({len(rows[name]) for name in names}) > 3
+        found = padded_rewards(model, tokenizer, [rows[name] for name in names])
+        assert found == pytest.approx([rewards[name] for name in names], abs=1e-5)
+    names = {name for file in output.rglob("*.safetensors") for name in load_file(file)}
+    assert not any("length" in name for name in names)
+
+
+def without_pad(folder: Path, pad: str | None) -> Path:
+    """A tiny model that says nothing of padding, or pads with what ends answers."""
+    save_tiny(folder)
+    for name, key in (("config.json", "pad_token_id"), ("tokenizer_config.json", "pad_token")):
+        found = json.loads((folder / name).read_text())
+        found[key] = pad if key == "pad_token" else None if pad is None else END
+        (folder / name).write_text(json.dumps(found))
+    return folder
+
+
+@pytest.mark.parametrize("pad", [None, "<end>"])
+def test_padding_is_never_what_ends_an_answer(pad: str | None, tmp_path: Path) -> None:
+    job = reward_job(tmp_path, model=without_pad(tmp_path / "bare", pad), train_epochs=1)
+    train(job)
+    output, rows = Path(job.output_dir), rows_by_id(job)
+    model, tokenizer = AutoModelForSequenceClassification.from_pretrained(output), AutoTokenizer.from_pretrained(output)
+    assert model.config.pad_token_id == tokenizer.pad_token_id not in (None, END)
+    rewards = json.loads((output / "rewards.json").read_text())
+    found = padded_rewards(model, tokenizer, list(rows.values())[:9])
+    assert found == pytest.approx([rewards[name] for name in list(rows)[:9]], abs=1e-5)
+
+
+# What pairs can be like.
+
+
+def with_pairs(job: TrainJob, folder: Path, change: Callable[[int, Pair], Pair]) -> TrainJob:
+    pairs = [change(i, pair) for i, pair in enumerate(read_records(Path(job.examples_dirs[0]), Pair))]
+    return replace(job, examples_dirs=written(folder, "pairs", pairs))
+
+
+def written(folder: Path, name: str, rows: list[Any]) -> tuple[str]:
+    run = Run.create(folder / "changed", "name: changed\n")
+    with run.lock():
+        step = run.step(f"rounds/000/{name}", inputs={})
+        step.write(0, rows)
+        step.finish({})
+    return (str(step.path),)
+
+
+def test_pairs_that_are_all_ties_are_refused(tmp_path: Path) -> None:
+    job = with_pairs(reward_job(tmp_path), tmp_path, lambda _, pair: replace(pair, p_chosen=0.5))
+    with pytest.raises(NothingToTrainOn, match="all 40 pairs are ties"):
+        train(job)
+
+
+def test_some_ties_are_learned_as_such(tmp_path: Path) -> None:
+    job = reward_job(tmp_path, train_epochs=1)
+    train(with_pairs(job, tmp_path, lambda i, pair: replace(pair, p_chosen=0.5) if i % 2 else pair))
+    assert all(map(math.isfinite, json.loads((Path(job.output_dir) / "rewards.json").read_text()).values()))
+
+
+def test_answers_that_are_the_same_make_no_pair(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = reward_job(tmp_path)
+    Path(job.output_dir).mkdir()
+    answers = list(read_records(Path(job.candidates_dirs[0]), Candidate))
+    for first, second in ((0, 1), (2, 3), (4, 5)):
+        answers[second] = replace(answers[second], token_ids=answers[first].token_ids)
+    setup = prepare(replace(job, candidates_dirs=written(tmp_path, "candidates", answers)))
+    assert setup.dropped == {"same_tokens": 3} and len(setup.groups) == 37
+    assert "left out of training: 3 same_tokens; 37 remain" in capsys.readouterr().out
+
+
+def test_pairs_that_are_too_long_are_left_out_and_have_no_reward(tmp_path: Path) -> None:
+    job = reward_job(tmp_path, train_max_length=20, train_epochs=1)
+    train(job)
+    lengths = {name: len(row) for name, row in rows_by_id(job).items()}
+    rewards = json.loads((Path(job.output_dir) / "rewards.json").read_text())
+    assert rewards.keys() == {name for name, length in lengths.items() if length <= 20} != lengths.keys()
+    pairs = list(read_records(Path(job.examples_dirs[0]), Pair))
+    long = sum(max(lengths[p.chosen_id], lengths[p.rejected_id]) > 20 for p in pairs)
+    done = json.loads((Path(job.output_dir) / "training.json").read_text())
+    assert done["dropped"] == {"too_long": long} and long > 0
+
+
+def test_pairs_that_are_all_too_long_are_refused_with_the_setting_to_raise(tmp_path: Path) -> None:
+    with pytest.raises(NothingToTrainOn, match=r"40 too_long.*raise reward_model\.train\.max_length"):
+        train(reward_job(tmp_path, train_max_length=2))
+
+
+def test_a_step_that_is_not_finite_names_the_reward_models_own_settings(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteStep, match=r"lower reward_model\.train\.learning_rate"):
+        train(reward_job(tmp_path, train_learning_rate=1e30))
 
 
 def test_held_out_prompts_are_not_trained_on(tmp_path: Path) -> None:

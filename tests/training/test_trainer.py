@@ -283,10 +283,10 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
 # Going on after a crash --------------------------------------------------------------------------------------------
 
 
-# Each job runs in a process forked from a server that has imported torch and done nothing else: a fork of the test's
-# own process would inherit the locks of whatever threads torch and vLLM keep in it, and hang.
+# Each job runs in a process forked from a server that has imported what a job needs and done nothing else: a fork of
+# the test's own process would inherit the locks of whatever threads torch and vLLM keep in it, and hang.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["selfalign.training.trainer"])
+SERVER.set_forkserver_preload(["selfalign.training.trainer", "selfalign.store.tables", __name__])
 
 
 def in_child(work: Callable[..., None], *arguments: object) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import msgspec
 
 from selfalign.records import BucketAccuracy, Interval, RewardReport
@@ -44,12 +46,14 @@ def section(found: RewardReport) -> list[Block]:
 
 
 def _figures(found: RewardReport) -> Table:
-    of = f"{found.num_pairs:,} pairs of {found.num_prompts:,} prompts, held out; trained on {found.num_trained:,} pairs"
+    held = f"{_counted(found.num_pairs, 'pair')} of {_counted(found.num_prompts, 'prompt')}, held out"
+    of = f"{held}; trained on {_counted(found.num_trained, 'pair')}"
     most = f"{found.agreement:.3f} of at most {found.agreement_most:.3f}"
     by_chance = f"{found.ece:.3f} ({found.ece_by_chance:.3f} by chance)"
     rows = (
         ("accuracy", _share(found.accuracy, found.interval)),
         ("accuracy of length alone", f"{found.baseline:.3f}"),
+        *_gold(found),
         ("agreement with the judge's soft labels", most),
         ("calibration error (ECE)", by_chance),
         ("the same over the temperature", f"{found.ece_scaled:.3f}"),
@@ -57,6 +61,12 @@ def _figures(found: RewardReport) -> Table:
         ("Brier score", f"{found.brier:.3f}"),
     )
     return Table(("reward model", "value"), rows, of)
+
+
+def _gold(found: RewardReport) -> Iterator[tuple[str, str]]:
+    if (gold := found.gold) is not None:
+        of = f"{_counted(gold.num_answers, 'answer')} to {_counted(gold.num_prompts, 'prompt')} held out"
+        yield "gold answers above sampled ones", f"{_share(gold.share, gold.interval)}, {of}"
 
 
 def _buckets(found: tuple[BucketAccuracy, ...]) -> Table:
@@ -68,6 +78,10 @@ def _range(one: BucketAccuracy) -> str:
     low = f"{one.low:.1f}" if one.low is not None else ""
     high = f"{one.high:.1f}" if one.high is not None else ""
     return f"{low} to {high}" if low and high else f"under {high}" if high else f"{low} and more" if low else "any"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
 
 
 def _share(value: float, interval: Interval) -> str:
