@@ -105,6 +105,14 @@ def test_every_algorithm_strategy_and_loss_is_named() -> None:
     assert not {name for name in names if f"`{name}`" not in README}
 
 
+def test_the_commands_of_constitutions_do_what_they_say(clone: Path) -> None:
+    shown = [command for command in commands() if "selfalign constitution" in command]
+    assert len(shown) == 4
+    for command in shown:
+        said = typed(command, clone)
+        assert (said.returncode, bool(said.stdout.strip())) == (0, True), f"{command}\n{said.stdout}\n{said.stderr}"
+
+
 def test_what_is_said_to_install_can_be_installed(clone: Path, tmp_path: Path) -> None:
     extras = {INSTALLS.match(line).group(1) for line in commands() if INSTALLS.match(line)}
     built = typed(f"python -m pip wheel . --quiet --no-deps --no-build-isolation -w {tmp_path}", clone)

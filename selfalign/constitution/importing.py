@@ -13,6 +13,7 @@ from selfalign.constitution.foreign import Foreign
 from selfalign.constitution.model import SCHEMA, Example, Level, Principle, Rubric, Source
 from selfalign.source import MAX_DEPTH, Document, InputError, KeyPath, Problem, did_you_mean
 
+MAX_PRINCIPLES = 1000  # as in the schema
 LONG = 1500  # characters of a norm beyond which a judge reads badly
 TIERS = {
     "root": 0,
@@ -47,6 +48,9 @@ def read(path: Path | str, format: str = "") -> Imported:
     if not found:
         raise file.refuse((), f"holds no principle in the format {format}", f"It has {FORMATS[format].shape}.")
     principles = _distinct(found, notes)
+    if len(principles) > MAX_PRINCIPLES:
+        message = f"holds {len(principles):,} principles, more than {MAX_PRINCIPLES:,}"
+        raise file.refuse((), message, "Keep those that a judge is to be asked about.")
     return Imported(format, tuple(_with_ids(principles)), (*notes, *_advice(principles)))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from selfalign.constitution.model import Example
 
-HEADING = re.compile(r"^#{1,6}[ \t]+(\S[^{]*?)[ \t]*\{#([\w-]+)([^}]*)\}[ \t]*$")
+HEADING = re.compile(r"^#{1,6}[ \t]+([^{]*)\{#([\w-]+)([^}]*)\}[ \t]*$")
 AUTHORITY = re.compile(r"\bauthority=(\w+)")
 _FENCE = re.compile(r"^(~~~|```)")
 _TAG = re.compile(r"^<(/?)(\w+)[^<>]*>[ \t]*(?:<!--(.*)-->)?[ \t]*$")
@@ -61,7 +61,7 @@ def _split(text: str) -> Iterator[Section]:
         elif heading := HEADING.match(line):
             yield section
             authority = AUTHORITY.search(heading[3])
-            section = Section(heading[2], heading[1], authority[1] if authority else "", number)
+            section = Section(heading[2], heading[1].strip(), authority[1] if authority else "", number)
             in_commentary = False
         elif line.startswith("#"):  # a heading without an id ends what stands above it
             yield section

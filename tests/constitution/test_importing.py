@@ -263,6 +263,7 @@ def test_the_model_spec_gives_tiers_reasons_and_examples(tmp_path: Path) -> None
         ("a.jsonl", '{"score1_description": "a", "score2_description": "b"}\n{"a"', "", 2, "is not valid JSON"),
         ("a.md", "# A {#a authority=root}\n\n## B\x07 {#b authority=user}\n\nx", "", 3, "hidden character U+0007"),
         ("a.txt", "[Kind?]\nScore 1: rude\n", "", None, "fewer than two lines"),
+        ("a.json", json.dumps([f"Be {n}." for n in range(1001)]), "", None, "holds 1,001 principles, more than 1,000"),
         ("a.json", json.dumps(["x" * 20001]), "", 1, "has 20,001 characters"),
     ],
 )
@@ -279,11 +280,12 @@ def test_bombs_are_refused(tmp_path: Path) -> None:
     doubled = (f"{b}: &{b} [*{a}, *{a}]\n" for a, b in itertools.pairwise(letters))
     bomb = "a: &a [x, x]\n" + "".join(doubled)
     assert "expands to more than" in str(refused(tmp_path, "a.yaml", bomb))
-    for name, said in {"a.json": "nested too deeply", "a.yaml": "nested deeper", "a.py": "not valid Python"}.items():
-        assert said in str(refused(tmp_path, name, "[" * 20_000))
+    for name, said in {"a.yaml": "nested deeper", "a.py": "not valid Python"}.items():
+        assert said in str(refused(tmp_path, name, "[" * 500))
     deep = '{"assert":[' * 300 + '{"type":"llm-rubric","value":"x"}' + "]}" * 300
     assert refused(tmp_path, "b.json", deep, "promptfoo")
     read(tmp_path, "a.md", "# A {#a authority=root}\n\nx\n\n~~~xml\n" + "<user>\n" * 100_000 + "~~~\n")
+    assert refused(tmp_path, "b.md", "# a authority=root " + " " * 1_000_000 + "x\n")
 
 
 WORD = st.text(st.sampled_from("ab é\n:#-'\"|{}[]%<>\\"), max_size=12)

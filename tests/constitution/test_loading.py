@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,25 @@ principles:
     assert worked == constitution.Example(prompt="q", better="b", worse="w", critique="It flatters.")
     assert (principle.rationale, principle.source.license) == ("Trust.", "CC0-1.0")
     assert constitution.load(write(tmp_path, rules.to_yaml(), "again.yaml")) == rules
+
+
+def test_an_editor_can_complete_and_describe_every_key() -> None:
+    schema = json.loads(resources.schema("constitution"))
+    principle = schema["$defs"]["principle"]["properties"]
+    parts = {
+        constitution.Principle: principle,
+        constitution.Source: principle["source"]["properties"],
+        constitution.AppliesWhen: principle["applies_when"]["properties"],
+        constitution.Example: principle["examples"]["items"]["properties"],
+        constitution.Level: principle["rubric"]["properties"]["levels"]["items"]["properties"],
+    }
+    for kind, properties in parts.items():
+        assert {field.name for field in fields(kind)} == properties.keys()
+        assert all("description" in described for described in properties.values())
+    assert all("description" in described for described in schema["properties"].values())
+    for name in resources.constitutions():
+        first = resources.find_constitution(name).read_text(encoding="utf-8").splitlines()[0]
+        assert first == "# yaml-language-server: $schema=../selfalign/schemas/constitution.schema.json"
 
 
 def test_a_rubric_or_a_revision_alone_gives_words(tmp_path: Path) -> None:
