@@ -24,6 +24,7 @@ FLOORS = {
 }  # fmt: skip
 SAME_ROOM = {
     "settings": "config", "objective": "config", "contest": "preferences", "selection": "preferences",
+    "principles": "preferences",
     "steps": "campaign", "rounds": "campaign", "bootstrap": "campaign", "roles": "campaign", "heldout": "campaign",
     "rollouts": "campaign", "__main__": "cli",
 }  # fmt: skip
