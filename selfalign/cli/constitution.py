@@ -37,10 +37,12 @@ from selfalign.text import clean, one_line
 
 app = App(
     name="constitution",
-    help="Lint, compare, import and export constitutions.",
+    help="Lint, compare, measure, import and export constitutions.",
     help_format="plaintext",
     result_action="return_value",
 )
+
+app.command("selfalign.cli.principles:stats", name="stats")  # by name: it reads with Arrow, which takes a while to load
 
 _EXIT = {"error": USAGE, "warning": FAILED, "note": 0}
 

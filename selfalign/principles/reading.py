@@ -12,9 +12,10 @@ from selfalign.preferences import PairKey, pair_key
 from selfalign.principles.conflicts import Conflict, conflicts
 from selfalign.principles.figures import Figures, figures
 from selfalign.principles.flags import Flag, flags
-from selfalign.principles.opinions import Labels, Places, Preferred, Said, joined, said
+from selfalign.principles.opinions import Columns, Labels, Places, Preferred, Said, joined, said
 from selfalign.records import Candidate, Judgment, Pair, Prompt, Ranking
 from selfalign.store import Run, Step
+from selfalign.store.tables import Texts
 
 _JUDGMENT = ("prompt_id", "first_id", "second_id", "principle_id", "principle_hash", "verdict", "p_first", "rating")
 
@@ -55,7 +56,9 @@ def stats(run: Run, rounds: Sequence[int] | None = None, people: Preferred | Non
     principles, prompts, reworded = Places(), Places(), _Wordings()
     rules = {number: load(run.path / f"rounds/{number:03d}/constitution.yaml") for number in wanted}
     principles.of(principle.id for number in wanted for principle in rules[number].active)
-    read = {number: _read(run, number, people or {}, principles, prompts, reworded) for number in wanted}
+    campaign = config.load(run.path / "campaign.yaml").campaign
+    scales = {number: config.in_round(campaign, number).pairs.rating_scale for number in wanted}
+    read = {n: _read(run, n, people or {}, principles, prompts, reworded, scales[n]) for n in wanted}
     return _stats(read, rules, list(principles), reworded)
 
 
@@ -103,7 +106,15 @@ def _is_judged(run: Run, number: int) -> bool:
     return step is not None and step.num_shards > 0
 
 
-def _read(run: Run, number: int, people: Preferred, principles: Places, prompts: Places, wordings: _Wordings) -> Said:
+def _read(
+    run: Run,
+    number: int,
+    people: Preferred,
+    principles: Places,
+    prompts: Places,
+    wordings: _Wordings,
+    rating_scale: float,
+) -> Said:
     folder = f"rounds/{number:03d}"
     judged, sampled = _step(run, f"{folder}/judgments"), _step(run, f"{folder}/candidates")
     judgments = judged.columns(Judgment, *_JUDGMENT)
@@ -111,9 +122,8 @@ def _read(run: Run, number: int, people: Preferred, principles: Places, prompts:
     names, hashes = judgments["principle_id"], judgments["principle_hash"]
     for name, words in {*zip(names.codes.tolist(), hashes.codes.tolist(), strict=True)}:
         wordings.setdefault(names.distinct[name], {}).setdefault(number, set()).add(hashes.distinct[words])
-    settings = config.in_round(config.load(run.path / "campaign.yaml").campaign, number)
     labels = Labels(dict(_chosen(run, folder)), people, dict(_gold(run, folder, sampled)))
-    return said(judgments, candidates, labels, principles, prompts, settings.pairs.rating_scale)
+    return said(judgments, candidates, labels, principles, prompts, rating_scale)
 
 
 def _step(run: Run, name: str) -> Step:
@@ -125,9 +135,8 @@ def _step(run: Run, name: str) -> Step:
 def _chosen(run: Run, folder: str) -> Iterator[tuple[PairKey, str]]:
     """What a round was trained on: the pairs, or each two answers of a ranking whose scores differ."""
     if (step := run.view(f"{folder}/pairs")) is not None:
-        columns = step.columns(Pair, "chosen_id", "rejected_id")
-        texts = ([column.distinct[code] for code in column.codes.tolist()] for column in columns.values())
-        yield from ((pair_key(chosen, rejected), chosen) for chosen, rejected in zip(*texts, strict=True))
+        for chosen, rejected in _rows(step.columns(Pair, "chosen_id", "rejected_id")):
+            yield pair_key(chosen, rejected), chosen
     if (step := run.view(f"{folder}/rankings")) is not None:
         for _, rankings in step.shards(Ranking):
             for ranking in rankings:
@@ -140,17 +149,26 @@ def _chosen(run: Run, folder: str) -> Iterator[tuple[PairKey, str]]:
 def _gold(run: Run, folder: str, sampled: Step) -> Iterator[tuple[PairKey, str]]:
     """Of two answers the one that is, word for word, the gold answer of their prompt."""
     step = run.view(f"{folder}/prompts")
-    golds = (
-        {p.id: p.response.strip() for _, prompts in step.shards(Prompt) for p in prompts if p.response} if step else {}
-    )
+    golds = _golds(step.columns(Prompt, "id", "response")) if step is not None else {}
     if not golds:
         return
     answers: dict[str, list[tuple[str, bool]]] = {}
-    for _, candidates in sampled.shards(Candidate):
-        for one in candidates:
-            if one.prompt_id in golds:
-                answers.setdefault(one.prompt_id, []).append((one.id, one.text.strip() == golds[one.prompt_id]))
+    for one, prompt, text in _rows(sampled.columns(Candidate, "id", "prompt_id", "text")):
+        if prompt in golds:
+            answers.setdefault(prompt, []).append((one, text.strip() == golds[prompt]))
     for found in answers.values():
         for (a, a_is), (b, b_is) in combinations(found, 2):
             if a_is != b_is:
                 yield pair_key(a, b), a if a_is else b
+
+
+def _golds(prompts: Columns) -> dict[str, str]:
+    """The gold answer of each prompt that has one."""
+    has = prompts["response"].codes >= 0
+    kept = {name: Texts(column.distinct, column.codes[has]) for name, column in prompts.items()}
+    return {prompt: response.strip() for prompt, response in _rows(kept) if response.strip()}
+
+
+def _rows(columns: Mapping[str, Texts]) -> Iterator[tuple[str, ...]]:
+    """Columns of texts, row by row."""
+    return zip(*([column.distinct[code] for code in column.codes.tolist()] for column in columns.values()), strict=True)

@@ -19,7 +19,6 @@ from typing import Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origi
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selfalign.store.files import FileDamaged, StoreError, parse_json, sha256, to_utf8
@@ -232,12 +231,23 @@ def _unpacked(parts: Sequence[pa.Array], kind: Kind) -> Texts | np.ndarray:
         places: dict[str, int] = {}
         codes = []
         for part in parts:
-            here = np.array([places.setdefault(t, len(places)) for t in part.dictionary.to_pylist()] + [-1])
-            codes.append(here[np.from_dlpack(pc.fill_null(part.indices, -1))])
+            here = np.array([places.setdefault(t, len(places)) for t in part.dictionary.to_pylist()], dtype=np.int64)
+            codes.append(_with_gaps(part.indices, here, -1))
         return Texts(list(places), np.concatenate([*codes, np.zeros(0, dtype=np.int64)]))
     if kind.nullable:
-        parts = [pc.fill_null(part.cast(pa.float64()), math.nan) for part in parts]
+        return np.concatenate([*(_with_gaps(part, None, math.nan) for part in parts), np.zeros(0)])
     return np.concatenate([*map(np.from_dlpack, parts), np.zeros(0, dtype=np.int64 if kind.item else None)])
+
+
+def _with_gaps(array: pa.Array, meaning: np.ndarray | None, gap: float) -> np.ndarray:
+    """An array of numbers, or of what they mean as places, with `gap` for None; Arrow's own ways import pandas."""
+    values = np.from_dlpack(array.drop_null())
+    values = values if meaning is None else meaning[values]
+    if not array.null_count:
+        return values
+    whole = np.full(len(array), gap, dtype=np.float64 if meaning is None else np.int64)
+    whole[np.from_dlpack(array.is_valid().cast(pa.uint8())).astype(bool)] = values
+    return whole
 
 
 def _columns_of(record_type: type) -> list[tuple[str, Any]]:
