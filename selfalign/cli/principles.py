@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from string import ascii_uppercase
 from typing import Any
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from selfalign import principles
@@ -17,12 +19,17 @@ from selfalign.cli.examples import chosen_rounds, held
 from selfalign.cli.output import console, is_unicode, make_table, print_json, say, sparkline
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.principles import FEWEST, Conflict, Estimate, Flag, Record, Stats
+from selfalign.stages.report.content import NONE
 from selfalign.store import Run
 from selfalign.text import one_line
 
-WIDE = 120  # columns from which figures are shown with their intervals
-_NAME = 24  # characters of a principle's id in the table; the words below have it whole
-_LEAST_COURSE = 0.2  # that a sparkline spans
+WIDEST = 1000  # columns of no terminal: in a pipe nothing is cut or wrapped
+_NAME, _MATRIX_NAME = 24, 19  # characters of a principle's id, which the words below have whole
+_TITLE = 40
+_CELL = 5  # characters of a cell of the matrix
+_PROSE = 100  # characters of a line of words, however wide the terminal is
+_LEAST_COURSE, _LONGEST_COURSE = 0.2, 10  # what a sparkline spans, and how many rounds it shows
+_JOINED = "\0"  # stands for a space at which no line is broken
 _CLEAR = 0.2  # kappa beyond which a cell of the matrix is coloured
 
 
@@ -90,15 +97,223 @@ def _say_why(run: Run, rounds: Sequence[int]) -> None:
 
 
 def _print(run: Run, found: Stats) -> None:
-    print_to, keys = console(), dict(zip((record.id for record in found.principles), _keys(), strict=False))
-    width = print_to.width if sys.stdout.isatty() else WIDE
-    screen = _Screen(found, keys, min(width, 200), is_unicode(sys.stdout))
-    for part in (screen.heading(), screen.table(), screen.legend(), *screen.conflicts(), *screen.flags()):
+    print_to = console()
+    screen = _Screen(found, print_to.width, is_unicode(sys.stdout))
+    for part in (screen.heading(run), screen.table(), screen.legend(), *screen.conflicts(), *screen.flags()):
         print_to.print(part, soft_wrap=False)
-    name = one_line(run.path)
-    flagged = next((record.id for record in found.principles if record.flags and record.over_all.judgments), None)
+    flagged = [record for record in found.principles if record.flags and record.over_all.judgments]
     if flagged:
-        say(f"next:  selfalign pairs ls {name} --principle {one_line(flagged)}")
+        say(f"\nnext:  selfalign pairs ls {run.path} --principle {one_line(flagged[0].id)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A figure in the table. `course`: its way over the rounds is drawn too. `words` say what it is."""
+
+    title: str
+    figure: str
+    words: str
+    course: bool = False
+
+
+COLUMNS = (
+    Column("prompts", "coverage", "asked about"),
+    Column("decides", "decisiveness", "0% a coin toss, 100% certain", course=True),
+    Column("chosen", "chosen", "what it prefers is what was trained on", course=True),
+    Column("orders", "swap_consistency", "same verdict when the answers change places"),
+    Column("first", "first_preferred", "prefers the answer shown first"),
+    Column("longer", "longer", "prefers the longer answer", course=True),
+    Column("length r", "length_correlation", "correlation of its log-odds with length"),
+    Column("invalid", "invalid", "no verdict that could be read"),
+    Column("people", "people", "people agree"),
+    Column("gold", "gold", "prefers the gold answer"),
+)
+_GIVEN_UP = (
+    "length r",
+    "first",
+    "gold",
+    "invalid",
+    "people",
+    "orders",
+    "prompts",
+    "longer",
+    "asked",
+)  # where room is short
+
+
+class _Screen:
+    """The parts of the screen, for a terminal of some width. The table is cut to fit, words are wrapped."""
+
+    def __init__(self, found: Stats, width: int, unicode: bool) -> None:
+        self.found, self.width, self.unicode = found, width, unicode
+        self.dot = "·" if unicode else "."
+        self.keys = dict(zip((record.id for record in found.principles), _keys(), strict=False))
+        measured = [column for column in COLUMNS if any(_value(r, column.figure) for r in found.principles)]
+        clear = any((one := record.over_all.invalid) and one.value for record in found.principles)
+        self.columns = [column for column in measured if clear or column.title != "invalid"]
+
+    def heading(self, run: Run) -> Text:
+        rounds, found = self.found.rounds, self.found
+        which = f"round {rounds[0]}" if len(rounds) == 1 else f"rounds {rounds[0]} to {rounds[-1]}"
+        counts = (
+            f"{found.num_judgments:,} judgments, {found.num_pairs:,} pairs of answers, {found.num_prompts:,} prompts"
+        )
+        name = one_line(run.path.name, 40)
+        heading = Text("\n".join(self._wrapped(f"{name}, {which}: {counts}")) + "\n")
+        heading.stylize("bold", 0, len(name))
+        return heading
+
+    def table(self) -> Any:
+        titles, rows = self._fitted()
+        return make_table(titles, rows, right=titles[titles.index("asked") if "asked" in titles else 2 :])
+
+    def _fitted(self) -> tuple[list[str], list[list[Text]]]:
+        """The titles and cells for which there is room: with intervals, or without, or fewer of them."""
+        entitled = any(record.stated and record.stated.title for record in self.found.principles)
+        for detail, titled in ((True, entitled), (True, False), (False, False)):
+            titles, rows = self._cells(detail, titled)
+            if _room(titles, rows) <= self.width:
+                return titles, rows
+        for title in _GIVEN_UP:
+            if _room(titles, rows) > self.width and title in titles:
+                place = titles.index(title)
+                titles, rows = titles[:place] + titles[place + 1 :], [row[:place] + row[place + 1 :] for row in rows]
+        return titles, rows
+
+    def _cells(self, detail: bool, titled: bool) -> tuple[list[str], list[list[Text]]]:
+        titles = ["", "principle", *["title"] * titled, "asked", *(column.title for column in self.columns)]
+        return titles, [self._row(record, detail, titled) for record in self.found.principles]
+
+    def _row(self, record: Record, detail: bool, titled: bool) -> list[Text]:
+        unseen = not record.over_all.judgments
+        style = "dim" if unseen else ""
+        name = one_line(record.id, None if self.width > WIDEST else _NAME)
+        key = Text(self.keys[record.id]).append(*self._mark(record, ""))
+        title = Text(one_line(record.stated.title if record.stated else "", _TITLE), "dim")
+        asked = Text("never" if unseen else f"{record.over_all.judgments:,}", style)
+        cells = [key, Text(name, style), *[title] * titled, asked]
+        return [*cells, *(self._figure(record, column, detail) for column in self.columns)]
+
+    def _figure(self, record: Record, column: Column, detail: bool) -> Text:
+        found = _value(record, column.figure)
+        if found is None or not record.over_all.judgments:
+            return Text(NONE if self.unicode else "-", "dim")
+        mark, style = self._mark(record, column.figure)
+        shown = Text(mark + _shown(column.figure, found, detail, self.unicode), style)
+        if column.course and len(self.found.rounds) > 1 and (detail or column.title == "decides"):
+            shown.append(f" {self._course(record, column)}", "not bold dim")
+        return shown
+
+    def _course(self, record: Record, column: Column) -> str:
+        """A bar for each of the last rounds, a dot where nothing was measured."""
+        estimates = [getattr(found, column.figure) for found in record.by_round.values()][-_LONGEST_COURSE:]
+        values = [one.value if one else None for one in estimates]
+        return sparkline(values, unicode=self.unicode, least=_LEAST_COURSE).replace(" ", self.dot)
+
+    def _mark(self, record: Record, figure: str) -> tuple[str, str]:
+        """The sign of a flag on a figure ("" for the principle as a whole), and its style."""
+        return ("!", "bold yellow") if any(flag.figure == figure for flag in record.flags) else ("", "")
+
+    def legend(self) -> Text:
+        titles, _ = self._fitted()
+        said = [f"{column.title}: {column.words}" for column in self.columns if column.title in titles]
+        if not any(column.title == "invalid" for column in self.columns):
+            said.append("no judgment is invalid")
+        said.append("first come those that the labels follow most")
+        lines = self._wrapped("; ".join(text.replace(" ", _JOINED) for text in said))
+        return Text("\n" + "\n".join(lines).replace(_JOINED, " "), "dim")
+
+    # Conflicts
+
+    def conflicts(self) -> Iterator[Any]:
+        known = {(one.a, one.b): one for one in self.found.conflicts if one.kappa is not None}
+        known |= {(b, a): one for (a, b), one in known.items()}
+        names = [record.id for record in self.found.principles if any(a == record.id for a, _ in known)]
+        if not names:
+            if sum(record.over_all.judgments > 0 for record in self.found.principles) > 1:
+                yield Text(
+                    "\nNo two principles spoke on the same answers. judge.principles: all shows their conflicts."
+                )
+            return
+        said = "Agreement beyond chance where two spoke on the same answers: 100 always, 0 by chance, -100 never"
+        yield Text("\n" + "\n".join(self._wrapped(f"{said} (kappa x 100)")), "bold")
+        yield from self._matrix(names, known)
+
+    def _matrix(self, names: list[str], known: Mapping[tuple[str, str], Conflict]) -> Iterator[Text]:
+        fitting = max(2, (self.width - _MATRIX_NAME) // _CELL)
+        kept = names if len(names) <= fitting else self._fiercest(names, known, fitting)
+        for i, name in enumerate(kept):
+            line = Text(f"{self.keys[name]:<3}{one_line(name, _MATRIX_NAME - 5):<{_MATRIX_NAME - 3}}")
+            for other in kept[:i]:
+                line.append(*self._kappa(known.get((name, other))))
+            yield line.append(f"{self.keys[name]:>{_CELL}}", "bold dim")
+        left = len(names) - len(kept)
+        if left:
+            yield Text(f"{left} more, whose agreement is nearer to chance, are left out; --json has them", "dim")
+
+    def _fiercest(self, names: list[str], known: Mapping[tuple[str, str], Conflict], count: int) -> list[str]:
+        """The principles that are furthest from agreeing by chance with some other, in the order of the table."""
+        furthest = {name: max(abs(one.kappa or 0.0) for (a, _), one in known.items() if a == name) for name in names}
+        kept = sorted(names, key=lambda name: -furthest[name])[:count]
+        return [name for name in names if name in kept]
+
+    def _kappa(self, one: Conflict | None) -> tuple[str, str]:
+        if one is None or one.kappa is None or one.n < FEWEST:
+            return f"{self.dot:>{_CELL}}", "dim"
+        style = "bold red" if one.kappa <= -_CLEAR else "" if one.kappa >= _CLEAR else "dim"
+        return f"{round(100 * one.kappa) + 0:>{_CELL}}", style
+
+    # Flags
+
+    def flags(self) -> Iterator[Text]:
+        """What is flagged, those together for which the same is to be done."""
+        by_fix: dict[str, list[Flag]] = {}
+        for flag in _once(flag for record in self.found.principles for flag in record.flags):
+            by_fix.setdefault(flag.fix, []).append(flag)
+        if not by_fix:
+            yield Text("\nNothing to flag.")
+        for fix, raised in by_fix.items():
+            yield Text("")
+            for flag in raised:
+                said = f"{self.keys[flag.principle]} {one_line(flag.principle)}: {one_line(flag.words)}"
+                yield Text("! ", "bold yellow").append("\n  ".join(self._wrapped(said, indent=2)), "not bold default")
+            arrow = "→" if self.unicode else "->"
+            yield Text("  " + "\n    ".join(self._wrapped(f"{arrow} {one_line(fix)}", indent=4)), "dim")
+
+    def _wrapped(self, text: str, indent: int = 0) -> list[str]:
+        return (
+            textwrap.wrap(text, max(20, min(self.width, _PROSE) - indent), break_on_hyphens=False)
+            if self.width <= WIDEST
+            else [text]
+        )
+
+
+def _once(flags: Iterable[Flag]) -> Iterator[Flag]:
+    """Flags without the second of two that say the same of each other."""
+    said: set[tuple[str, str, str]] = set()
+    for flag in flags:
+        if (flag.kind, flag.other, flag.principle) not in said:
+            said.add((flag.kind, flag.principle, flag.other))
+            yield flag
+
+
+def _value(record: Record, figure: str) -> Estimate | None:
+    return getattr(record.over_all, figure)
+
+
+def _shown(figure: str, found: Estimate, detail: bool, unicode: bool) -> str:
+    """A figure, and in detail half the width of its interval."""
+    half = (found.high - found.low) / 2
+    sign = "±" if unicode else "+-"
+    if figure == "length_correlation":
+        return f"{found.value:+.2f}" + (f" {sign}{half:.2f}" if detail else "")
+    return f"{found.value:.0%}" + (f" {sign}{100 * half:.0f}" if detail else "")
+
+
+def _room(titles: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:
+    """The columns that a table takes."""
+    return sum(max(cell_len(title), *(cell.cell_len for cell in column)) + 2
+               for title, column in zip(titles, zip(*rows, strict=True), strict=True)) - 2  # fmt: skip
 
 
 def _keys() -> Iterator[str]:

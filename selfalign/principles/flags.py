@@ -24,15 +24,12 @@ OUTVOTED = 1 / 3  # gets what it prefers less often than this: labels go against
 CHANCE = 0.5  # people, or gold answers, agree in fewer than this: the opposite would be a better judge
 DRIFT = 0.1  # moved by more than this between the first round and the last, the intervals apart
 
-_DRIFTING = {
-    "longer": (
-        "preference for the longer answer",
-        "read some pairs of both rounds: the policy may please it by length",
-    ),
-    "chosen": ("share of labels", "see which principle it loses to, or wins against, in the matrix of conflicts"),
-    "decisiveness": ("decisiveness", "read some pairs of both rounds"),
-}
-_LEARNT = "if the answers all keep it by now, its questions are paid for in vain: lower its weight, or narrow its scope"
+_DRIFTING = {"longer": "preference for the longer answer", "chosen": "share of labels", "decisiveness": "decisiveness"}
+_LENGTHENED = "read some of its pairs of both rounds: the policy may have learnt to please it by length"
+_LEARNT = (
+    "where the answers all keep it by now, its questions are paid for in vain: lower its weight, or narrow its scope"
+)
+_MOVED = "read some of its pairs of both rounds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +77,11 @@ def _alone(found: Figures) -> Iterator[Saying]:
         fix = "narrow it to prompts where it matters (applies_when.prompt_tags), sharpen its question, or retire it"
         yield "never decides", "decisiveness", words, fix
     if _above(found.longer, LONGER):
-        words = f"prefers the longer answer in {_percent(found.longer)}: it measures length"
-        fix = "reword it so that words alone do not win; or pairs.length_balance, for all principles"
+        words = f"prefers the longer answer in {_percent(found.longer)}: it may be measuring length"
+        fix = "reword it so that more words alone do not win; pairs.length_balance works against it for all principles"
         yield "length", "longer", words, fix
     if _below(found.longer, 1 - LONGER):
-        words = f"prefers the longer answer in {_percent(found.longer)}: it measures brevity"
+        words = f"prefers the longer answer in {_percent(found.longer)}: it may be measuring brevity"
         yield "length", "longer", words, "leave it if brevity is what it asks for; else reword it"
     if _above(found.invalid, INVALID):
         words = f"{_percent(found.invalid)} of its judgments are invalid"
@@ -116,23 +113,25 @@ def _beside(principle: str, conflicts: Sequence[Conflict]) -> Iterator[Saying]:
 
 
 def _drifts(by_round: Mapping[int, Figures], reworded: Sequence[int]) -> Iterator[Saying]:
-    for figure, (what, fix) in _DRIFTING.items():
-        course = {
-            number: found
-            for number, one in sorted(by_round.items())
-            if (found := getattr(one, figure)) is not None and found.n >= FEWEST
-        }
+    for figure, what in _DRIFTING.items():
+        course = [(number, getattr(one, figure)) for number, one in sorted(by_round.items())]
+        course = [(number, found) for number, found in course if found is not None and found.n >= FEWEST]
         if len(course) < 2:
             continue
-        (start, first), *_, (end, last) = course.items()
+        (start, first), (end, last) = course[0], course[-1]
         apart = first.high < last.low or last.high < first.low
         if apart and abs(last.value - first.value) > DRIFT:
-            words = f"its {what} went from {first.value:.0%} to {last.value:.0%} between rounds {start} and {end}"
-            fix = (
-                "read some of its pairs of both rounds (pairs ls --principle): the policy may have learnt to please it"
-            )
+            words = f"its {what} went from {first.value:.0%} in round {start} to {last.value:.0%} in round {end}"
             edited = [number for number in reworded if start < number <= end]
-            yield "drift", figure, words, f"it was reworded in round {edited[-1]}" if edited else fix
+            if edited:
+                words += f"; it was reworded in round {edited[-1]}"
+            yield "drift", figure, words, _on_drift(figure, last.value > first.value)
+
+
+def _on_drift(figure: str, up: bool) -> str:
+    if figure == "longer" and up:
+        return _LENGTHENED
+    return _LEARNT if figure == "decisiveness" and not up else _MOVED
 
 
 def _above(share: Estimate | None, limit: float) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from selfalign.preferences import PairKey
-from selfalign.store.tables import Texts
+
+if TYPE_CHECKING:
+    from selfalign.store.tables import Texts  # pyarrow takes half a second to import
 
 TIE = 0.02  # a lead up to this (p from .49 to .51) is no preference: both orders' mean keeps some of a judge's noise
 

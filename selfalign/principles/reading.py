@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
+from typing import TYPE_CHECKING
 
 from selfalign import config
 from selfalign.constitution import Constitution, Principle, load
@@ -15,7 +17,9 @@ from selfalign.principles.flags import Flag, flags
 from selfalign.principles.opinions import Columns, Labels, Places, Preferred, Said, joined, said
 from selfalign.records import Candidate, Judgment, Pair, Prompt, Ranking
 from selfalign.store import Run, Step
-from selfalign.store.tables import Texts
+
+if TYPE_CHECKING:
+    from selfalign.store.tables import Texts  # pyarrow takes half a second to import
 
 _JUDGMENT = ("prompt_id", "first_id", "second_id", "principle_id", "principle_hash", "verdict", "p_first", "rating")
 
@@ -54,8 +58,9 @@ def stats(run: Run, rounds: Sequence[int] | None = None, people: Preferred | Non
     """
     wanted = [number for number in (run.rounds() if rounds is None else rounds) if _is_judged(run, number)]
     principles, prompts, reworded = Places(), Places(), _Wordings()
-    rules = {number: load(run.path / f"rounds/{number:03d}/constitution.yaml") for number in wanted}
-    principles.of(principle.id for number in wanted for principle in rules[number].active)
+    files = {number: run.path / f"rounds/{number:03d}/constitution.yaml" for number in wanted}
+    rules = {number: load(file) for number, file in files.items() if file.is_file()}
+    principles.of(principle.id for one in rules.values() for principle in one.active)
     campaign = config.load(run.path / "campaign.yaml").campaign
     scales = {number: config.in_round(campaign, number).pairs.rating_scale for number in wanted}
     read = {n: _read(run, n, people or {}, principles, prompts, reworded, scales[n]) for n in wanted}
@@ -80,7 +85,7 @@ def _stats(read: Mapping[int, Said], rules: Mapping[int, Constitution], names: l
         edits = reworded.of(name)
         raised = flags(name, stated, over_all[place], course, found, edits)
         records.append(Record(name, stated, over_all[place], course, edits, tuple(raised)))
-    records.sort(key=lambda record: -(record.over_all.strength or 0.0))
+    records.sort(key=lambda record: math.inf if (s := record.over_all.strength) is None else -s)
     questions = whole.questions
     return Stats(
         tuple(sorted(read)),
@@ -165,7 +170,7 @@ def _gold(run: Run, folder: str, sampled: Step) -> Iterator[tuple[PairKey, str]]
 def _golds(prompts: Columns) -> dict[str, str]:
     """The gold answer of each prompt that has one."""
     has = prompts["response"].codes >= 0
-    kept = {name: Texts(column.distinct, column.codes[has]) for name, column in prompts.items()}
+    kept = {name: column._replace(codes=column.codes[has]) for name, column in prompts.items()}
     return {prompt: response.strip() for prompt, response in _rows(kept) if response.strip()}
 
 

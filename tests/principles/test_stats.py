@@ -165,7 +165,7 @@ def test_a_drift_is_flagged_between_the_first_round_and_the_last(compared: Run) 
     }
     assert "kind" in drifting
     assert drifting["kind"].figure == "longer"
-    assert "between rounds 0 and 1" in drifting["kind"].words
+    assert "in round 0 to" in drifting["kind"].words
     assert not [kind for _, kind, _ in kinds(stats(compared, [1])) if kind == "drift"]
 
 

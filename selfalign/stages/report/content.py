@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from selfalign import principles
 from selfalign.config import Campaign, in_round
 from selfalign.records import Behaviour, JudgeHealth, Report, RewardReport, Sample, WinRate
 from selfalign.stages.report import reward_model, steps, training
 from selfalign.stages.report.document import Block, Dialogue, Figure, Fold, Heading, Paragraph, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
-from selfalign.store import Run
+from selfalign.store import Run, StoreError
 
 NONE = "–"
 
@@ -56,6 +57,7 @@ def round_page(run: Run, report: Report, previous: Report | None, campaign: Camp
         *training.blocks(run, report, in_round(campaign, report.round)),
         *reward_model.blocks(run, report.round),
         *details(report),
+        *_principles(run, report.round),
         Heading("Before and after"),
         *samples(report.samples),
         Heading("Judge health"),
@@ -184,6 +186,34 @@ def judge_table(reports: Iterable[Report]) -> Table:
 def judge_cells(health: JudgeHealth) -> tuple[str, ...]:
     shares = (health.invalid, health.ties, health.swap_consistency, health.first_preferred, health.longer_preferred)
     return (f"{health.num_judgments:,}", *map(share, shares))
+
+
+def _principles(run: Run, number: int) -> list[Block]:
+    """What each principle did in a round, and what is wrong with it; nothing where no judge was asked."""
+    try:
+        found = principles.stats(run, [number])
+    except StoreError as error:
+        return [Heading("Principles"), Paragraph(f"They could not be read: {error}", "bad")]
+    if not found.principles:
+        return []
+    flags = [flag for record in found.principles for flag in record.flags]
+    said = [Paragraph(f"{flag.principle}: {flag.words}. What to do: {flag.fix}.") for flag in flags]
+    return [Heading("Principles"), _principles_table(found), *said]
+
+
+def _principles_table(found: principles.Stats) -> Table:
+    columns = ("principle", "judgments", "prompts", "decisiveness", "chosen", "swap consistency", "longer preferred")
+    figures = ("coverage", "decisiveness", "chosen", "swap_consistency", "longer")
+    rows = tuple(
+        (
+            record.id,
+            f"{record.over_all.judgments:,}",
+            *(share(one.value if (one := getattr(record.over_all, figure)) else None) for figure in figures),
+        )
+        for record in found.principles
+    )
+    note = "Decisiveness: 0% is a coin toss. Chosen: what it prefers was trained on as the better. All rounds: "
+    return Table(columns, rows, f"{note}selfalign constitution stats")
 
 
 def gold_table(gold: Mapping[str, Mapping[str, float]]) -> Table:
