@@ -11,6 +11,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from rich.cells import cell_len
+from rich.table import Table
 from rich.text import Text
 
 from selfalign import principles
@@ -98,12 +99,17 @@ def _say_why(run: Run, rounds: Sequence[int]) -> None:
 
 def _print(run: Run, found: Stats) -> None:
     print_to = console()
-    screen = _Screen(found, print_to.width, is_unicode(sys.stdout))
-    for part in (screen.heading(run), screen.table(), screen.legend(), *screen.conflicts(), *screen.flags()):
+    for part in screen(run.path.name, found, print_to.width, unicode=is_unicode(sys.stdout)):
         print_to.print(part, soft_wrap=False)
     flagged = [record for record in found.principles if record.flags and record.over_all.judgments]
     if flagged:
         say(f"\nnext:  selfalign pairs ls {run.path} --principle {one_line(flagged[0].id)}")
+
+
+def screen(run: str, found: Stats, width: int, *, unicode: bool = True) -> Iterator[Text | Table]:
+    """The parts of the screen, one below the other: table, legend, matrix of conflicts, flags."""
+    drawn = _Screen(found, width, unicode)
+    yield from (drawn.heading(run), drawn.table(), drawn.legend(), *drawn.conflicts(), *drawn.flags())
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,24 +152,23 @@ class _Screen:
 
     def __init__(self, found: Stats, width: int, unicode: bool) -> None:
         self.found, self.width, self.unicode = found, width, unicode
-        self.dot = "·" if unicode else "."
         self.keys = dict(zip((record.id for record in found.principles), _keys(), strict=False))
         measured = [column for column in COLUMNS if any(_value(r, column.figure) for r in found.principles)]
         clear = any((one := record.over_all.invalid) and one.value for record in found.principles)
         self.columns = [column for column in measured if clear or column.title != "invalid"]
 
-    def heading(self, run: Run) -> Text:
+    def heading(self, run: str) -> Text:
         rounds, found = self.found.rounds, self.found
         which = f"round {rounds[0]}" if len(rounds) == 1 else f"rounds {rounds[0]} to {rounds[-1]}"
         counts = (
             f"{found.num_judgments:,} judgments, {found.num_pairs:,} pairs of answers, {found.num_prompts:,} prompts"
         )
-        name = one_line(run.path.name, 40)
+        name = one_line(run, 40)
         heading = Text("\n".join(self._wrapped(f"{name}, {which}: {counts}")) + "\n")
         heading.stylize("bold", 0, len(name))
         return heading
 
-    def table(self) -> Any:
+    def table(self) -> Table:
         titles, rows = self._fitted()
         return make_table(titles, rows, right=titles[titles.index("asked") if "asked" in titles else 2 :])
 
@@ -199,16 +204,16 @@ class _Screen:
         if found is None or not record.over_all.judgments:
             return Text(NONE if self.unicode else "-", "dim")
         mark, style = self._mark(record, column.figure)
-        shown = Text(mark + _shown(column.figure, found, detail, self.unicode), style)
+        shown = Text().append(mark + _shown(column.figure, found, detail, self.unicode), style)
         if column.course and len(self.found.rounds) > 1 and (detail or column.title == "decides"):
-            shown.append(f" {self._course(record, column)}", "not bold dim")
+            shown.append(f" {self._course(record, column)}", "dim")
         return shown
 
     def _course(self, record: Record, column: Column) -> str:
         """A bar for each of the last rounds, a dot where nothing was measured."""
         estimates = [getattr(found, column.figure) for found in record.by_round.values()][-_LONGEST_COURSE:]
         values = [one.value if one else None for one in estimates]
-        return sparkline(values, unicode=self.unicode, least=_LEAST_COURSE).replace(" ", self.dot)
+        return sparkline(values, unicode=self.unicode, least=_LEAST_COURSE).replace(" ", "·" if self.unicode else "?")
 
     def _mark(self, record: Record, figure: str) -> tuple[str, str]:
         """The sign of a flag on a figure ("" for the principle as a whole), and its style."""
@@ -225,15 +230,16 @@ class _Screen:
 
     # Conflicts
 
-    def conflicts(self) -> Iterator[Any]:
-        known = {(one.a, one.b): one for one in self.found.conflicts if one.kappa is not None}
+    def conflicts(self) -> Iterator[Text]:
+        known = {(one.a, one.b): one for one in self.found.conflicts}
         known |= {(b, a): one for (a, b), one in known.items()}
         names = [record.id for record in self.found.principles if any(a == record.id for a, _ in known)]
-        if not names:
-            if sum(record.over_all.judgments > 0 for record in self.found.principles) > 1:
-                yield Text(
-                    "\nNo two principles spoke on the same answers. judge.principles: all shows their conflicts."
-                )
+        if sum(record.over_all.judgments > 0 for record in self.found.principles) < 2:
+            return
+        if all(one.n < FEWEST for one in known.values()):
+            said = f"No two principles spoke on {FEWEST} pairs of answers or more, so their conflicts are unknown."
+            hint = "" if known else " With judge.principles: all they are put to the judge together."
+            yield Text("\n" + "\n".join(self._wrapped(said + hint)))
             return
         said = "Agreement beyond chance where two spoke on the same answers: 100 always, 0 by chance, -100 never"
         yield Text("\n" + "\n".join(self._wrapped(f"{said} (kappa x 100)")), "bold")
@@ -259,7 +265,7 @@ class _Screen:
 
     def _kappa(self, one: Conflict | None) -> tuple[str, str]:
         if one is None or one.kappa is None or one.n < FEWEST:
-            return f"{self.dot:>{_CELL}}", "dim"
+            return f"{'·' if self.unicode else '.':>{_CELL}}", "dim"
         style = "bold red" if one.kappa <= -_CLEAR else "" if one.kappa >= _CLEAR else "dim"
         return f"{round(100 * one.kappa) + 0:>{_CELL}}", style
 

@@ -34,6 +34,8 @@ READERS = [
     ["pairs", "ls", "sample", "--json"],
     ["pairs", "show", "sample", "0:0", "--json"],
     ["status", "sample", "--json"],
+    ["constitution", "stats", "sample"],
+    ["constitution", "stats", "sample", "--json"],
     ["report", "sample", "--json"],
 ]
 
