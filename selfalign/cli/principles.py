@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from string import ascii_uppercase
@@ -19,15 +19,14 @@ from selfalign.cli.arguments import Round, RunName, Runs
 from selfalign.cli.examples import chosen_rounds, held
 from selfalign.cli.output import console, is_unicode, make_table, print_json, say, sparkline
 from selfalign.cli.targets import RUNS, find_run
-from selfalign.principles import FEWEST, Conflict, Estimate, Flag, Record, Stats
+from selfalign.principles import FEWEST, Conflict, Estimate, Record, Stats, by_fix
 from selfalign.stages.report.content import NONE
 from selfalign.store import Run
 from selfalign.text import one_line
 
 WIDEST = 1000  # columns of no terminal: in a pipe nothing is cut or wrapped
-_NAME, _MATRIX_NAME = 24, 19  # characters of a principle's id, which the words below have whole
-_TITLE = 40
-_CELL = 5  # characters of a cell of the matrix
+_NAME, _TITLE = 24, 40  # characters of a principle's id and title in the table; the words below have the id whole
+_LAYOUTS = ((19, 5), (3, 5), (3, 4))  # of the matrix: characters of a label and of a cell, for ever more principles
 _PROSE = 100  # characters of a line of words, however wide the terminal is
 _LEAST_COURSE, _LONGEST_COURSE = 0.2, 10  # what a sparkline spans, and how many rounds it shows
 _JOINED = "\0"  # stands for a space at which no line is broken
@@ -125,7 +124,7 @@ class Column:
 COLUMNS = (
     Column("prompts", "coverage", "asked about"),
     Column("decides", "decisiveness", "0% a coin toss, 100% certain", course=True),
-    Column("chosen", "chosen", "what it prefers is what was trained on", course=True),
+    Column("chosen", "chosen", "what it prefers, its own vote among others, was trained on", course=True),
     Column("orders", "swap_consistency", "same verdict when the answers change places"),
     Column("first", "first_preferred", "prefers the answer shown first"),
     Column("longer", "longer", "prefers the longer answer", course=True),
@@ -134,17 +133,8 @@ COLUMNS = (
     Column("people", "people", "people agree"),
     Column("gold", "gold", "prefers the gold answer"),
 )
-_GIVEN_UP = (
-    "length r",
-    "first",
-    "gold",
-    "invalid",
-    "people",
-    "orders",
-    "prompts",
-    "longer",
-    "asked",
-)  # where room is short
+# Where room is short, the columns that go, in this order.
+_GIVEN_UP = ("length r", "first", "gold", "invalid", "people", "orders", "prompts", "longer", "asked")
 
 
 class _Screen:
@@ -246,16 +236,20 @@ class _Screen:
         yield from self._matrix(names, known)
 
     def _matrix(self, names: list[str], known: Mapping[tuple[str, str], Conflict]) -> Iterator[Text]:
-        fitting = max(2, (self.width - _MATRIX_NAME) // _CELL)
-        kept = names if len(names) <= fitting else self._fiercest(names, known, fitting)
+        label, cell = next((one for one in _LAYOUTS if self._fitting(*one) >= len(names)), _LAYOUTS[-1])
+        kept = self._fiercest(names, known, max(2, self._fitting(label, cell)))
         for i, name in enumerate(kept):
-            line = Text(f"{self.keys[name]:<3}{one_line(name, _MATRIX_NAME - 5):<{_MATRIX_NAME - 3}}")
+            line = Text(f"{self.keys[name]:<3}{one_line(name, label - 5) if label > 5 else '':<{label - 3}}")
             for other in kept[:i]:
-                line.append(*self._kappa(known.get((name, other))))
-            yield line.append(f"{self.keys[name]:>{_CELL}}", "bold dim")
+                line.append(*self._kappa(known.get((name, other)), cell))
+            yield line.append(f"{self.keys[name]:>{cell}}", "bold dim")
         left = len(names) - len(kept)
         if left:
             yield Text(f"{left} more, whose agreement is nearer to chance, are left out; --json has them", "dim")
+
+    def _fitting(self, label: int, cell: int) -> int:
+        """How many principles there is room for in a matrix."""
+        return (self.width - label) // cell
 
     def _fiercest(self, names: list[str], known: Mapping[tuple[str, str], Conflict], count: int) -> list[str]:
         """The principles that are furthest from agreeing by chance with some other, in the order of the table."""
@@ -263,22 +257,20 @@ class _Screen:
         kept = sorted(names, key=lambda name: -furthest[name])[:count]
         return [name for name in names if name in kept]
 
-    def _kappa(self, one: Conflict | None) -> tuple[str, str]:
+    def _kappa(self, one: Conflict | None, cell: int) -> tuple[str, str]:
         if one is None or one.kappa is None or one.n < FEWEST:
-            return f"{'·' if self.unicode else '.':>{_CELL}}", "dim"
+            return f"{'·' if self.unicode else '.':>{cell}}", "dim"
         style = "bold red" if one.kappa <= -_CLEAR else "" if one.kappa >= _CLEAR else "dim"
-        return f"{round(100 * one.kappa) + 0:>{_CELL}}", style
+        return f"{max(round(100 * one.kappa), -99):>{cell}}", style
 
     # Flags
 
     def flags(self) -> Iterator[Text]:
         """What is flagged, those together for which the same is to be done."""
-        by_fix: dict[str, list[Flag]] = {}
-        for flag in _once(flag for record in self.found.principles for flag in record.flags):
-            by_fix.setdefault(flag.fix, []).append(flag)
-        if not by_fix:
+        found = by_fix(flag for record in self.found.principles for flag in record.flags)
+        if not found:
             yield Text("\nNothing to flag.")
-        for fix, raised in by_fix.items():
+        for fix, raised in found.items():
             yield Text("")
             for flag in raised:
                 said = f"{self.keys[flag.principle]} {one_line(flag.principle)}: {one_line(flag.words)}"
@@ -287,20 +279,9 @@ class _Screen:
             yield Text("  " + "\n    ".join(self._wrapped(f"{arrow} {one_line(fix)}", indent=4)), "dim")
 
     def _wrapped(self, text: str, indent: int = 0) -> list[str]:
-        return (
-            textwrap.wrap(text, max(20, min(self.width, _PROSE) - indent), break_on_hyphens=False)
-            if self.width <= WIDEST
-            else [text]
-        )
-
-
-def _once(flags: Iterable[Flag]) -> Iterator[Flag]:
-    """Flags without the second of two that say the same of each other."""
-    said: set[tuple[str, str, str]] = set()
-    for flag in flags:
-        if (flag.kind, flag.other, flag.principle) not in said:
-            said.add((flag.kind, flag.principle, flag.other))
-            yield flag
+        if self.width > WIDEST:
+            return [text]
+        return textwrap.wrap(text, max(20, min(self.width, _PROSE) - indent), break_on_hyphens=False)
 
 
 def _value(record: Record, figure: str) -> Estimate | None:

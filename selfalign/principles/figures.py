@@ -40,10 +40,11 @@ class Figures:
 
     `decisiveness`: the mean of |2p - 1|, p being the probability of the preferred answer. `preferring`: comparisons in
     which it prefers either. The following are shares of these: `chosen`, that what it prefers was trained on as the
-    better of the two; `people` and `gold`, that people, or a gold answer, are of its opinion; `longer`, that it prefers
-    the answer with more tokens. `length_correlation`: of the log-odds with the difference in tokens, each comparison
-    counted in both orders. `swap_consistency` and `first_preferred` are as in JudgeHealth. `strength`: (2 chosen - 1)
-    times the share of all comparisons in which it prefers either: how far the labels follow it.
+    better of the two (its own vote is among those that decided it); `people` and `gold`, that people, or a gold answer,
+    are of its opinion; `longer`, that it prefers the answer with more tokens. `length_correlation`: of the log-odds
+    with the difference in tokens, each comparison counted in both orders. `swap_consistency` and `first_preferred` are
+    as in JudgeHealth. `strength`: (2 chosen - 1) times the share of all comparisons in which it prefers either: how far
+    the labels follow it.
     """
 
     judgments: int
@@ -65,34 +66,44 @@ class Figures:
 def figures(said: Said, size: int) -> list[Figures]:
     """The figures of principles 0 to `size` - 1."""
     measure = Measure(Bundles(said), size)
-    asked, spoken, pairs = said.questions, said.opinions, said.pairs
-    prompt, side = pairs.prompt[spoken.pair], spoken.side
-    columns = {
-        "coverage": _coverage(said, size),
-        "invalid": measure.shares(asked.principle, asked.prompt, asked.invalid),
-        "first_preferred": measure.shares(asked.principle, asked.prompt, asked.first, asked.decided),
-        "swap_consistency": measure.shares(*said.swaps),
-        "decisiveness": measure.means(spoken.principle, prompt, np.abs(spoken.lead)),
-        "preferring": measure.shares(spoken.principle, prompt, side != 0),
-        "length_correlation": measure.correlations(
-            spoken.principle, prompt, _log_odds(spoken.lead), pairs.longer[spoken.pair]
-        ),
-    }
-    for name, others in (("chosen", pairs.chosen), ("people", pairs.people), ("gold", pairs.gold),
-                         ("longer", np.sign(pairs.longer).astype(np.int8))):  # fmt: skip
-        other = others[spoken.pair]
-        columns[name] = measure.shares(spoken.principle, prompt, side == other, (side != 0) & (other != 0))
-    judgments = np.bincount(asked.principle, minlength=size)
-    comparisons = np.bincount(spoken.principle, minlength=size)
+    columns = {"coverage": _coverage(said, size), **_of_questions(said, measure), **_of_opinions(said, measure)}
+    judgments = np.bincount(said.questions.principle, minlength=size).tolist()
+    comparisons = np.bincount(said.opinions.principle, minlength=size).tolist()
     return [
         Figures(
-            judgments=int(judgments[i]),
-            comparisons=int(comparisons[i]),
-            strength=_strength(columns["chosen"][i], columns["preferring"][i], len(pairs.prompt)),
+            judgments=judgments[i],
+            comparisons=comparisons[i],
+            strength=_strength(columns["chosen"][i], columns["preferring"][i], len(said.pairs.prompt)),
             **{name: column[i] for name, column in columns.items()},
         )
         for i in range(size)
     ]
+
+
+def _of_questions(said: Said, measure: Measure) -> dict[str, list[Estimate | None]]:
+    """What single judgments tell, and pairs of them."""
+    asked = said.questions
+    return {
+        "invalid": measure.shares(asked.principle, asked.prompt, asked.invalid),
+        "first_preferred": measure.shares(asked.principle, asked.prompt, asked.first, asked.decided),
+        "swap_consistency": measure.shares(*said.swaps),
+    }
+
+
+def _of_opinions(said: Said, measure: Measure) -> dict[str, list[Estimate | None]]:
+    """How clear opinions are, and whose they are too."""
+    principle, pair, lead = said.opinions
+    prompt, side = said.pairs.prompt[pair], said.opinions.side
+    found = {
+        "decisiveness": measure.means(principle, prompt, np.abs(lead)),
+        "preferring": measure.shares(principle, prompt, side != 0),
+        "length_correlation": measure.correlations(principle, prompt, _log_odds(lead), said.pairs.longer[pair]),
+    }
+    others = {name: getattr(said.pairs, name) for name in ("chosen", "people", "gold")}
+    for name, theirs in {**others, "longer": np.sign(said.pairs.longer).astype(np.int8)}.items():
+        other = theirs[pair]
+        found[name] = measure.shares(principle, prompt, side == other, (side != 0) & (other != 0))
+    return found
 
 
 def _strength(chosen: Estimate | None, preferring: Estimate | None, num_pairs: int) -> float | None:

@@ -5,7 +5,7 @@ A flag is raised only where the 95% interval lies wholly beyond its threshold, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from selfalign.calibration import MIN_PROMPTS
@@ -132,6 +132,17 @@ def _on_drift(figure: str, up: bool) -> str:
     if figure == "longer" and up:
         return _LENGTHENED
     return _LEARNT if figure == "decisiveness" and not up else _MOVED
+
+
+def by_fix(flags: Iterable[Flag]) -> dict[str, list[Flag]]:
+    """Flags by what is to be done, and of two that say the same of each other only the first."""
+    found: dict[str, list[Flag]] = {}
+    said: set[tuple[str, str, str]] = set()
+    for flag in flags:
+        if (flag.kind, flag.other, flag.principle) not in said:
+            said.add((flag.kind, flag.principle, flag.other))
+            found.setdefault(flag.fix, []).append(flag)
+    return found
 
 
 def _above(share: Estimate | None, limit: float) -> bool:

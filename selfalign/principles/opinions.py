@@ -104,19 +104,18 @@ def said(
     principle = principles.of(judgments["principle_id"].distinct)[judgments["principle_id"].codes]
     prompt = prompts.of(judgments["prompt_id"].distinct)[judgments["prompt_id"].codes]
     rows = _Rows(principle, prompt, first, second, judgments["p_first"], judgments["rating"], _verdicts(judgments))
-    keys, where, lead, of, swaps = _compared(rows, len(ids))
-    rated_keys, rated_where, rated_lead, rated_of = _rated(rows, len(ids), rating_scale)
-    keys, where = np.concatenate([keys, rated_keys]), np.concatenate([where, rated_where])
-    unique, start, pair = np.unique(keys, return_index=True, return_inverse=True)
+    (compared, swaps), rated = _compared(rows, len(ids)), _rated(rows, len(ids), rating_scale)
+    spoken = _stacked([compared, rated])
+    keys, start, pair = np.unique(spoken.key, return_index=True, return_inverse=True)
     length = _lengths(candidates, ids)
-    a, b = np.divmod(unique, max(len(ids), 1))
-    sides = (_sides(preferred, ids, unique) for preferred in labels)
+    a, b = np.divmod(keys, max(len(ids), 1))
+    sides = (_sides(preferred, ids, keys) for preferred in labels)
     return Said(
         prompts.of(candidates["prompt_id"].distinct),
         _questions(rows),
         swaps,
-        Pairs(where[start], length[a] - length[b], *sides),
-        Opinions(np.concatenate([of, rated_of]), pair, np.concatenate([lead, rated_lead])),
+        Pairs(spoken.prompt[start], length[a] - length[b], *sides),
+        Opinions(spoken.principle, pair, spoken.lead),
     )
 
 
@@ -143,6 +142,16 @@ class _Rows(NamedTuple):
         return _Rows(*(column[kept] for column in self))
 
 
+class _Spoken(NamedTuple):
+    """What a principle says of a pair, which `key` stands for: place of the first times the number of ids plus that of
+    the second. [O] each."""
+
+    key: np.ndarray
+    prompt: np.ndarray
+    principle: np.ndarray
+    lead: np.ndarray
+
+
 _VERDICTS = ("first", "second", "tie", "not_applicable", "invalid")
 _FIRST, _SECOND, _TIE, _NOT_APPLICABLE, _INVALID = range(5)
 
@@ -166,40 +175,52 @@ def _questions(rows: _Rows) -> Questions:
     )
 
 
-def _compared(rows: _Rows, size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Swaps]:
-    """Of each pair that a principle compared: its key, prompt, lead and principle; and the swaps."""
+def _compared(rows: _Rows, size: int) -> tuple[_Spoken, Swaps]:
+    """What principles say of the pairs that they compared, and how they took an exchange of the two."""
     rows = rows.where((rows.second >= 0) & (rows.verdict != _NOT_APPLICABLE))
-    turned = rows.first > rows.second
     key = np.minimum(rows.first, rows.second) * size + np.maximum(rows.first, rows.second)
-    unknown = (rows.verdict == _TIE) | np.isnan(rows.p_first)
-    p = np.where(unknown, 0.5, np.where(turned, 1 - rows.p_first, rows.p_first))
     start, group = _groups(key, rows.principle)
-    invalid = rows.verdict == _INVALID
-    silent = _count(group, invalid, len(start)) > 0
-    lead = 2 * _count(group, p, len(start)) / np.maximum(np.bincount(group, minlength=len(start)), 1) - 1
-    kept = start[~silent]
-    swaps = _swaps(rows, turned, np.sign(p - 0.5), start, np.where(invalid, -1, group))
-    return key[kept], rows.prompt[kept], lead[~silent], rows.principle[kept], swaps
+    p, invalid = _p_of_smaller(rows), rows.verdict == _INVALID
+    kept = np.bincount(group, weights=invalid, minlength=len(start)) == 0
+    spoken = _Spoken(key[start], rows.prompt[start], rows.principle[start], 2 * _mean(group, p, len(start)) - 1)
+    swaps = _swaps(rows.where(~invalid), np.sign(p - 0.5)[~invalid], start.size, group[~invalid])
+    return _Spoken(*(column[kept] for column in spoken)), swaps
 
 
-def _swaps(rows: _Rows, turned: np.ndarray, side: np.ndarray, start: np.ndarray, group: np.ndarray) -> Swaps:
-    """`group` is -1 for invalid judgments."""
-    size, valid = len(start), group >= 0
-    group, turned, side = group[valid], turned[valid], side[valid]
-    both = (_count(group, turned, size) > 0) & (_count(group, ~turned, size) > 0)
-    agreed = sum((_count(group, side == value, size) > 0).astype(int) for value in (-1, 0, 1)) == 1
-    return Swaps(rows.principle[start[both]], rows.prompt[start[both]], agreed[both])
+def _p_of_smaller(rows: _Rows) -> np.ndarray:
+    """The probability that the one with the smaller id is better; a tie is 0.5, as in `preferences.p_of`. [N]"""
+    p = np.where(rows.first > rows.second, 1 - rows.p_first, rows.p_first)
+    return np.where((rows.verdict == _TIE) | np.isnan(p), 0.5, p)
 
 
-def _rated(rows: _Rows, size: int, rating_scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each pair of candidates that a principle rated: its key, prompt, lead and principle."""
+def _swaps(rows: _Rows, side: np.ndarray, size: int, group: np.ndarray) -> Swaps:
+    """Of valid comparisons, in `size` groups of one pair and one principle, those of both orders."""
+
+    def met(which: np.ndarray) -> np.ndarray:
+        return np.bincount(group[which], minlength=size) > 0
+
+    turned = rows.first > rows.second
+    both = met(turned) & met(~turned)
+    agreed = met(side < 0).astype(int) + met(side == 0) + met(side > 0) == 1
+    one = np.zeros(size, dtype=np.int64)
+    one[group] = np.arange(len(group))  # some row of each group
+    return Swaps(rows.principle[one[both]], rows.prompt[one[both]], agreed[both])
+
+
+def _rated(rows: _Rows, size: int, rating_scale: float) -> _Spoken:
+    """What principles say of each two candidates that they rated."""
     rows = rows.where((rows.second < 0) & ~np.isnan(rows.rating))
     start, group = _groups(rows.first, rows.principle)
-    mean = _count(group, rows.rating, len(start)) / np.maximum(np.bincount(group, minlength=len(start)), 1)
-    rows = rows.where(start)._replace(rating=mean)
-    order = np.lexsort((rows.first, rows.principle, rows.prompt))
-    rows = rows.where(order)
-    found: list[tuple[np.ndarray, np.ndarray]] = []
+    rows = rows.where(start)._replace(rating=_mean(group, rows.rating, len(start)))
+    rows = rows.where(np.lexsort((rows.first, rows.principle, rows.prompt)))
+    a, b = _each_two(rows)
+    lead = np.tanh(rating_scale * (rows.rating[a] - rows.rating[b]) / 2)  # 2 sigmoid(x) - 1
+    return _Spoken(rows.first[a] * size + rows.first[b], rows.prompt[a], rows.principle[a], lead)
+
+
+def _each_two(rows: _Rows) -> tuple[np.ndarray, np.ndarray]:
+    """The places of each two rows of one prompt and one principle, which stand beside one another."""
+    found = [(np.zeros(0, dtype=np.int64),) * 2]
     ahead = np.arange(len(rows.first))
     for offset in range(1, len(rows.first)):
         ahead = ahead[ahead + offset < len(rows.first)]
@@ -207,9 +228,8 @@ def _rated(rows: _Rows, size: int, rating_scale: float) -> tuple[np.ndarray, np.
         if not len(ahead):
             break
         found.append((ahead, ahead + offset))
-    a, b = (np.concatenate([side[i] for side in found] or [np.zeros(0, dtype=np.int64)]) for i in (0, 1))
-    lead = np.tanh(rating_scale * (rows.rating[a] - rows.rating[b]) / 2)  # 2 sigmoid(x) - 1
-    return rows.first[a] * size + rows.first[b], rows.prompt[a], lead, rows.principle[a]
+    a, b = map(np.concatenate, zip(*found, strict=True))
+    return a, b
 
 
 def _same_panel(rows: _Rows, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -223,8 +243,9 @@ def _groups(key: np.ndarray, principle: np.ndarray) -> tuple[np.ndarray, np.ndar
     return start, group
 
 
-def _count(group: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
-    return np.bincount(group, weights=values, minlength=size)
+def _mean(group: np.ndarray, values: np.ndarray, size: int) -> np.ndarray:
+    """The mean of the values of each group."""
+    return np.bincount(group, weights=values, minlength=size) / np.bincount(group, minlength=size).clip(1)
 
 
 def _lengths(candidates: Columns, ids: Mapping[str, int]) -> np.ndarray:
@@ -239,14 +260,13 @@ def _lengths(candidates: Columns, ids: Mapping[str, int]) -> np.ndarray:
 def _sides(preferred: Preferred, ids: Mapping[str, int], keys: np.ndarray) -> np.ndarray:
     """Which of each pair is preferred: 1 the first, -1 the second, 0 unknown. [P] `keys` are sorted."""
     sides = np.zeros(len(keys), dtype=np.int8)
-    known = [
-        (ids[a] * len(ids) + ids[b], 1 if won == a else -1) for (a, b), won in preferred.items() if {a, b} <= ids.keys()
-    ]
+    met = ((pair, won) for pair, won in preferred.items() if pair[0] in ids and pair[1] in ids)
+    known = [(ids[a] * len(ids) + ids[b], 1 if won == a else -1) for (a, b), won in met]
     if known and len(keys):
         wanted, side = np.array(known).T
         place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        met = keys[place] == wanted
-        sides[place[met]] = side[met]
+        found = keys[place] == wanted
+        sides[place[found]] = side[found]
     return sides
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,3 +203,12 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
         (share,) = Measure(Bundles(said), 1).shares(np.zeros(320, dtype=int), prompt, hits)
         held += share.low <= 0.5 <= share.high
     assert 0.90 <= held / 200 <= 0.99
+
+
+@pytest.mark.slow
+def test_a_million_judgments_take_seconds(tmp_path: Path) -> None:
+    run = make_judged_run(tmp_path, prompts=6000, rounds=4)
+    begin = time.perf_counter()
+    found = stats(run)
+    assert found.num_judgments > 1_000_000
+    assert time.perf_counter() - begin < 20  # some three on one core

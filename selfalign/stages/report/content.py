@@ -196,8 +196,11 @@ def _principles(run: Run, number: int) -> list[Block]:
         return [Heading("Principles"), Paragraph(f"They could not be read: {error}", "bad")]
     if not found.principles:
         return []
-    flags = [flag for record in found.principles for flag in record.flags]
-    said = [Paragraph(f"{flag.principle}: {flag.words}. What to do: {flag.fix}.") for flag in flags]
+    flags = principles.by_fix(flag for record in found.principles for flag in record.flags)
+    said = [
+        Paragraph(f"{'; '.join(f'{flag.principle}: {flag.words}' for flag in raised)}. What to do: {fix}.")
+        for fix, raised in flags.items()
+    ]
     return [Heading("Principles"), _principles_table(found), *said]
 
 
