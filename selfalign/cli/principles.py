@@ -19,7 +19,7 @@ from selfalign.cli.arguments import Round, RunName, Runs
 from selfalign.cli.examples import chosen_rounds, held
 from selfalign.cli.output import console, is_unicode, make_table, print_json, say, sparkline
 from selfalign.cli.targets import RUNS, find_run
-from selfalign.principles import FEWEST, Conflict, Estimate, Record, Stats, by_fix
+from selfalign.principles import FEWEST, Conflict, Estimate, Record, Stats, by_fix, worded
 from selfalign.stages.report.content import NONE
 from selfalign.store import Run
 from selfalign.text import one_line
@@ -272,8 +272,8 @@ class _Screen:
             yield Text("\nNothing to flag.")
         for fix, raised in found.items():
             yield Text("")
-            for flag in raised:
-                said = f"{self.keys[flag.principle]} {one_line(flag.principle)}: {one_line(flag.words)}"
+            for name, words in worded(raised).items():
+                said = f"{self.keys[name]} {one_line(name)}: {one_line(words)}"
                 yield Text("! ", "bold yellow").append("\n  ".join(self._wrapped(said, indent=2)), "not bold default")
             arrow = "→" if self.unicode else "->"
             yield Text("  " + "\n    ".join(self._wrapped(f"{arrow} {one_line(fix)}", indent=4)), "dim")

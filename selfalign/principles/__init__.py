@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from selfalign.principles.conflicts import Conflict
 from selfalign.principles.figures import Estimate, Figures
-from selfalign.principles.flags import FEWEST, Flag, by_fix
+from selfalign.principles.flags import FEWEST, Flag, by_fix, worded
 from selfalign.principles.opinions import TIE
 from selfalign.principles.reading import Record, Stats, stats
 
-__all__ = ["FEWEST", "TIE", "Conflict", "Estimate", "Figures", "Flag", "Record", "Stats", "by_fix", "stats"]
+__all__ = ["FEWEST", "TIE", "Conflict", "Estimate", "Figures", "Flag", "Record", "Stats", "by_fix", "stats", "worded"]

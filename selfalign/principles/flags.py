@@ -24,6 +24,7 @@ OUTVOTED = 1 / 3  # gets what it prefers less often than this: labels go against
 CHANCE = 0.5  # people, or gold answers, agree in fewer than this: the opposite would be a better judge
 DRIFT = 0.1  # moved by more than this between the first round and the last, the intervals apart
 
+_MOST_WORDS = 4  # flags of a principle that are told at once; the rest is for programs
 _DRIFTING = {"longer": "preference for the longer answer", "chosen": "share of labels", "decisiveness": "decisiveness"}
 _LENGTHENED = "read some of its pairs of both rounds: the policy may have learnt to please it by length"
 _LEARNT = (
@@ -143,6 +144,20 @@ def by_fix(flags: Iterable[Flag]) -> dict[str, list[Flag]]:
             said.add((flag.kind, flag.principle, flag.other))
             found.setdefault(flag.fix, []).append(flag)
     return found
+
+
+def worded(raised: Iterable[Flag]) -> dict[str, str]:
+    """What flags say of each principle, by its id; of many the first few, and how many more there are."""
+    said: dict[str, list[str]] = {}
+    for flag in raised:
+        said.setdefault(flag.principle, []).append(flag.words)
+    return {
+        principle: "; ".join(words if len(words) <= _MOST_WORDS else _cut(words)) for principle, words in said.items()
+    }
+
+
+def _cut(words: list[str]) -> list[str]:
+    return [*words[:_MOST_WORDS], f"and {len(words) - _MOST_WORDS} more"]
 
 
 def _above(share: Estimate | None, limit: float) -> bool:

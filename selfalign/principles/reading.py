@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from selfalign.principles.figures import Figures, figures
 from selfalign.principles.flags import Flag, flags
 from selfalign.principles.opinions import Columns, Labels, Places, Preferred, Said, joined, said
 from selfalign.records import Candidate, Judgment, Pair, Prompt, Ranking
-from selfalign.store import Run, Step
+from selfalign.store import Run, Step, StoreError
 
 if TYPE_CHECKING:
     from selfalign.store.tables import Texts  # pyarrow takes half a second to import
@@ -127,18 +127,19 @@ def _read(
     names, hashes = judgments["principle_id"], judgments["principle_hash"]
     for name, words in {*zip(names.codes.tolist(), hashes.codes.tolist(), strict=True)}:
         wordings.setdefault(names.distinct[name], {}).setdefault(number, set()).add(hashes.distinct[words])
-    labels = Labels(dict(_chosen(run, folder)), people, dict(_gold(run, folder, sampled)))
+    labels = Labels(dict(_chosen(run, folder, sampled)), people, dict(_gold(run, folder, sampled)))
     return said(judgments, candidates, labels, principles, prompts, rating_scale)
 
 
 def _step(run: Run, name: str) -> Step:
     step = run.view(name)
-    assert step is not None, name  # the judgments were made of it
+    if step is None:
+        raise StoreError(f"{run.path / name} is missing. See what else is: selfalign verify {run.path}")
     return step
 
 
-def _chosen(run: Run, folder: str) -> Iterator[tuple[PairKey, str]]:
-    """What a round was trained on: the pairs, or each two answers of a ranking whose scores differ."""
+def _chosen(run: Run, folder: str, sampled: Step) -> Iterator[tuple[PairKey, str]]:
+    """What a round was trained on: pairs, each two answers of a ranking whose scores differ, or the best of each k."""
     if (step := run.view(f"{folder}/pairs")) is not None:
         for chosen, rejected in _rows(step.columns(Pair, "chosen_id", "rejected_id")):
             yield pair_key(chosen, rejected), chosen
@@ -149,6 +150,10 @@ def _chosen(run: Run, folder: str) -> Iterator[tuple[PairKey, str]]:
                 for (better, high), (worse, low) in combinations(scored, 2):
                     if high != low:
                         yield pair_key(better, worse), better if high > low else worse
+    if (step := run.view(f"{folder}/demonstrations")) is not None:
+        kept = set(step.columns(Candidate, "id")["id"].distinct)
+        rows = _rows(sampled.columns(Candidate, "id", "prompt_id"))
+        yield from _better((one, prompt, one in kept) for one, prompt in rows)
 
 
 def _gold(run: Run, folder: str, sampled: Step) -> Iterator[tuple[PairKey, str]]:
@@ -157,11 +162,16 @@ def _gold(run: Run, folder: str, sampled: Step) -> Iterator[tuple[PairKey, str]]
     golds = _golds(step.columns(Prompt, "id", "response")) if step is not None else {}
     if not golds:
         return
-    answers: dict[str, list[tuple[str, bool]]] = {}
-    for one, prompt, text in _rows(sampled.columns(Candidate, "id", "prompt_id", "text")):
-        if prompt in golds:
-            answers.setdefault(prompt, []).append((one, text.strip() == golds[prompt]))
-    for found in answers.values():
+    rows = _rows(sampled.columns(Candidate, "id", "prompt_id", "text"))
+    yield from _better((one, prompt, text.strip() == golds[prompt]) for one, prompt, text in rows if prompt in golds)
+
+
+def _better(answers: Iterable[tuple[str, str, bool]]) -> Iterator[tuple[PairKey, str]]:
+    """Of each two answers to a prompt, given as (id, prompt, is it good), the good one, where only one is."""
+    by_prompt: dict[str, list[tuple[str, bool]]] = {}
+    for one, prompt, good in answers:
+        by_prompt.setdefault(prompt, []).append((one, good))
+    for found in by_prompt.values():
         for (a, a_is), (b, b_is) in combinations(found, 2):
             if a_is != b_is:
                 yield pair_key(a, b), a if a_is else b

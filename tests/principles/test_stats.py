@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -17,9 +18,9 @@ from selfalign.calibration import cohen_kappa
 from selfalign.constitution import load
 from selfalign.preferences import PairKey, by_prompt, pair_key, read_prompt
 from selfalign.principles import TIE, Stats, stats
-from selfalign.records import Candidate, Judgment, Pair, Prompt
+from selfalign.records import Candidate, Judgment, Pair, Prompt, Ranking
 from selfalign.stages.evaluate import judge_health
-from selfalign.store import Run, read_records
+from selfalign.store import Run, StoreError, read_records
 from tests.cli.fabricate import make_judged_run
 
 
@@ -180,6 +181,37 @@ def test_what_people_prefer_is_held_against_each_principle(compared: Run) -> Non
     assert found["kind"].over_all.people.n <= len(pairs)
     assert "people" in {flag.kind for flag in found["kind"].flags}
     assert found["unasked"].over_all.people is None
+
+
+@pytest.mark.parametrize("kind", ["rankings", "demonstrations"])
+def test_rankings_and_the_best_of_k_are_labels_too(compared: Run, tmp_path: Path, kind: str) -> None:
+    """With rankings by `long`'s taste, and the longest answer as what is learnt, `long` always gets its way."""
+    run = Run.create(tmp_path / "run", (compared.path / "campaign.yaml").read_text())
+    shutil.copytree(compared.path / "rounds/000", run.path / "rounds/000", ignore=shutil.ignore_patterns("pairs"))
+    answers: dict[str, list[Candidate]] = defaultdict(list)
+    for one in records(run, "candidates", Candidate, (0,)):
+        answers[one.prompt_id].append(one)
+    with run.lock():
+        step = run.step(f"rounds/000/{kind}", inputs={})
+        ranked = [sorted(each, key=lambda one: -len(one.token_ids)) for each in answers.values()]
+        step.write(0, [_ranking(each) if kind == "rankings" else each[0] for each in ranked])
+        step.finish({})
+    found = {record.id: record.over_all.chosen for record in stats(run).principles}
+    assert found["long"].value > 0.99
+    assert found["long"].n > (150 if kind == "rankings" else 100)
+    assert 0.2 < found["kind"].value < 0.8
+
+
+def _ranking(answers: list[Candidate]) -> Ranking:
+    lengths = tuple(float(len(one.token_ids)) for one in answers)
+    return Ranking(answers[0].prompt_id, tuple(one.id for one in answers), lengths, lengths)
+
+
+def test_a_run_whose_candidates_are_gone_is_told_so(compared: Run, tmp_path: Path) -> None:
+    shutil.copytree(compared.path, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/rounds/001/candidates")
+    with pytest.raises(StoreError, match="candidates is missing"):
+        stats(Run.open(tmp_path / "run"))
 
 
 def test_few_comparisons_raise_no_flag(tmp_path: Path) -> None:

@@ -197,11 +197,12 @@ def _principles(run: Run, number: int) -> list[Block]:
     if not found.principles:
         return []
     flags = principles.by_fix(flag for record in found.principles for flag in record.flags)
-    said = [
-        Paragraph(f"{'; '.join(f'{flag.principle}: {flag.words}' for flag in raised)}. What to do: {fix}.")
-        for fix, raised in flags.items()
-    ]
+    said = [Paragraph(f"{_flagged(raised)} What to do: {fix}.") for fix, raised in flags.items()]
     return [Heading("Principles"), _principles_table(found), *said]
+
+
+def _flagged(raised: Iterable[principles.Flag]) -> str:
+    return " ".join(f"{name}: {words}." for name, words in principles.worded(raised).items())
 
 
 def _principles_table(found: principles.Stats) -> Table:
