@@ -225,8 +225,10 @@ def _alike(one: dict[str, frozenset[str]], other: dict[str, frozenset[str]]) -> 
     """The key whose words are nearly the same in both, or nothing."""
     for key, words in one.items():
         small, large = sorted((len(words), len(other[key])))
-        if small and small >= NEAR * large and len(words & other[key]) >= NEAR * len(words | other[key]):
-            return key
+        if small and small >= NEAR * large:
+            both = len(words & other[key])
+            if both >= NEAR * (small + large - both):
+                return key
     return ""
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from selfalign import constitution
+from selfalign import constitution, resources
 from selfalign.constitution import Constitution, Level, importing
 from selfalign.constitution.importing import FORMATS, Imported
 from selfalign.source import InputError
@@ -311,7 +311,7 @@ def test_any_values_are_read_or_refused(value: object, format: str, tmp_path_fac
 
 
 def test_a_plain_list_goes_out_and_comes_back(tmp_path: Path) -> None:
-    rules = constitution.load(constitution.loading.resources.find_constitution("helpful"))
+    rules = constitution.load(resources.find_constitution("helpful"))
     found = read(tmp_path, "norms.txt", constitution.to_text(rules))
     assert [principle.text for principle in found.principles] == [principle.text for principle in rules.active]
 
