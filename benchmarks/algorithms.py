@@ -30,14 +30,9 @@ PLOT = ROOT / "benchmarks" / "algorithms.svg"
 FREE = {"accept.win_rate_lower_bound": "null", "accept.max_kl": "null", "accept.max_length_ratio": "null"}
 HARD = {"pairs.labels": "hard"}
 
-REWARDS = {
-    "reward_model.train.learning_rate": "2e-4", "reward_model.train.epochs": "3", "reward_model.train.batch_size": "16",
-    "reward_model.train.max_length": "512", "reward_model.holdout": "0.25",
-}  # fmt: skip
-
-ROLLOUTS = {
-    "train.algorithm": "ppo", "train.schedule": "constant", "ppo.iterations": "20", "ppo.epochs": "2", **REWARDS,
-}  # fmt: skip
+# What a reward model learns, and how rollouts are made, is the recipe's; where DPO reads rewards, each is of its round.
+REWARDS = {"reward_model.data": "last"}
+ROLLOUTS = {"train.algorithm": "ppo", "train.schedule": "constant"}
 
 # The settings in which each differs from the pocket recipe (beta 1, learning rate 2e-4, 3 epochs of 16 pairs).
 METHODS: dict[str, dict[str, str]] = {
@@ -79,10 +74,11 @@ METHODS: dict[str, dict[str, str]] = {
     "averaged reference": {"reference": "ema"},
     "distilled reward": {"train.loss": "{sigmoid: 1, distill: 0.1}", **REWARDS},
     "reward weights": {"train.reward_weight": "true", **REWARDS},
-    "PPO": {**ROLLOUTS, "ppo.samples": "2"},
+    "PPO": ROLLOUTS,
     "RLOO": {**ROLLOUTS, "ppo.advantage": "rloo", "ppo.prompts": "32", "ppo.samples": "4"},
     "GRPO": {**ROLLOUTS, "ppo.advantage": "grpo", "ppo.prompts": "32", "ppo.samples": "4"},
-    "REINFORCE++": {**ROLLOUTS, "ppo.advantage": "reinforce", "ppo.samples": "2"},
+    "REINFORCE++": {**ROLLOUTS, "ppo.advantage": "reinforce"},
+    "d-RLAIF": {**ROLLOUTS, "ppo.reward": "judge"},
 }
 
 

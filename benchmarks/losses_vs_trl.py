@@ -2,7 +2,7 @@
 
     python benchmarks/losses_vs_trl.py
 
-A random Llama and a reference near it are written to disk. In TRL's own environment (see dpo_vs_trl.py) each trainer
+A random Llama and a reference near it are written to disk. In TRL's own environment (see trl_harness.py) each trainer
 makes its data set, its batch, its loss and its gradients; here the same pairs go through our layout, scorer and losses.
 Everything is float32. A loss is the same if it is within LOSS_TOLERANCE, and the gradients of all weights within
 GRADIENT_TOLERANCE of the largest.
@@ -17,10 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable
@@ -31,9 +29,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from dpo_vs_trl import ROOT, TRL_VENV, TRL_VERSION, WORK, make_trl_environment, write_tokenizer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from trl_harness import SPECIAL, TRL_VERSION, WORK, ask_child, trl_python, write_tokenizer
 
 if TYPE_CHECKING:
     from selfalign.training.losses import PairLogps
@@ -42,7 +40,6 @@ LOSS_TOLERANCE, GRADIENT_TOLERANCE = 2e-5, 2e-4  # both relative; the loss's als
 FOLDER = WORK / "losses"
 VOCABULARY, NUM_PAIRS, SEED = 96, 12, 5
 SMALL = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 INITIAL_SPREAD, REFERENCE_NOISE = 0.2, 0.02  # so that answers have log-ratios of a few nats
 FAR = 20.0  # times the logits: log-ratios of hundreds of nats
 BETA = 0.5
@@ -197,7 +194,6 @@ def main() -> int:
     if parser.parse_args().child:
         run_trl()
         return 0
-    make_trl_environment()
     write_inputs()
     theirs = ask_trl()
     own = {name: Ours(FOLDER, name) for name in ("policy", "far")}
@@ -269,12 +265,8 @@ def write_inputs() -> None:
 
 
 def ask_trl() -> dict[str, Result]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    command = [str(TRL_VENV / "bin" / "python"), __file__, "--child"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr[-3000:])
-    losses, gradients = json.loads((FOLDER / "trl.json").read_text()), load_file(FOLDER / "trl.safetensors")
+    losses = ask_child(trl_python(), __file__, ["--child"], torch.get_num_threads())
+    gradients = load_file(FOLDER / "trl.safetensors")
     return {name: Result(loss, gradients[name]) for name, loss in losses.items()}
 
 
@@ -292,7 +284,7 @@ class Ours:
     def result(self, loss: Tensor) -> Result:
         self.policy.zero_grad()
         loss.backward()
-        return Result(loss.item(), flat_gradient(self.policy.causal))
+        return Result(loss.item(), flat_gradient(self.policy.whole))
 
     def mean(self, **settings: Any) -> Tensor:
         """The mean over pairs, or answers, of what these settings of `train` ask for."""
@@ -400,7 +392,7 @@ def run_trl() -> None:
     warnings.simplefilter("ignore")
     results = {case.name: trl_result(case) for case in CASES}
     save_file({name: result.gradient for name, result in results.items()}, FOLDER / "trl.safetensors")
-    (FOLDER / "trl.json").write_text(json.dumps({name: result.loss for name, result in results.items()}))
+    print("\n" + json.dumps({name: result.loss for name, result in results.items()}))
 
 
 def trl_result(case: Case) -> Result:

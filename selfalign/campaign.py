@@ -29,6 +29,7 @@ from selfalign.rounds import (
     draw_prompts,
     evaluate_policy,
     freeze_constitution,
+    freeze_standard,
     generate_candidates,
     judge_candidates,
     sample_baseline,
@@ -77,21 +78,23 @@ def run_campaign(work: Work) -> Outcome:
 
 def run_round(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> tuple[Checkpoint, Report]:
     """One round: from a policy to a trained policy, and the report that says whether it is a better one."""
-    constitution = freeze_constitution(work, number)
+    constitution, standard = freeze_constitution(work, number), freeze_standard(work, number)
     drawn = draw_prompts(work, number)
     candidates = generate_candidates(work, number, drawn, policy, baseline)
     judgments = judge_candidates(work, number, drawn, candidates, constitution, policy, baseline)
     examples = build_examples(work, number, drawn, candidates, judgments, constitution)
     data = training_data(work, number, drawn, candidates, examples)
     data = add_rewards(work, number, data, policy, baseline)
-    trained = train_policy(work, number, data, constitution, policy, baseline)
-    outcome = evaluate_policy(work, number, candidates, judgments, examples, constitution, trained, policy, baseline)
+    trained = train_policy(work, number, data, constitution, standard, policy, baseline)
+    outcome = evaluate_policy(
+        work, number, candidates, judgments, examples, constitution, standard, trained, policy, baseline
+    )
     return trained, outcome
 
 
 def run_bootstrap(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> tuple[Checkpoint, Report]:
     """Round zero, where it is asked for: the policy criticises and rewrites its own answers, and learns from them."""
-    constitution = freeze_constitution(work, number)
+    constitution, standard = freeze_constitution(work, number), freeze_standard(work, number)
     drawn = draw_revised_prompts(work)
     helpful = draw_helpful_prompts(work, drawn)
     answers = answer_once(work, drawn, policy, baseline)
@@ -99,6 +102,8 @@ def run_bootstrap(work: Work, number: int, policy: Checkpoint, baseline: Baselin
     revisions = revise_answers(work, drawn, answers, constitution, policy, baseline)
     demonstrations = collect_demonstrations(work, answers, revisions, kept)
     data = demonstration_data(drawn, helpful, demonstrations)
-    trained = train_policy(work, number, data, constitution, policy, baseline)
-    outcome = evaluate_policy(work, number, answers, None, demonstrations, constitution, trained, policy, baseline)
+    trained = train_policy(work, number, data, constitution, standard, policy, baseline)
+    outcome = evaluate_policy(
+        work, number, answers, None, demonstrations, constitution, standard, trained, policy, baseline
+    )
     return trained, outcome

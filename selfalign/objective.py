@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from selfalign.config import Pairs, Train
+    from selfalign.config import Campaign, Pairs, Ppo, Train
 
 LossName = Literal[
     "sigmoid", "hinge", "ipo", "robust", "exo", "discopop", "sigmoid_norm", "nca", "bco", "sppo_hard",
@@ -58,11 +58,25 @@ def needs_reference(train: Train) -> bool:
     return train.algorithm not in DEMONSTRATED
 
 
-def needs_rewards(train: Train) -> bool:
+def needs_rewards(train: Train, ppo: Ppo) -> bool:
     """Whether a reward model has to be trained first."""
     if train.algorithm == "dpo":
         return "distill" in loss_terms(train) or train.reward_weight
-    return train.algorithm == "ppo"
+    return train.algorithm == "ppo" and not judge_rewards(train, ppo)
+
+
+def judge_rewards(train: Train, ppo: Ppo) -> bool:
+    """Whether rollouts are rewarded by the judge itself: then nothing is made of the round's prompts beforehand.
+
+    Direct RLAIF: Lee et al. 2023 (arXiv:2309.00267).
+    """
+    return train.algorithm == "ppo" and ppo.reward == "judge"
+
+
+def hands_rewards(settings: Campaign) -> bool:
+    """Whether rollouts come to the trainer with their rewards, which it would else find itself."""
+    judged = judge_rewards(settings.train, settings.ppo)
+    return judged or (settings.train.algorithm == "ppo" and settings.reward_model.scorer == "engine")
 
 
 def contradictions(train: Train, pairs: Pairs, reference: Any) -> Iterator[Problem]:

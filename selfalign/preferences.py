@@ -88,6 +88,26 @@ def read_prompt(judgments: Sequence[Judgment], constitution: Constitution, ratin
     return Readings(pairs, rated, rating_scale)
 
 
+def ratings(judgments: Iterable[Judgment], constitution: Constitution) -> dict[str, float]:
+    """What the judge makes of each candidate by itself, by id: of those whose ratings are all valid.
+
+    Within a tier ratings count by weight, as in a comparison. Where nothing is compared no tier can be said to decide,
+    so the one that rates the candidate worst stands, each hard constraint being one of its own: what one finds bad no
+    other makes up for. One invalid verdict leaves a candidate without a rating, for none must gain by a question that
+    it makes unanswerable. Raises KeyError for a principle that is not in the constitution.
+    """
+    principles = {principle.id: principle for principle in constitution.principles}
+    said: dict[str, list[Judgment]] = defaultdict(list)
+    for judgment in judgments:
+        if _weight(principles[judgment.principle_id]) > 0:
+            said[judgment.first_id].append(judgment)
+    return {
+        name: _worst_tier([Reading(principles[judgment.principle_id], 0.0, judgment.rating) for judgment in asked])
+        for name, asked in said.items()
+        if all(judgment.rating is not None for judgment in asked)
+    }
+
+
 def pair_key(a: str, b: str) -> PairKey:
     return (a, b) if a < b else (b, a)
 
@@ -148,6 +168,14 @@ def _mean_lead(readings: Sequence[Reading]) -> float:
 
 def _mean_level(readings: Sequence[Reading]) -> float:
     return fmean((reading.level for reading in readings), [_weight(reading.principle) for reading in readings])
+
+
+def _worst_tier(readings: Sequence[Reading]) -> float:
+    tiers: dict[str | int, list[Reading]] = defaultdict(list)
+    for reading in readings:
+        principle = reading.principle
+        tiers[principle.id if is_constraint(principle) else principle.tier].append(reading)
+    return min(map(_mean_level, tiers.values()))
 
 
 def _weight(principle: Principle) -> float:

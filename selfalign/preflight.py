@@ -21,7 +21,7 @@ def check_files(loaded: Loaded) -> None:
 
     A model that is neither a folder nor written like a path is taken for a name on the Hub, and left to it.
     """
-    problems = [*_constitution(loaded), *_prompts(loaded), *_accelerate(loaded), *_models(loaded)]
+    problems = [*_constitutions(loaded), *_prompts(loaded), *_accelerate(loaded), *_models(loaded)]
     if problems:
         raise ConfigError(problems)
 
@@ -30,12 +30,21 @@ def _folder(loaded: Loaded) -> Path | None:
     return loaded.file.parent if loaded.file else None
 
 
-def _constitution(loaded: Loaded) -> Iterator[Problem]:
-    name = loaded.campaign.constitution
+def _constitutions(loaded: Loaded) -> Iterator[Problem]:
+    named = {
+        "constitution": loaded.campaign.constitution,
+        "evaluate.constitution": loaded.campaign.evaluate.constitution,
+    }
+    for setting, name in named.items():
+        if name is not None:
+            yield from _constitution(loaded, setting, name)
+
+
+def _constitution(loaded: Loaded, setting: str, name: str) -> Iterator[Problem]:
     path = resources.find_constitution(name, _folder(loaded))
     if path is None:
         fix = f"Write its path, or one of {', '.join(resources.constitutions())}."
-        yield loaded.problem("constitution", f"there is no constitution {name!r}", fix)
+        yield loaded.problem(setting, f"there is no constitution {name!r}", fix)
         return
     try:
         constitution.load(path)

@@ -79,8 +79,8 @@ class Candidate:
     """One sampled answer of one policy to one prompt.
 
     `token_ids` are the sampled tokens, with the end-of-turn token where one was sampled. `logprob` is the sum over
-    them of the sampler's own log-probabilities, in nats. `duplicate_of` names the earlier candidate of the same
-    prompt with the same text.
+    them of the sampler's own log-probabilities, in nats, at temperature 1; `logprobs` are those of the single tokens,
+    kept of rollouts alone. `duplicate_of` names the earlier candidate of the same prompt with the same text.
     """
 
     id: str
@@ -93,6 +93,7 @@ class Candidate:
     finish_reason: str
     logprob: float | None = None
     duplicate_of: str | None = None
+    logprobs: tuple[float, ...] = ()
 
     @staticmethod
     def make_id(prompt_id: str, policy_id: str, sample_index: int, seed: int) -> str:
@@ -226,7 +227,8 @@ class Scored:
 class Reward:
     """What a reward model makes of a candidate; only differences between candidates of one prompt have a meaning.
 
-    `spread` is the standard deviation over the members of an ensemble.
+    `spread` is the standard deviation over the members of an ensemble. Where a judge rewards, `model_id` is the
+    judge's, and the reward its rating from -1 to 1.
     """
 
     candidate_id: str
@@ -391,6 +393,28 @@ class JudgeHealth:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What the evaluating judge says of the policy at an iteration's start: its win rate against the base, with 95%."""
+
+    iteration: int
+    rate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """How a round of PPO was watched. `best` is the iteration that the judge likes best; its weights are kept where
+    training was `stopped`, for the reason given, in iteration `ended`.
+    """
+
+    looks: tuple[Look, ...]
+    best: int
+    stopped: str | None = None
+    ended: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Gate:
     """Whether a round's policy is accepted, and why, in words."""
 
@@ -416,9 +440,9 @@ class Report:
 
     Keys: `win_rates` "previous" and "base"; `by_principle` the same, then principle ids; `behaviour` "base",
     "previous" and "policy"; `judges` "labelling" and "evaluating"; `candidates` and `discarded` the counts of
-    what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs", "rankings" or
-    "demonstrations"; `seconds` stages. `length_ratio` is the policy's mean number of tokens over
-    the base's.
+    what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs", "rankings",
+    "demonstrations" or "rollouts"; `seconds` stages. `length_ratio` is the policy's mean number of tokens over the
+    base's. `standard` names the constitution that the policy was judged by, where it is not `constitution`.
     """
 
     round: int
@@ -439,3 +463,4 @@ class Report:
     gate: Gate
     samples: tuple[Sample, ...]
     seconds: dict[str, float]
+    standard: str | None = None

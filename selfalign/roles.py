@@ -22,6 +22,9 @@ class Baseline:
     candidates: Step
 
 
+JudgeModel = tuple[str, Callable[[], Engine]]  # the judge's identity, and how to get its engine
+
+
 def policy_engine(work: Work, policy: Checkpoint, baseline: Baseline | None) -> Engine:
     """The engine with a policy in place; where we trained it, proven to hold these weights and not older ones."""
     engine = work.workers.engine(policy.path, trust_remote_code=work.settings.policy.trust_remote_code)
@@ -35,10 +38,8 @@ def probes(baseline: Baseline) -> list[train.ScoreRequest]:
     return train.make_probes(baseline.prompts.read(Prompt, 0), baseline.candidates.read(Candidate, 0))
 
 
-def judge_model(
-    work: Work, settings: config.Judge, policy: Checkpoint, baseline: Baseline
-) -> tuple[str, Callable[[], Engine]]:
-    """The judge's identity, and how to get its engine: the policy itself, the base, another model, or an API."""
+def judge_model(work: Work, settings: config.Judge, policy: Checkpoint, baseline: Baseline) -> JudgeModel:
+    """A judge by its settings: the policy itself, the base, another model, or an API."""
     if settings.model.startswith("openai:"):
         return settings.model, lambda: work.workers.api(settings)
     if settings.model in ("self", "base"):

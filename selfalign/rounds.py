@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 from selfalign import config
 from selfalign import constitution as constitutions
 from selfalign.constitution import Constitution
 from selfalign.heldout import judge_heldout, previous_answers, sample_heldout, score_heldout, write_prompts
-from selfalign.objective import needs_rewards
+from selfalign.objective import judge_rewards, needs_rewards
 from selfalign.records import Candidate, Checkpoint, Judgment, Prompt, Report, Scored, derived_seed
 from selfalign.resources import find_constitution
-from selfalign.roles import Baseline, judge_model, policy_engine, probes, reference_policy
-from selfalign.rollouts import guard_policy, in_training, sample_rollouts
+from selfalign.roles import Baseline, JudgeModel, judge_model, policy_engine, probes, reference_policy
+from selfalign.rollouts import count_rewarded, guard_policy, hand_out, in_training, judged_rollouts
 from selfalign.stages import (
     evaluate,
     examples,
@@ -50,9 +51,20 @@ def sample_baseline(work: Work) -> Baseline:
 
 def freeze_constitution(work: Work, number: int) -> Constitution:
     """The constitution as it was when the round began: later edits count from the next round on."""
-    name = f"rounds/{number:03d}/constitution.yaml"
+    return _frozen(work, f"rounds/{number:03d}/constitution.yaml", work.settings.constitution)
+
+
+def freeze_standard(work: Work, number: int) -> Constitution:
+    """What evaluation and PPO's guard judge by: the round's constitution, or `evaluate.constitution`, frozen too."""
+    other = work.settings.evaluate.constitution
+    if other is None:
+        return freeze_constitution(work, number)
+    return _frozen(work, f"rounds/{number:03d}/evaluation.yaml", other)
+
+
+def _frozen(work: Work, name: str, source: str) -> Constitution:
     if not (work.run.path / name).exists():
-        work.run.write_text(name, constitutions.load(find_constitution(work.settings.constitution)).to_yaml())
+        work.run.write_text(name, constitutions.load(find_constitution(source)).to_yaml())
     return constitutions.load(work.run.path / name)
 
 
@@ -65,11 +77,12 @@ def draw_prompts(work: Work, number: int) -> Step:
 
 
 def generate_candidates(work: Work, number: int, drawn: Step, policy: Checkpoint, baseline: Baseline) -> Step:
-    """Sample the policy on the round's prompts; nothing in a round that learns given answers."""
+    """Sample the policy on the round's prompts; nothing in a round that learns given answers, or rollouts alone."""
     settings, seed = work.settings.generate, derived_seed(work.settings.seed, "generate", number)
+    unasked = work.settings.train.algorithm == "sft" or judge_rewards(work.settings.train, work.settings.ppo)
 
     def process(missing: list[int]) -> Shards:
-        if work.settings.train.algorithm == "sft":
+        if unasked:
             return nothing(missing)
         engine = policy_engine(work, policy, baseline)
         return generate.generate(only(missing, drawn, Prompt), engine, settings, policy_id=policy.id, seed=seed)
@@ -77,7 +90,7 @@ def generate_candidates(work: Work, number: int, drawn: Step, policy: Checkpoint
     return perform(
         work, "generate", f"rounds/{number:03d}/candidates", process,
         after=[drawn], inputs={"policy": policy.digest},
-        config=[settings, seed, work.settings.train.algorithm == "sft"],
+        config=[settings, seed, unasked],
         count=lambda _, rows: generate.count_candidates(rows), round=number,
     )  # fmt: skip
 
@@ -97,7 +110,7 @@ def judge_candidates(
     judge_id, open_judge = judge_model(work, work.settings.judge, policy, baseline)
 
     def process(missing: list[int]) -> Shards:
-        if spin or work.settings.train.algorithm == "sft":
+        if spin or not candidates.counts["candidates"]:
             return nothing(missing)
         shards = ((index, drawn.read(Prompt, index), candidates.read(Candidate, index)) for index in missing)
         return judge.judge(shards, open_judge(), constitution, work.settings.judge, judge_id=judge_id, seed=seed)
@@ -116,7 +129,8 @@ def build_examples(
 ) -> Step:
     """Turn verdicts into what the algorithm trains on: pairs, rankings, or demonstrations.
 
-    What is discarded is counted by reason. Raises StageError where nothing is left to train on.
+    What is discarded is counted by reason. Raises StageError where nothing is left to train on, unless the round needs
+    nothing.
     """
     settings, seed = work.settings, derived_seed(work.settings.seed, "pairs", number)
     kind = examples.kind_of(settings.train.algorithm)
@@ -136,7 +150,8 @@ def build_examples(
         after=[drawn, candidates, judgments], inputs={"constitution": constitution.hash},
         config=[settings.pairs, settings.train.algorithm, seed], count=count, round=number,
     )  # fmt: skip
-    pairs.check_some(built.counts, kind)
+    if not judge_rewards(settings.train, settings.ppo):
+        pairs.check_some(built.counts, kind)
     return built
 
 
@@ -193,7 +208,7 @@ def add_rewards(work: Work, number: int, data: train.Data, policy: Checkpoint, b
 
     Raises NoGo where the reward model is not one to follow.
     """
-    if not needs_rewards(work.settings.train):
+    if not needs_rewards(work.settings.train, work.settings.ppo):
         return data
     trained, model = train_reward_model(work, number, data, policy, baseline)
     check_reward_model(work, number, data, trained, model)
@@ -272,25 +287,36 @@ def reward_answers(work: Work, number: int, data: train.Data, trained: Step, mod
 
 
 def train_policy(
-    work: Work, number: int, data: train.Data, constitution: Constitution, policy: Checkpoint, baseline: Baseline
+    work: Work,
+    number: int,
+    data: train.Data,
+    constitution: Constitution,
+    standard: Constitution,
+    policy: Checkpoint,
+    baseline: Baseline,
 ) -> Checkpoint:
-    """Train the policy on the examples. The trainer is a process of its own; it resumes where a crash left it."""
+    """Train the policy on the examples. The trainer is a process of its own; it resumes where a crash left it.
+
+    What learns from its own rollouts is watched by a judge that reads `standard`.
+    """
     settings = work.settings
 
     readings: dict[int, Reading] = {}
 
     def rollouts(iteration: int, model: str | None, scores: Sequence[float]) -> dict[str, Any]:
         current = policy if model is None else in_training(model, policy, number)
-        guard = guard_policy(work, number, iteration, current, scores, constitution, policy, baseline, readings)
+        guard = guard_policy(work, number, iteration, current, scores, standard, policy, baseline, readings)
         if guard["stop"] is not None:
             return guard
-        return guard | sample_rollouts(work, number, iteration, data, current, baseline)
+        return guard | hand_out(work, number, iteration, data, constitution, current, baseline, rewarder)
 
+    rewarder = rewarding_judge(work, policy, baseline)
+    rules = {"constitution": constitution.hash, "judge": rewarder[0]} if rewarder else {}
     reference = reference_policy(work, number, policy, baseline)
     shares = {f"reference {share:g}": checkpoint.digest for checkpoint, share in reference}
     step = perform_training(
         work, number, f"rounds/{number:03d}/policy",
-        after=data.steps, inputs={"policy": policy.digest, **shares},
+        after=data.steps, inputs={"policy": policy.digest, **shares, **rules},
         config=[settings.train, settings.policy.adapter, settings.seed, *ppo_settings(settings)],
         job=lambda folder: train.make_job(
             settings, number, folder, data, policy=policy, reference=reference, probes=probes(baseline)
@@ -301,7 +327,16 @@ def train_policy(
 
 
 def ppo_settings(settings: config.Campaign) -> list[Any]:
-    return [settings.ppo, settings.generate] if settings.train.algorithm == "ppo" else []
+    if settings.train.algorithm != "ppo":
+        return []
+    return [settings.ppo, settings.generate, *([settings.judge] if judge_rewards(settings.train, settings.ppo) else [])]
+
+
+def rewarding_judge(work: Work, policy: Checkpoint, baseline: Baseline) -> JudgeModel | None:
+    """The labelling judge, where its ratings are the rewards; one that is the policy is the policy before training."""
+    if not judge_rewards(work.settings.train, work.settings.ppo):
+        return None
+    return judge_model(work, work.settings.judge, policy, baseline)
 
 
 def evaluate_policy(
@@ -311,6 +346,7 @@ def evaluate_policy(
     judgments: Step | None,
     built: Step,
     constitution: Constitution,
+    standard: Constitution,
     trained: Checkpoint,
     policy: Checkpoint,
     baseline: Baseline,
@@ -322,7 +358,7 @@ def evaluate_policy(
         work, f"{folder}/candidates", asked, lambda: policy_engine(work, trained, baseline), trained, number
     )
     likelihoods = score_heldout(work, f"{folder}/scores", asked, answers, baseline.policy, number)
-    verdicts = judge_heldout(work, f"{folder}/judgments", answers, earlier, constitution, policy, baseline, number)
+    verdicts = judge_heldout(work, f"{folder}/judgments", answers, earlier, standard, policy, baseline, number)
     heldout = evaluate.Heldout(
         prompts=records_of(asked, Prompt),
         policy=records_of(answers, Candidate),
@@ -333,11 +369,16 @@ def evaluate_policy(
     )
     kind = examples.kind_of(work.settings.train.algorithm)
     discards = pairs.discards if judgments else revise.discards
+    learned = {"examples": kind, "num_examples": built.counts[kind], "discarded": discards(built.counts)}
+    if judge_rewards(work.settings.train, work.settings.ppo):
+        learned = count_rewarded(work, number)
     verdicts_read = judgments.shards(Judgment) if judgments else ()
-    labelled = ((candidates.read(Candidate, index), said) for index, said in verdicts_read)
+    labelled = chain(
+        ((candidates.read(Candidate, index), said) for index, said in verdicts_read), judged_rollouts(work, number)
+    )
     return evaluate.make_report(
-        heldout, constitution, work.settings,
-        round=number, policy=trained, labelling=evaluate.judge_health(labelled, constitution),
-        candidates=candidates.counts, examples=kind, num_examples=built.counts[kind],
-        discarded=discards(built.counts), seconds=report.stage_seconds(work.run, number),
+        heldout, constitution, standard, work.settings,
+        round=number, policy=trained, guard=report.read_guard(work.run, number),
+        labelling=evaluate.judge_health(labelled, constitution),
+        candidates=candidates.counts, seconds=report.stage_seconds(work.run, number), **learned,
     )  # fmt: skip

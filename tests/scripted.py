@@ -15,7 +15,16 @@ from typing import Any
 import msgspec
 
 from selfalign import config
-from selfalign.engines.base import Choice, ChoiceRequest, GenerateRequest, Generation, Sampling, Score, ScoreRequest
+from selfalign.engines.base import (
+    Choice,
+    ChoiceRequest,
+    GenerateRequest,
+    Generation,
+    Rewarded,
+    Sampling,
+    Score,
+    ScoreRequest,
+)
 from selfalign.records import Candidate, Pair, Prompt, Ranking, derived_seed
 from selfalign.stages.examples import kind_of
 from selfalign.steps import Answer, Work
@@ -54,7 +63,7 @@ class KindEngine:
             asked = request.messages[-1].content
             kind = "rewritten response alone" in asked or derived_seed("kind", request.seed) / 2**31 < self.skill
             text = f"{'kind' if kind else 'rude'} words number {request.seed % 50}"
-            yield Generation(request.id, text, (1 + request.seed % 50, 2, 3, 4), "stop", -4.0, 5)
+            yield Generation(request.id, text, (1 + request.seed % 50, 2, 3, 4 + kind), "stop", -4.0, 5, (-1.0,) * 4)
 
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
         for request in requests:
@@ -71,6 +80,10 @@ class KindEngine:
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
         for request in requests:
             yield Score(request.id, tuple(self.logprobs(request.token_ids)))
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        for request in requests:
+            yield Rewarded(request.id, float(request.token_ids[-1] == 5))
 
     def logprobs(self, token_ids: Sequence[int]) -> list[float]:
         return [-1.0 - self.skill] * len(token_ids)
@@ -134,6 +147,7 @@ class ScriptedWorkers:
             write_probes(job, before, model)
         write_model(Path(job.output_dir), skill)
         write_probes(job, job.policy_path, job.output_dir)
+        (Path(job.output_dir) / "training.json").write_text(json.dumps({"stopped": self.stopped}))
         shutil.rmtree(model)
 
 

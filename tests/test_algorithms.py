@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,17 @@ import pytest
 from selfalign.campaign import run_campaign
 from selfalign.cli import main
 from selfalign.cli.progress import STAGES, Progress
-from selfalign.config import ConfigError, in_round
+from selfalign.config import ConfigError, RewardModel, in_round
+from selfalign.constitution import load
 from selfalign.engines.base import EngineError
-from selfalign.records import GOLD, Candidate, Pair, Prompt, Ranking, Revision, Reward
+from selfalign.records import GOLD, Candidate, Judgment, Pair, Prompt, Ranking, Revision, Reward
 from selfalign.stages import StageError
-from selfalign.stages.report import not_to_follow
+from selfalign.stages.report import not_to_follow, read_guard
 from selfalign.steps import Interrupted, Work
 from selfalign.store import Step
 from selfalign.store.branch import branch
 from selfalign.training.job import is_held_out
-from tests.scripted import ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
+from tests.scripted import CONSTITUTION, ScriptedWorkers, preferred_texts, start, write_campaign, write_rewards
 from tests.test_campaign import events, run
 
 RANKED = ["kto", "bco", "sppo", "ranking"]
@@ -337,15 +339,19 @@ def test_reward_models_that_nobody_asks_for_are_refused(settings: Any, words: st
 def test_ppo_samples_the_policy_as_it_is_at_each_iteration(tmp_path: Path) -> None:
     workers = ScriptedWorkers(learns=0.4)
     settings = write_campaign(tmp_path, train__algorithm="ppo", ppo__iterations=3, ppo__prompts=8, rounds=1)
+    settings = replace(settings, reward_model=RewardModel(ensemble=2, combine="min"))
     outcome = run(tmp_path, settings, workers)
     assert outcome.stopped is None and outcome.reports[0].win_rates["base"].rate > 0.6
     names = [f"rounds/000/rollouts/{iteration:04d}/candidates" for iteration in range(3)]
     sampled = [rows(tmp_path, name, Candidate) for name in names]
     assert [len(candidates) for candidates in sampled] == [8, 8, 8]
     assert len({candidates[0].policy_id for candidates in sampled}) == 3
+    assert all(c.logprobs == (-1.0,) * 4 for candidates in sampled for c in candidates)
+    assert {c.logprobs for c in rows(tmp_path, "rounds/000/heldout/candidates", Candidate)} == {()}
     asked = [{c.prompt_id for c in candidates} for candidates in sampled]
     assert not asked[0] & asked[1]  # every prompt of the round before any comes again
     assert workers.jobs[0].reward_path == workers.reward_jobs[0].output_dir
+    assert workers.jobs[0].rewarded_by == settings.reward_model
     again = ScriptedWorkers()
     assert run(tmp_path, settings, again) == outcome and again.rollouts == []
 
@@ -359,6 +365,46 @@ def test_a_judge_that_turns_against_the_reward_stops_the_policy_at_its_best(tmp_
     looks = events(tmp_path, "guard")
     assert looks[0]["win_rate"]["mean"] == pytest.approx(0.5) and looks[-1]["win_rate"]["mean"] < 0.4
     assert looks[-1]["best"] <= 1 and outcome.reports[0].win_rates["base"].rate > 0.4
+    page = (tmp_path / "run/rounds/000/report.md").read_text()
+    assert "| ended early | the reward is over" in page and "since iteration 0 it rose from 0 to" in page
+    guarded = read_guard(start(tmp_path, None, workers).run, 0)
+    assert [look.rate for look in guarded.looks] == [look["win_rate"]["mean"] for look in looks]
+    assert (guarded.best, guarded.stopped) == (looks[-1]["best"], workers.stopped)
+    page = (tmp_path / "run/rounds/000/report.html").read_text()
+    assert "Training was stopped in iteration" in page and ">kept: " in page and ">stopped<" in page
+
+
+def test_a_reward_that_leads_nowhere_ends_the_campaign_with_the_policy_it_began_with(tmp_path: Path) -> None:
+    workers = ScriptedWorkers(learns=-6.0)
+    asked = {"ppo__iterations": 12, "ppo__prompts": 8, "ppo__guard_every": 1}
+    settings = write_campaign(tmp_path, train__algorithm="ppo", **asked)
+    outcome = run(tmp_path, settings, workers)
+    assert "and the weights that the round began with kept (the reward is over-optimised" in outcome.stopped
+    assert "What to do" in outcome.stopped
+    assert len(outcome.reports) == 1 and outcome.policy.path == str(tmp_path / "base")
+    assert outcome.reports[0].win_rates["base"].rate == 0.5
+    assert run(tmp_path, settings, ScriptedWorkers()).stopped == outcome.stopped
+
+
+def test_the_evaluation_and_the_guard_may_judge_by_other_principles(tmp_path: Path) -> None:
+    meant = tmp_path / "meant.yaml"
+    meant.write_text(CONSTITUTION.replace("name: kindness", "name: meant").replace("the kinder", "what is the kinder"))
+    settings = write_campaign(
+        tmp_path, train__algorithm="ppo", ppo__iterations=3, ppo__prompts=8, ppo__guard_every=1, rounds=1,
+        evaluate__constitution=str(meant),
+    )  # fmt: skip
+    report = run(tmp_path, settings).reports[0]
+    labelling, evaluating = (load(tmp_path / f"run/rounds/000/{name}.yaml") for name in ("constitution", "evaluation"))
+    said = {
+        name: {row.principle_hash for row in rows(tmp_path, f"rounds/000/{name}", Judgment)}
+        for name in ("judgments", "heldout/judgments", "rollouts/0002/heldout/judgments")
+    }
+    assert said["judgments"] == {labelling.principles[0].hash}
+    assert said["heldout/judgments"] == said["rollouts/0002/heldout/judgments"] == {evaluating.principles[0].hash}
+    assert report.win_rates["base"].n == 24 and report.judges["evaluating"].num_judgments
+    assert report.constitution_hash == labelling.hash and report.standard == f"meant 1.0.0 ({evaluating.hash})"
+    for name in ("report", "model_card"):
+        assert "judged by" in (tmp_path / f"run/rounds/000/{name}.md").read_text()
 
 
 def test_a_run_with_rollouts_is_reported_verified_and_branched(tmp_path: Path) -> None:
@@ -402,6 +448,9 @@ def test_an_engine_that_keeps_old_weights_is_caught_between_iterations(tmp_path:
     [
         ({"ppo__iterations": 3}, "no round trains by PPO"),
         ({"train__algorithm": "ppo", "reference": "ema"}, "averages none"),
+        ({"train__algorithm": "ppo", "policy__adapter": {"rank": 4, "dropout": 0.1}}, "differ by chance"),
+        ({"train__algorithm": "ppo", "ppo__stop_disagreement": 2}, "nobody to disagree with"),
+        ({"train__algorithm": "ppo", "ppo__sampler_clip": 2, "generate__temperature": 0.7}, "at temperature 1"),
         ({"train__algorithm": "ppo", "ppo__advantage": "rloo"}, "compares the answers to one prompt"),
     ],
 )

@@ -105,6 +105,32 @@ def test_a_recipe_may_stand_on_another(tmp_path: Path) -> None:
     assert loaded.origin("policy.adapter.rank") == "recipe qwen3-8b-lora"
 
 
+def test_what_a_recipe_brings_for_one_choice_counts_where_that_choice_is_made(tmp_path: Path) -> None:
+    """The pocket recipe brings settings of PPO and of a reward model, which its DPO never reads."""
+    loaded = config.load(recipe="pocket")
+    assert (loaded.campaign.ppo, loaded.campaign.reward_model) == (config.Ppo(), config.RewardModel())
+    assert loaded.origin("ppo.samples") == loaded.origin("reward_model.holdout") == "default"
+    loaded = config.load(recipe="pocket", overrides=["train.algorithm=ppo", "ppo.iterations=7"])
+    assert (loaded.campaign.ppo.samples, loaded.campaign.ppo.iterations) == (2, 7)
+    assert loaded.campaign.reward_model.train.learning_rate == 2e-4
+    assert loaded.origin("ppo.samples") == "recipe pocket" and loaded.origin("ppo.iterations") == "--set"
+    frozen = config.load(write(tmp_path, loaded.to_yaml()))
+    assert frozen.campaign == loaded.campaign
+    distilled = config.load(recipe="pocket", overrides=["train.loss={sigmoid: 1, distill: 0.1}"]).campaign
+    assert distilled.reward_model == loaded.campaign.reward_model and distilled.ppo == config.Ppo()
+    phased = config.load(recipe="pocket", overrides=["schedule=[{rounds: 2}, {rounds: 1, train: {algorithm: ppo}}]"])
+    assert phased.campaign.ppo.samples == 2
+
+
+@pytest.mark.parametrize("override", ["ppo.samples=4", "reward_model.holdout=0.2", "revise.steps=2"])
+def test_what_a_user_sets_and_nothing_reads_is_refused_over_a_recipe_too(override: str, tmp_path: Path) -> None:
+    error = refused(write(tmp_path, "recipe: pocket\n"), override)
+    assert (error.file, error.suggestion[:9]) == ("--set", "Remove it")
+    section, setting = override.split("=")[0].split(".")
+    path = write(tmp_path, f"recipe: pocket\n{section}:\n  {setting}: {override.split('=')[1]}\n")
+    assert (refused(path).file, refused(path).line) == (str(path), 2)
+
+
 @settings(deadline=None)
 @given(
     beta=st.floats(min_value=1e-300, max_value=1e300),
@@ -375,6 +401,13 @@ def test_user_paths_become_absolute_and_shipped_ones_stay(tmp_path: Path, monkey
     assert campaign.policy.model == "org/model"
     shipped = config.load(write(folder, MINIMAL.replace("rules.yaml", "constitutions/pocket.yaml"))).campaign
     assert shipped.constitution == "constitutions/pocket.yaml"
+
+
+def test_the_evaluations_constitution_is_found_as_the_campaigns_is(tmp_path: Path) -> None:
+    (tmp_path / "meant.yaml").write_text("")
+    campaign = config.load(write(tmp_path, MINIMAL), overrides=["evaluate.constitution=meant"]).campaign
+    assert campaign.evaluate.constitution == str(tmp_path / "meant.yaml")
+    assert config.load(recipe="pocket-hack").campaign.evaluate.constitution == "constitutions/pocket.yaml"
 
 
 def test_a_folder_called_self_is_not_the_judge_called_self(tmp_path: Path) -> None:

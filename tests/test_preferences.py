@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from selfalign.constitution import Constitution, Principle
-from selfalign.preferences import Reading, decide, read_prompt, sigmoid
+from selfalign.preferences import Reading, decide, ratings, read_prompt, sigmoid
 from tests.stages.world import both_orders, candidate, compared, prompt, rated
 
 ASK = prompt("Well?")
@@ -82,3 +82,18 @@ def test_ratings_compare_under_shared_principles():
 def test_an_unknown_principle_is_an_error():
     with pytest.raises(KeyError):
         read_prompt(both_orders(A, B, 0.9, Principle(id="stranger", text="x")), ALL)
+
+
+def test_a_rating_of_its_own_is_the_mean_by_weight_of_the_tier_that_rates_it_worst():
+    judgments = [rated(A, 4.0, P), rated(A, 2.0, Q), rated(A, 1.0, OFF), rated(B, 2.0, P), rated(B, 4.5, LOW)]
+    assert ratings(judgments, ALL) == pytest.approx({A.id: (3 * 4 + 2) / 4, B.id: 2.0})
+    assert ratings([*judgments, rated(A, 3.0, LOW), rated(B, 1.5, VETO)], ALL) == {A.id: 3.0, B.id: 1.5}
+    two = Constitution(name="two", version="1", principles=(P, VETO, Principle(id="v", text="v", kind=VETO.kind)))
+    said = [rated(A, 5.0, VETO), rated(A, 2.0, two.principles[2]), rated(A, 4.0, P)]
+    assert ratings(said, two) == {A.id: 2.0}  # no constraint makes up for another
+
+
+def test_one_invalid_verdict_leaves_an_answer_without_a_rating():
+    judgments = [rated(A, 4.0, P), rated(A, None, Q), rated(B, 3.0, P), rated(B, None, OFF)]
+    assert ratings(judgments, ALL) == {B.id: 3.0}
+    assert ratings([rated(A, 3.0, OFF)], ALL) == ratings([], ALL) == {}

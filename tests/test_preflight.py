@@ -71,6 +71,15 @@ def test_missing_files_are_told_together_with_their_lines(campaign: Path) -> Non
     assert all(problem.suggestion for problem in error.problems)
 
 
+def test_the_evaluations_constitution_is_looked_at_too(campaign: Path) -> None:
+    error = refused(campaign, "evaluate.constitution=none.yaml")
+    assert (error.file, error.message) == ("--set", "there is no constitution 'none.yaml'")
+    (campaign.parent / "meant.yaml").write_text("schema: selfalign.constitution/v1\n")
+    assert refused(campaign, "evaluate.constitution=meant.yaml").file.endswith("meant.yaml")
+    (campaign.parent / "meant.yaml").write_text(RULES)
+    preflight.check_files(config.load(campaign, overrides=["evaluate.constitution=meant.yaml"]))
+
+
 def test_a_bad_constitution_is_told_at_its_own_line(campaign: Path) -> None:
     rules = campaign.parent / "rules.yaml"
     rules.write_text(RULES.replace("text:", "txet:"))

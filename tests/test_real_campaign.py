@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from selfalign.pocket.measure import iterates
+
 pytest.importorskip("vllm")
 pytestmark = [pytest.mark.slow, pytest.mark.vllm, pytest.mark.timeout(900)]
 
@@ -21,19 +23,17 @@ SMALL = [
 ]  # fmt: skip
 PPO = [
     "rounds=1", "train.algorithm=ppo", "prompts.per_round=256", "generate.shard_prompts=32", "generate.max_tokens=48",
-    "ppo.iterations=4", "ppo.prompts=8", "ppo.epochs=2", "ppo.guard_every=2", "ppo.guard_prompts=12",
-    "reward_model.holdout=0.25", "reward_model.train.learning_rate=2e-4", "reward_model.train.epochs=3",
-    "reward_model.train.batch_size=16", "reward_model.train.max_length=512",
+    "ppo.iterations=4", "ppo.prompts=8", "ppo.guard_every=2", "ppo.guard_prompts=12",
 ]  # fmt: skip
 
 
-def command(settings: list[str]) -> list[str]:
+def command(settings: list[str], recipe: str = "pocket") -> list[str]:
     flags = (f"--set={setting}" for setting in settings)
-    return [sys.executable, "-m", "selfalign", "run", "pocket", "--display", "log", *flags]
+    return [sys.executable, "-m", "selfalign", "run", recipe, "--display", "log", *flags]
 
 
-def events(folder: Path) -> list[dict[str, object]]:
-    path = folder / "runs" / "pocket" / "events.jsonl"
+def events(folder: Path, name: str = "pocket") -> list[dict[str, object]]:
+    path = folder / "runs" / name / "events.jsonl"
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
@@ -84,3 +84,27 @@ def test_ppo_killed_in_an_iteration_goes_on_from_its_beginning(tmp_path: Path) -
     looks = [event["iteration"] for event in events(tmp_path) if event["event"] == "guard"]
     assert {0, 2} <= set(looks)
     assert not list(policy.glob("rollout-*")) and (policy / "model.safetensors").is_file()
+
+
+def test_a_reward_for_long_answers_is_stopped_where_the_judge_of_what_was_meant_turns_against_it(
+    tmp_path: Path,
+) -> None:
+    """The recipe as it is shipped: about two minutes on two cores."""
+    finished = subprocess.run(command([], "pocket-hack"), cwd=tmp_path, text=True, capture_output=True)
+    assert finished.returncode == 4, finished.stderr
+    run = tmp_path / "runs/pocket-hack"
+    guard = json.loads((run / "rounds/000/guard.json").read_text())
+    rates = {look["iteration"]: look["rate"] for look in guard["looks"]}
+    steps = [json.loads(line) for line in (run / "rounds/000/policy/metrics.jsonl").read_text().splitlines()]
+    scores = {step["iteration"]: step["objective/scores"] for step in steps}
+    best, last = guard["best"], max(rates.keys() & scores.keys())
+    assert "the reward is over-optimised" in guard["stopped"] and guard["ended"] < 20
+    assert rates[best] - rates[last] > 0.04 and scores[last] > scores[best] + 0.3
+    told = [event for event in events(tmp_path, "pocket-hack") if event["event"] == "campaign_stopped"]
+    assert f"PPO was stopped in iteration {guard['ended']}" in told[0]["reason"] and "What to do" in told[0]["reason"]
+    assert "the policy stays: the base policy" in finished.stderr
+    gold = iterates(run)
+    assert gold[f"round 0, iteration {last}"]["gold"] < gold["round 0, iteration 0"]["gold"] - 0.03
+    assert gold[f"round 0, iteration {last}"]["padded"] > 2 * gold["round 0, iteration 0"]["padded"]
+    page = (run / "rounds/000/report.html").read_text()
+    assert f">kept: {best}<" in page and ">stopped<" in page

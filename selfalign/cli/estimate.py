@@ -16,6 +16,7 @@ from selfalign.cli.workload import RoundWork, Workload, model_folder, phases, re
 from selfalign.config import Campaign
 from selfalign.constitution import Constitution
 from selfalign.engines.base import ChoiceRequest, GenerateRequest, Sampling
+from selfalign.objective import hands_rewards, judge_rewards
 from selfalign.records import Message, Prompt
 
 if TYPE_CHECKING:
@@ -73,16 +74,19 @@ def count_needs(campaign: Campaign, work: Workload) -> Needs:
 def _trainer_memory(settings: Campaign, policy: ModelSize, width: int) -> int:
     """Bytes of the weights that a round's trainer holds, and of what their training takes.
 
-    PPO holds the frozen reward model beside the policy, where all weights are trained a frozen reference, and for GAE
-    a critic as large as the reward model, of which all weights are trained.
+    PPO holds the frozen reward model beside the policy, unless rewards come from elsewhere, where all weights are
+    trained a frozen reference, and for GAE a critic as large as the reward model, of which all weights are trained;
+    where the judge rewards, the critic is as large as the policy.
     """
     processes = settings.train.num_processes if settings.train.accelerate_config else 1
     state, full = STATE_BYTES // processes, settings.policy.adapter is None
     trained = policy.num_parameters * (state if full else width)
     if settings.train.algorithm != "ppo":
         return trained
-    reward = _reward_parameters(settings, policy)
-    critic = reward * state if settings.ppo.advantage == "gae" else 0
+    judged = judge_rewards(settings.train, settings.ppo)
+    size = policy.num_parameters if judged else _reward_parameters(settings, policy)
+    reward = 0 if hands_rewards(settings) else size
+    critic = size * state if settings.ppo.advantage == "gae" else 0
     return trained + full * policy.num_parameters * width + reward * width + critic
 
 
@@ -124,7 +128,9 @@ class Speed:
             "revise": work.revisions * answer,
             "judge": work.judgments / self.judgments_per_second,
             "reward": work.reward_passes * (campaign.prompt_tokens + self.tokens_per_answer) * forward,
-            "train": work.rollouts * answer + work.passes * read * forward,
+            "train": work.rollouts * answer
+            + work.rollout_judgments / self.judgments_per_second
+            + work.passes * read * forward,
             "evaluate": work.heldout * answer + work.heldout_judgments / self.judgments_per_second,
         }
 

@@ -173,8 +173,13 @@ def is_named(name: str, item: Named) -> bool:
 
 
 def held(run: Run) -> dict[Kind, list[int]]:
-    """By kind of example the rounds that hold it, those of the first round first."""
-    found = {kind: [n for n in run.rounds() if run.view(f"rounds/{n:03d}/{kind}") is not None] for kind in RECORDS}
+    """By kind of example the rounds that hold it, those of the first round first; none where none was wanted."""
+
+    def has(number: int, kind: Kind) -> bool:
+        step = run.view(f"rounds/{number:03d}/{kind}")
+        return step is not None and not (step.done and step.counts.get(kind) == 0)
+
+    found = {kind: [number for number in run.rounds() if has(number, kind)] for kind in RECORDS}
     return dict(sorted(((kind, numbers) for kind, numbers in found.items() if numbers), key=lambda item: item[1]))
 
 

@@ -18,7 +18,9 @@ from selfalign.cli.output import duration, print_json, print_table, say, size
 from selfalign.cli.progress import STAGES
 from selfalign.cli.targets import RUNS, check_inputs, find_campaign
 from selfalign.cli.workload import Phase, RoundWork, Workload, count_work, phases, render_example
-from selfalign.config import Campaign
+from selfalign.config import Campaign, Loaded
+from selfalign.constitution import Constitution
+from selfalign.objective import judge_rewards
 from selfalign.records import Message, Prompt
 from selfalign.stages.examples import RECORDS, kind_of
 from selfalign.stages.report.training import loss_name
@@ -61,7 +63,7 @@ def plan(
     prompts = check_inputs(loaded, offline=offline)
     rules = constitutions.load(resources.find_constitution(settings.constitution, loaded.file and loaded.file.parent))
     train = prompts.get("train", [])
-    work = count_work(settings, prompts, rules)
+    work = count_work(settings, prompts, rules, _standard(loaded))
     needs = count_needs(settings, work)
     example = render_example(settings, rules, train[0] if train else EXAMPLE)
     speed = None
@@ -86,6 +88,13 @@ def plan(
     return 0
 
 
+def _standard(loaded: Loaded) -> Constitution | None:
+    """What the evaluation judges by, where that is another constitution."""
+    name = loaded.campaign.evaluate.constitution
+    folder = loaded.file.parent if loaded.file else None
+    return None if name is None else constitutions.load(resources.find_constitution(name, folder))
+
+
 def _phase(phase: Phase) -> tuple[str, ...]:
     """A line on a phase: which rounds, what they train on and how, and the settings that are its own."""
     train, revise = phase.settings.train, phase.settings.revise
@@ -93,7 +102,13 @@ def _phase(phase: Phase) -> tuple[str, ...]:
     if phase.bootstraps:
         steps = f"{revise.steps} step" + "s" * (revise.steps > 1)
         changes = [f"critique and revision in {steps}, with {revise.helpful_ratio:g} helpful answers for each"]
-    return phase.name, kind_of(train.algorithm), train.algorithm, loss_name(phase.settings), ", ".join(changes) or "–"
+    return phase.name, _learned(phase), train.algorithm, loss_name(phase.settings), ", ".join(changes) or "–"
+
+
+def _learned(phase: Phase) -> str:
+    """What a phase learns from."""
+    judged = judge_rewards(phase.settings.train, phase.settings.ppo)
+    return "rollouts" if judged else kind_of(phase.settings.train.algorithm)
 
 
 def estimates(
@@ -126,10 +141,11 @@ def _counts(settings: Campaign, work: Workload) -> list[tuple[str, Count]]:
         *((kind, lambda one, kind=kind: one.examples * (one.kind == kind)) for kind in RECORDS),
         ("replayed", lambda one: one.replayed),
         ("rollouts", lambda one: one.rollouts),
+        ("judgments on rollouts", lambda one: one.rollout_judgments),
         ("held-out answers", lambda one: one.heldout),
         ("held-out judgments", lambda one: one.heldout_judgments),
         ("tokens sampled", lambda one: one.generations * settings.generate.max_tokens),
-        ("tokens read by the judge", lambda one: (one.judgments + one.heldout_judgments) * work.judge_tokens),
+        ("tokens read by the judge", lambda one: one.verdicts * work.judge_tokens),
     ]
 
 
@@ -157,10 +173,11 @@ def _facts(loaded: Any, work: Workload, needs: Needs, speed: Speed | None, examp
         "phases": [
             {
                 "rounds": list(phase.rounds),
-                "examples": kind_of(phase.settings.train.algorithm),
+                "examples": _learned(phase),
                 "algorithm": phase.settings.train.algorithm,
                 "loss": phase.settings.train.loss if phase.settings.train.algorithm == "dpo" else None,
                 "advantage": phase.settings.ppo.advantage if phase.settings.train.algorithm == "ppo" else None,
+                "reward": phase.settings.ppo.reward if phase.settings.train.algorithm == "ppo" else None,
                 "changes": phase.changes,
             }
             for phase in phases(loaded.campaign)

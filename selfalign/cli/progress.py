@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from selfalign.config import Campaign, in_round
-from selfalign.objective import needs_rewards
+from selfalign.objective import judge_rewards, needs_rewards
 
 STAGES = ("prompts", "generate", "revise", "judge", "pairs", "reward", "train", "evaluate")
 OPTIONAL = ("revise", "reward")  # stages that only some campaigns have
@@ -80,9 +80,10 @@ def works_of(campaign: Campaign) -> list[str]:
         if settings.train.algorithm == "sft":
             return "learn"
         if settings.train.algorithm == "ppo":
-            return "judge, reward and roll out"
+            judged = judge_rewards(settings.train, settings.ppo)
+            return "roll out and judge" if judged else "judge, reward and roll out"
         spin = settings.train.algorithm == "dpo" and settings.pairs.strategy == "spin"
-        return "sample" if spin else "judge and reward" if needs_rewards(settings.train) else "judge"
+        return "sample" if spin else "judge and reward" if needs_rewards(settings.train, settings.ppo) else "judge"
 
     return [work(number) for number in range(campaign.num_rounds)]
 
@@ -104,6 +105,7 @@ class Progress:
         self.gates: dict[int, Mapping[str, Any]] = {}
         self.proofs: dict[int, Mapping[str, Any]] = {}
         self.reward_models: dict[int, Mapping[str, Any]] = {}
+        self.looks: dict[int, Mapping[str, Any]] = {}  # by round the last one of PPO's guard
         self.train_history: dict[int, deque[Mapping[str, Any]]] = {}  # of steps, or the first steps of iterations
         self.finished_rounds: set[int] = set()
         self.warnings: list[str] = []
@@ -271,6 +273,10 @@ class Progress:
     def _on_reward_model(self, event: Mapping[str, Any], time: float) -> None:
         if isinstance(event.get("round"), int):
             self.reward_models[event["round"]] = event
+
+    def _on_guard(self, event: Mapping[str, Any], time: float) -> None:
+        if isinstance(event.get("round"), int):
+            self.looks[event["round"]] = event
 
     def _on_warning(self, event: Mapping[str, Any], time: float) -> None:
         self.warnings.append(str(event.get("message")))

@@ -41,6 +41,8 @@ def init(name: str = "my-campaign", /, *, recipe: str = "pocket", folder: Path =
         own = f"{name}.constitution.yaml"
         files[folder / own] = shipped.read_text(encoding="utf-8")
         text = _set_line(text, "constitution", own)
+    for section, *_ in config.unread(config.load(recipe=recipe).campaign):
+        text = _comment_out(text, section)
     files[folder / f"{name}.yaml"] = _set_line(text, "name", name)
     for path in files:
         if path.exists():
@@ -63,6 +65,12 @@ def _set_line(text: str, key: str, value: str) -> str:
     line = f"{key}: {value}"
     changed, found = re.subn(rf"^{key}:[^\n#]*?(?=\s*(#|$))", line, text, count=1, flags=re.MULTILINE)
     return changed if found else f"{line}\n{text}"
+
+
+def _comment_out(text: str, section: str) -> str:
+    """Turn a top-level section of a YAML text, where it has it, into comments."""
+    block = re.compile(rf"^{section}:.*\n(?:[ ].*\n)*", re.MULTILINE)
+    return block.sub(lambda found: re.sub("^", "# ", found[0].rstrip("\n"), flags=re.MULTILINE) + "\n", text)
 
 
 def branch(

@@ -118,7 +118,7 @@ def check_inputs(loaded: config.Loaded, *, offline: bool = False) -> dict[str, l
         prompts.check_disjoint(found[name], found.get("heldout", []))
     if "train" in found and "heldout" in found:
         prompts.draw(found["train"], loaded.campaign.prompts.per_round, loaded.campaign.seed, 0)
-    if "train" in found and any(map(needs_rewards, _trainings(loaded.campaign))):
+    if "train" in found and any(needs_rewards(train, loaded.campaign.ppo) for train in _trainings(loaded.campaign)):
         count = loaded.campaign.prompts.per_round or len(found["train"])
         prompts.check_held_out(count, loaded.campaign.reward_model.holdout, MIN_PROMPTS)
     if "train" in found and (reader := _reader_of_gold(loaded.campaign)) is not None:

@@ -110,6 +110,16 @@ def reward_text(event: Mapping[str, Any]) -> str:
     return f"{said}: NO-GO" if event.get("go") is False else said
 
 
+def guard_text(event: Mapping[str, Any]) -> str:
+    """What the judge said of a policy on its way, beside the iteration that it likes best."""
+    seen, iteration, best = event.get("win_rate"), event.get("iteration"), event.get("best")
+    rates = [seen.get(name) for name in ("mean", "low", "high")] if isinstance(seen, Mapping) else []
+    if not rates or not all(isinstance(value, int | float) for value in (*rates, iteration, best)):
+        return "the held-out judge has looked"
+    said = "iteration {:.0f}: held-out win rate {:.3f} ({:.3f} to {:.3f}) against the base".format(iteration, *rates)
+    return f"{said}, the best so far" if best == iteration else f"{said}; iteration {best:.0f} is the best so far"
+
+
 def gate_text(event: Mapping[str, Any]) -> str:
     verdict, reason = "accepted" if event.get("accepted") else "REJECTED", one_line(event.get("reason"))
     return f"{verdict}: {reason.removeprefix('accepted: ').removeprefix('rejected: ')}".rstrip(": ")

@@ -15,7 +15,7 @@ from selfalign import resources
 from selfalign.cli.models import token_counter
 from selfalign.config import Campaign, Judge, in_round
 from selfalign.constitution import Constitution
-from selfalign.objective import needs_reference, needs_rewards
+from selfalign.objective import judge_rewards, needs_reference, needs_rewards
 from selfalign.records import Prompt
 from selfalign.stages.examples import Kind, kind_of
 from selfalign.stages.judge import render_pairwise, render_pointwise
@@ -32,7 +32,8 @@ class RoundWork:
     `revisions` are generations, two for each answer rewritten. `trained_answers` is the number of answers that an
     epoch reads, `passes` what all epochs cost, in forward passes over them; `reward_passes` are forward passes of a
     reward model over single answers. `rollouts` are answers sampled while the policy is trained, of all iterations,
-    to `rollout_prompts` prompts; PPO trains on them, and its `passes` count the other models' too.
+    to `rollout_prompts` prompts; PPO trains on them, and its `passes` count the other models' too. `rollout_judgments`
+    are the judgments on them, where the judge rewards them itself.
     """
 
     round: int
@@ -45,6 +46,7 @@ class RoundWork:
     replayed: int = 0
     rollout_prompts: int = 0
     rollouts: int = 0
+    rollout_judgments: int = 0
     heldout: int = 0
     heldout_judgments: int = 0
     trained_answers: int = 0
@@ -54,6 +56,10 @@ class RoundWork:
     @property
     def generations(self) -> int:
         return self.candidates + self.revisions + self.rollouts + self.heldout
+
+    @property
+    def verdicts(self) -> int:
+        return self.judgments + self.rollout_judgments + self.heldout_judgments
 
     @property
     def trained_prompts(self) -> int:
@@ -80,7 +86,7 @@ class Workload:
 
     @property
     def num_judgments(self) -> int:
-        return self.total(lambda work: work.judgments + work.heldout_judgments)
+        return self.total(lambda work: work.verdicts)
 
 
 @dataclass(frozen=True)
@@ -118,15 +124,23 @@ def phases(campaign: Campaign) -> list[Phase]:
     return [Phase(rounds, in_round(campaign, rounds[0]), changed) for rounds, changed in whole]
 
 
-def count_work(campaign: Campaign, prompts: Mapping[str, Sequence[Prompt]], constitution: Constitution) -> Workload:
-    """Count what a campaign does. `prompts` by split: "train", "heldout", and of the bootstrap "revise", "helpful"."""
+def count_work(
+    campaign: Campaign,
+    prompts: Mapping[str, Sequence[Prompt]],
+    constitution: Constitution,
+    standard: Constitution | None = None,
+) -> Workload:
+    """Count what a campaign does. `prompts` by split: "train", "heldout", and of the bootstrap "revise", "helpful".
+
+    `standard` is what the evaluation judges by, by default the constitution.
+    """
     train = prompts.get("train", [])
     count, exact = token_counter(model_folder(campaign.policy.model))
     sample = list(train[:SAMPLE])
     rendered = [count(render_example(campaign, constitution, prompt)) for prompt in sample[:20]]
     shown = 2 if campaign.judge.method == "pairwise-logprob" else 1
     return Workload(
-        rounds=tuple(_rounds(campaign, prompts, constitution)),
+        rounds=tuple(_rounds(campaign, prompts, constitution, standard or constitution)),
         prompt_tokens=fmean(sum(count(m.content) for m in p.messages) for p in sample) if sample else 0.0,
         judge_tokens=(fmean(rendered) if rendered else 0.0) + shown * campaign.generate.max_tokens,
         exact_tokens=exact,
@@ -150,7 +164,10 @@ def model_folder(model: str) -> Path | None:
 
 
 def _rounds(
-    campaign: Campaign, prompts: Mapping[str, Sequence[Prompt]], constitution: Constitution
+    campaign: Campaign,
+    prompts: Mapping[str, Sequence[Prompt]],
+    constitution: Constitution,
+    standard: Constitution,
 ) -> Iterator[RoundWork]:
     done: list[RoundWork] = []
     for number in range(campaign.num_rounds):
@@ -159,14 +176,14 @@ def _rounds(
             _bootstrap(settings, prompts) if number < campaign.first_round else _made(settings, prompts, constitution)
         )
         kind = kind_of(settings.train.algorithm)
-        heldout, verdicts = _evaluation(settings, number, prompts.get("heldout", []), constitution)
+        heldout, verdicts = _evaluation(settings, number, prompts.get("heldout", []), standard)
         work = RoundWork(round=number, kind=kind, heldout=heldout, heldout_judgments=verdicts, **made)
         replayed = _replayed(settings, work, done)
         answers = {"pairs": 2, "rankings": settings.generate.samples, "demonstrations": 1}[kind]
         trained = {"trained_answers": (work.examples + replayed) * answers, "passes": _passes(settings)}
         if settings.train.algorithm == "ppo":
-            trained |= _rollouts(settings, work)
-        if needs_rewards(settings.train):
+            trained |= _rollouts(settings, work, constitution)
+        if needs_rewards(settings.train, settings.ppo):
             trained["reward_passes"] = _reward_passes(settings, work, done)
         done.append(RoundWork(**{**vars(work), "replayed": replayed, **trained}))
         yield done[-1]
@@ -176,6 +193,8 @@ def _made(settings: Campaign, prompts: Mapping[str, Sequence[Prompt]], constitut
     """What a round samples, judges and learns."""
     train = prompts.get("train", [])
     num_prompts, learns_gold = settings.prompts.per_round or len(train), settings.train.algorithm == "sft"
+    if judge_rewards(settings.train, settings.ppo):
+        return {"prompts": num_prompts}
     spin = settings.train.algorithm == "dpo" and settings.pairs.strategy == "spin"
     candidates = 0 if learns_gold else num_prompts * settings.generate.samples
     judged = not (learns_gold or spin)
@@ -240,13 +259,11 @@ def _panel(judge: Judge, constitution: Constitution) -> int:
     return constraints + (constraints < len(constitution.active))
 
 
-def _evaluation(
-    settings: Campaign, number: int, heldout: Sequence[Prompt], constitution: Constitution
-) -> tuple[int, int]:
+def _evaluation(settings: Campaign, number: int, heldout: Sequence[Prompt], standard: Constitution) -> tuple[int, int]:
     """Held-out answers and the judgments on them; before the first round the previous policy is the base."""
     asked = min(settings.evaluate.prompts, len(heldout)) if heldout else settings.evaluate.prompts
     judge, opponents = evaluating_judge(settings), len(settings.evaluate.against) if number else 1
-    each = _panel(judge, constitution)
+    each = _panel(judge, standard)
     if judge.method == "pointwise-logprob":
         return asked, asked * (1 + opponents) * each
     return asked, asked * opponents * (2 if judge.both_orders else 1) * each
@@ -274,17 +291,23 @@ def _reward_passes(settings: Campaign, work: RoundWork, done: Sequence[RoundWork
 def _passes(settings: Campaign) -> int:
     """Forward and backward of the policy cost about three forwards, and the reference is asked once.
 
-    Of rollouts policy, reference and reward model are asked once before the epochs; a critic is one more to ask and
-    to train.
+    Of rollouts policy, reference and reward model, where there is one, are asked once before the epochs; a critic is
+    one more to ask and to train.
     """
     if settings.train.algorithm == "ppo":
         trained = 1 + (settings.ppo.advantage == "gae")
-        return trained + 2 + 3 * settings.ppo.epochs * trained
+        return trained + 1 + needs_rewards(settings.train, settings.ppo) + 3 * settings.ppo.epochs * trained
     return 3 * settings.train.epochs + needs_reference(settings.train)
 
 
-def _rollouts(settings: Campaign, work: RoundWork) -> dict[str, int]:
-    """What the iterations of a round sample and train on; each draws from the round's prompts."""
+def _rollouts(settings: Campaign, work: RoundWork, constitution: Constitution) -> dict[str, int]:
+    """What the iterations of a round sample, have judged and train on; each draws from the round's prompts."""
     prompts = settings.ppo.iterations * min(settings.ppo.prompts, work.prompts)
     answers = prompts * settings.ppo.samples
-    return {"rollout_prompts": prompts, "rollouts": answers, "trained_answers": answers}
+    judged = answers * _panel(settings.judge, constitution) if judge_rewards(settings.train, settings.ppo) else 0
+    return {
+        "rollout_prompts": prompts,
+        "rollouts": answers,
+        "rollout_judgments": judged,
+        "trained_answers": answers,
+    }

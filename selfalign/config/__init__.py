@@ -5,7 +5,7 @@ The tree is the only place where a setting is defined; the JSON Schema for edito
 tree's defaults, and remembers for each value where it came from.
 """
 
-from selfalign.config.contradictions import NAME, contradictions
+from selfalign.config.contradictions import NAME, contradictions, unread
 from selfalign.config.loading import ConfigError, Loaded, load, schema_text, to_yaml
 from selfalign.config.tree import (
     Accept,
@@ -60,4 +60,5 @@ __all__ = [
     "load",
     "schema_text",
     "to_yaml",
+    "unread",
 ]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from selfalign import objective, source
-from selfalign.config.tree import Campaign, EngineSettings, Judge, Pairs, Ppo, Revise, RewardModel, in_round
+from selfalign.config.tree import Campaign, EngineSettings, Judge, Pairs, RewardModel, in_round
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -18,6 +18,25 @@ def contradictions(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     yield from _judging(campaign)
     yield from _training(campaign)
     yield from _engine(campaign.engine)
+
+
+def unread(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """Sections that nothing in the campaign reads, whatever stands in them, as (section, why, fix)."""
+    rounds = _rounds(campaign)
+    if campaign.bootstrap == "none":
+        yield "revise", "it is read by the bootstrap alone", "Remove it, or add `bootstrap: critique-revision`."
+    if not any(objective.needs_rewards(settings.train, settings.ppo) for settings in rounds):
+        judged = any(objective.judge_rewards(settings.train, settings.ppo) for settings in rounds)
+        why = "the judge gives the rewards (ppo.reward)" if judged else "no round asks for rewards"
+        fix = "Remove it, or add a distill term to train.loss, or set train.reward_weight."
+        yield "reward_model", why, fix
+    if not any(settings.train.algorithm == "ppo" for settings in rounds):
+        yield "ppo", "no round trains by PPO", "Remove it, or set `train: {algorithm: ppo}`."
+
+
+def _rounds(campaign: Campaign) -> list[Campaign]:
+    """The settings of each round that learns preferences."""
+    return [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]
 
 
 def _missing(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
@@ -150,19 +169,13 @@ def _schedule(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
             section, _, name = path.partition(".")
             there = section in ("train", "pairs") and name in getattr(phase, section)
             yield f"schedule.{number}.{path}" if there else f"schedule.{number}", why, fix
-    if campaign.bootstrap == "none" and campaign.revise != Revise():
-        why = "it is read by the bootstrap alone"
-        yield "revise", why, "Remove it, or add `bootstrap: critique-revision`."
+    default = Campaign()
+    yield from (found for found in unread(campaign) if getattr(campaign, found[0]) != getattr(default, found[0]))
     yield from _reward_model(campaign)
     yield from _ppo(campaign)
 
 
 def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
-    rounds = [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]
-    if campaign.reward_model != RewardModel() and not any(objective.needs_rewards(s.train) for s in rounds):
-        why = "no round asks for rewards"
-        fix = "Remove it, or add a distill term to train.loss, or set train.reward_weight."
-        yield "reward_model", why, fix
     model = campaign.reward_model
     if model.ensemble == 1 and model.combine != RewardModel.combine:
         yield "reward_model.combine", "there is only one reward model", "Remove it, or set `ensemble: 4`."
@@ -173,21 +186,49 @@ def _reward_model(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         why = f"`combine: {model.combine}` does not read it"
         yield "reward_model.variance_weight", why, "Remove it, or write `combine: mean-variance`."
 
+    rounds = _rounds(campaign)
+    if model.scorer == "engine" and not any(s.train.algorithm == "ppo" and s.ppo.reward == "model" for s in rounds):
+        why = "the engine scores rollouts, and no round has any that a reward model rewards"
+        yield "reward_model.scorer", why, "Remove it."
+    if model.scorer == "engine" and model.ensemble > 1:
+        yield (
+            "reward_model.scorer",
+            "the engine holds one reward model, no ensemble",
+            "Remove it, or set `ensemble: 1`.",
+        )
+
 
 def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
-    rounds = [in_round(campaign, number) for number in range(campaign.first_round, campaign.num_rounds)]
+    rounds = _rounds(campaign)
     asked = any(settings.train.algorithm == "ppo" for settings in rounds)
-    if campaign.ppo != Ppo() and not asked:
-        yield "ppo", "no round trains by PPO", "Remove it, or set `train: {algorithm: ppo}`."
     if asked and campaign.reference == "ema":
         why = "PPO keeps its reference in memory, and averages none"
         yield "reference", why, "Write previous, base, or a round's number."
-    if asked and campaign.reward_model.ensemble > 1:
-        why = "PPO reads one reward model, not yet an ensemble"
-        yield "reward_model.ensemble", why, "Remove it."
+    if asked and campaign.ppo.reward == "judge":
+        yield from _judged(campaign, rounds)
+    if asked and campaign.policy.adapter and campaign.policy.adapter.dropout:
+        why = "PPO compares log-probabilities before and after a step, and dropout would make them differ by chance"
+        yield "policy.adapter.dropout", why, "Remove it."
+    if campaign.ppo.sampler_clip is not None and campaign.generate.temperature != 1.0:
+        why = "engines record log-probabilities at temperature 1, and rollouts are sampled at another"
+        yield "ppo.sampler_clip", why, "Remove it, or set `generate: {temperature: 1}`."
+    if campaign.ppo.stop_disagreement is not None and campaign.reward_model.ensemble == 1:
+        why = "one reward model has nobody to disagree with"
+        yield "ppo.stop_disagreement", why, "Remove it, or set `reward_model: {ensemble: 4}`."
     if campaign.ppo.advantage in ("rloo", "grpo") and campaign.ppo.samples < 2:
         why = f"{campaign.ppo.advantage} compares the answers to one prompt, and there is one"
         yield "ppo.samples", why, "Set it to 2 or more, such as 4."
+
+
+def _judged(campaign: Campaign, rounds: Sequence[Campaign]) -> Iterator[tuple[str, str, str]]:
+    """What the judge of rollouts cannot do, and what nobody reads where all rounds are rewarded by it."""
+    if campaign.judge.method == "pairwise-logprob":
+        why = "a pairwise judge says which of two answers is better, and rewards no single one"
+        yield "ppo.reward", why, "Set `judge: {method: pointwise-logprob}`, or remove it for a reward model."
+    if all(objective.judge_rewards(settings.train, settings.ppo) for settings in rounds):
+        for name in ("strategy", "max_per_prompt", "length_balance", "labels"):
+            if getattr(campaign.pairs, name) != getattr(Pairs, name):
+                yield f"pairs.{name}", "the judge rewards single answers (ppo.reward): there are no pairs", "Remove it."
 
 
 def _engine(engine: EngineSettings) -> Iterator[tuple[str, str, str]]:

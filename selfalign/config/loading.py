@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from selfalign import resources, source
-from selfalign.config.contradictions import contradictions
+from selfalign.config.contradictions import contradictions, unread
 from selfalign.config.tree import Campaign
 from selfalign.settings import Builder, Layer, Setting, flag_layer, leaves, merge, origin_layer, problem_at
 from selfalign.source import InputError, Problem
@@ -69,23 +69,24 @@ def load(
     `overrides` are "key=value" with a dotted key and a YAML value. A file may name its base with `recipe: NAME`; the
     argument wins. Paths of the user's own files come back absolute. Raises ConfigError with everything that is wrong.
     """
-    layers = [*_flag_layers(overrides), *_environment_layers(environ or {})]
+    own = [*_flag_layers(overrides), *_environment_layers(environ or {})]
     if file is not None:
-        layers.append(_file_layer(Path(file), str(file)))
-    recipe = recipe or next((layer.values["recipe"] for layer in layers if "recipe" in layer.values), None)
-    base = recipe
-    while base is not None:  # a recipe may stand on another one
-        layers.append(_recipe_layer(base, layers))
-        base = layers[-1].values.get("recipe")
+        own.append(_file_layer(Path(file), str(file)))
+    recipe = recipe or next((layer.values["recipe"] for layer in own if "recipe" in layer.values), None)
+    recipes = _recipe_layers(recipe, own)
+    unasked = {section for section, *_ in unread(_build([*own, *recipes]))}
+    layers = [*own, *(_without(layer, unasked) for layer in recipes)]
+    campaign = _build(layers)
+    _refuse_contradictions(campaign, layers)
+    return Loaded(_find_paths(campaign, Path(file).parent if file else None), tuple(layers), file, recipe)
+
+
+def _build(layers: Sequence[Layer]) -> Campaign:
+    """The campaign that the layers make together, each setting of the right type."""
     values: dict[str, Any] = {}
     for layer in reversed(layers):
         values = merge(values, layer.values)
     values.pop("recipe", None)
-    campaign = _build(values, layers)
-    return Loaded(_find_paths(campaign, Path(file).parent if file else None), tuple(layers), file, recipe)
-
-
-def _build(values: Mapping[str, Any], layers: Sequence[Layer]) -> Campaign:
     builder = Builder(Campaign, layers)
     campaign = builder.build(values)
     if not builder.problems:
@@ -93,12 +94,21 @@ def _build(values: Mapping[str, Any], layers: Sequence[Layer]) -> Campaign:
             for name in ("train", "pairs"):
                 whole = merge(msgspec.to_builtins(getattr(campaign, name)), getattr(phase, name))
                 builder.check(type(getattr(campaign, name)), whole, ("schedule", number, name))
-    if not builder.problems:
-        for path, message, fix in contradictions(campaign):
-            builder.refuse(_setting(path), message, fix)
     if builder.problems:
         raise ConfigError(builder.problems)
     return campaign
+
+
+def _without(recipe: Layer, sections: Collection[str]) -> Layer:
+    """A recipe without the sections that nothing reads: it is made for several choices, and only one is taken."""
+    values = {name: value for name, value in recipe.values.items() if name not in sections}
+    return dataclasses.replace(recipe, document=dataclasses.replace(recipe.document, value=values))
+
+
+def _refuse_contradictions(campaign: Campaign, layers: Sequence[Layer]) -> None:
+    problems = [problem_at(layers, _setting(path), message, fix) for path, message, fix in contradictions(campaign)]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _setting(dotted: str) -> Setting:
@@ -161,6 +171,15 @@ def _file_layer(file: Path, label: str) -> Layer:
     return Layer(label, document)
 
 
+def _recipe_layers(name: Any, own: Sequence[Layer]) -> list[Layer]:
+    """The recipe of that name and those that it stands on, the strongest first."""
+    found: list[Layer] = []
+    while name is not None:
+        found.append(_recipe_layer(name, [*own, *found]))
+        name = found[-1].values.get("recipe")
+    return found
+
+
 def _recipe_layer(name: Any, layers: Sequence[Layer]) -> Layer:
     path = resources.recipe(name)
     if path is not None:
@@ -190,11 +209,14 @@ def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
     def pattern(name: str) -> str:
         return name if name.startswith("datasets:") else _absolute(name, resources.find_pattern(name, folder))
 
-    constitution = _absolute(campaign.constitution, resources.find_constitution(campaign.constitution, folder))
-    replace, judge = dataclasses.replace, campaign.evaluate.judge
+    def rules(name: str | None) -> str | None:
+        return None if name is None else _absolute(name, resources.find_constitution(name, folder))
+
+    replace, evaluate = dataclasses.replace, campaign.evaluate
+    judge = replace(evaluate.judge, model=path(evaluate.judge.model))
     return replace(
         campaign,
-        constitution=constitution,
+        constitution=rules(campaign.constitution),
         policy=replace(campaign.policy, model=path(campaign.policy.model)),
         prompts=replace(
             campaign.prompts, train=patterns(campaign.prompts.train), heldout=patterns(campaign.prompts.heldout)
@@ -204,7 +226,7 @@ def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
             campaign.revise, prompts=patterns(campaign.revise.prompts), helpful=patterns(campaign.revise.helpful)
         ),
         judge=replace(campaign.judge, model=path(campaign.judge.model)),
-        evaluate=replace(campaign.evaluate, judge=replace(judge, model=path(judge.model))),
+        evaluate=replace(evaluate, constitution=rules(evaluate.constitution), judge=judge),
         train=replace(campaign.train, accelerate_config=path(campaign.train.accelerate_config)),
     )
 

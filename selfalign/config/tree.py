@@ -158,6 +158,7 @@ class RewardModel:
     ensemble: Count = 1  # so many models, which differ by their seeds
     combine: Literal["mean", "min", "mean-variance"] = "mean"  # of an ensemble's rewards (Coste et al. 2023)
     variance_weight: NonNegative = 0.5  # mean-variance: lambda in mean - lambda x variance
+    scorer: Literal["trainer", "engine"] = "trainer"  # of rollouts: in PPO's trainer, or in the inference worker
     train: Optimizer = field(default_factory=lambda: Optimizer(learning_rate=1e-5))
 
 
@@ -167,7 +168,13 @@ class Ppo:
 
     Each iteration samples `prompts` of the round's prompts afresh, rewards the answers, and makes `epochs` passes over
     them in `minibatches` optimizer steps each; `train` says how steps are made.
+
+    With `reward: judge` there is no reward model and there are no pairs: the judge's expected rating of each answer,
+    from -1 to 1, is its reward (d-RLAIF, Lee et al. 2023). The guard is then only independent of the reward if
+    `evaluate.judge` is another judge than `judge`.
     """
+
+    reward: Literal["model", "judge"] = "model"  # judge: a pointwise one, and no reward model
 
     iterations: Count = 20
     prompts: Count = 64
@@ -185,6 +192,8 @@ class Ppo:
     dual_clip: Annotated[float, Meta(gt=1)] | None = None
     value_cliprange: Positive = 0.2
     value_coef: NonNegative = 0.1
+    entropy_coef: NonNegative = 0.0  # what a nat of entropy per token is worth
+    sampler_clip: Annotated[float, Meta(ge=1)] | None = None  # most that trainer / engine may weigh a token with
     whiten_advantages: bool = True
     whiten_rewards: bool = False
     whitening: Literal["population", "bessel"] = "population"
@@ -193,6 +202,12 @@ class Ppo:
     reward_clip: Positive | None = None
     shift_rewards: bool = True  # so that the first rollouts average 0
     max_approxkl: Positive | None = None  # nats per token; past it the iteration ends
+    stop_kl: Positive | None = None  # nats per answer; past this or any other limit the phase ends
+    stop_repetition: Fraction | None = None  # share of repeated word 3-grams in an answer
+    stop_length: Annotated[float, Meta(gt=1)] | None = None  # mean tokens, over those of the first rollouts
+    stop_entropy: Fraction | None = None  # nats per token, over those of the first rollouts: below this it ends
+    stop_spread: Fraction | None = None  # the same of the standard deviation of scores
+    stop_disagreement: Annotated[float, Meta(gt=1)] | None = None  # how far an ensemble's members are apart, as length
     guard_every: Count | None = 5  # iterations between looks by the evaluating judge; null: none
     guard_prompts: Count = 64  # held-out prompts that it looks at
 
@@ -245,6 +260,7 @@ class EvaluateJudge:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
+    constitution: str | None = None  # the principles that evaluation and guard judge by; default: the campaign's
     judge: EvaluateJudge = field(default_factory=EvaluateJudge)
     prompts: Count = 256
     against: tuple[Literal["previous", "base"], ...] = ("previous", "base")

@@ -15,7 +15,7 @@ class Sampling:
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 512
-    logprobs: bool = False  # whether Generation.logprob is wanted: on a CPU it costs up to a fifth of the time
+    logprobs: bool = False  # whether Generation.logprobs are wanted: on a CPU they cost up to a fifth of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +29,8 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """`logprob`: sum over `token_ids` of the log-probabilities under the sampled-from model at temperature 1, in nats;
-    an engine may leave it None where it was not asked for.
+    """`logprobs`: of each of `token_ids` under the sampled-from model at temperature 1, in nats, and `logprob` their
+    sum; an engine may leave both None where they were not asked for.
 
     `token_ids` end with the end-of-turn token where one was sampled; `text` leaves control tokens out. A request that
     cannot be served (a prompt longer than the model's context) has finish reason "error", with the reason as text.
@@ -42,6 +42,7 @@ class Generation:
     finish_reason: str  # stop | length | error
     logprob: float | None
     num_prompt_tokens: int
+    logprobs: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Ask for the log-probabilities of given completion tokens after a conversation."""
+    """Ask for the log-probabilities of given completion tokens after a conversation, or for their reward."""
 
     id: str
     messages: tuple[Message, ...]
@@ -80,6 +81,14 @@ class ScoreRequest:
 class Score:
     id: str
     logprobs: tuple[float, ...]  # one per completion token, nats, temperature 1
+
+
+@dataclass(frozen=True, slots=True)
+class Rewarded:
+    """What a reward model makes of a completion: its raw output at the last token."""
+
+    id: str
+    reward: float
 
 
 class EngineError(RuntimeError):
@@ -100,6 +109,12 @@ class Engine(Protocol):
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]: ...
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]: ...
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        """The rewards of given completions, where the model is a sequence classifier of one label.
+
+        Raises EngineError where it is none, or a completion is too long for it.
+        """
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """Raise EngineError unless each label is a single token of its own."""

@@ -53,6 +53,11 @@ class Identity:
         shape = {key: value for key, value in _config(folder).items() if key not in _INCIDENTAL}
         return Identity(folder, shape, _hash(folder, _VOCABULARY), _hash(folder, (*_VOCABULARY, *_TEMPLATE)))
 
+    @property
+    def rewards(self) -> bool:
+        """Whether the model is a sequence classifier, such as a reward model."""
+        return str((self.shape.get("architectures") or [""])[0]).endswith("ForSequenceClassification")
+
     def difference(self, other: Identity) -> str | None:
         """Say what keeps the weights of `other` out of an engine that holds `self`; None where they fit."""
         fields = self.shape.keys() | other.shape.keys()

@@ -22,6 +22,7 @@ from selfalign.engines.base import (
     EngineError,
     GenerateRequest,
     Generation,
+    Rewarded,
     Sampling,
     Score,
     ScoreRequest,
@@ -64,6 +65,9 @@ class OpenAIEngine:
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
         self._refuse("gives no log-probabilities of given texts")
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        self._refuse("holds no reward model of ours")
 
     def check_labels(self, labels: Sequence[str]) -> None:
         """What a token is, only the server knows; labels of one character are tokens everywhere."""

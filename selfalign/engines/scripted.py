@@ -13,6 +13,7 @@ from selfalign.engines.base import (
     EngineError,
     GenerateRequest,
     Generation,
+    Rewarded,
     Sampling,
     Score,
     ScoreRequest,
@@ -46,13 +47,15 @@ class ScriptedEngine:
         for request in requests:
             tokens = tuple(self._text(request.messages, request.seed).encode())
             kept = tokens[: sampling.max_tokens]
+            logprobs = self._logprobs(request.messages, kept)
             yield Generation(
                 id=request.id,
                 text=bytes(kept).decode(errors="replace"),
                 token_ids=kept,
                 finish_reason="length" if len(tokens) > len(kept) else "stop",
-                logprob=math.fsum(self._logprobs(request.messages, kept)),
+                logprob=math.fsum(logprobs),
                 num_prompt_tokens=_length(request.messages),
+                logprobs=logprobs,
             )
 
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
@@ -69,6 +72,10 @@ class ScriptedEngine:
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
         for request in requests:
             yield Score(request.id, self._logprobs(request.messages, request.token_ids))
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        for request in requests:
+            yield Rewarded(request.id, math.fsum(self._logprobs(request.messages, request.token_ids)))
 
     def check_labels(self, labels: Sequence[str]) -> None:
         if len(set(labels)) != len(labels) or not all(len(label) == 1 for label in labels):

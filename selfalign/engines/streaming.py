@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
-from selfalign.engines.base import EngineError
+from selfalign.engines.base import EngineError, ScoreRequest
+from selfalign.records import Candidate, Prompt
 
 
 class HasId(Protocol):
@@ -56,6 +57,12 @@ def answer_shards(
         raise EngineError(f"the engine ended with {len(sent)} requests unanswered, the first being {next(iter(sent))}")
     while completed:
         yield _result(completed.popleft())
+
+
+def score_requests(prompts: Sequence[Prompt], candidates: Sequence[Candidate]) -> Iterator[ScoreRequest]:
+    """A request for each candidate, by its id; there is nothing to ask about those without a token."""
+    messages = {prompt.id: prompt.messages for prompt in prompts}
+    return (ScoreRequest(c.id, messages[c.prompt_id], c.token_ids) for c in candidates if c.token_ids)
 
 
 def _requests(

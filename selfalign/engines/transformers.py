@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 import torch
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, DynamicCache
 
 from selfalign.chat import ChatError
 from selfalign.config import EngineSettings
@@ -19,6 +20,7 @@ from selfalign.engines.base import (
     EngineError,
     GenerateRequest,
     Generation,
+    Rewarded,
     Sampling,
     Score,
     ScoreRequest,
@@ -43,7 +45,7 @@ class _Row:
     prompt: list[int]
     draws: torch.Tensor
     tokens: list[int] = field(default_factory=list)
-    logprob: float = 0.0
+    logprobs: list[float] = field(default_factory=list)
 
 
 class TransformersEngine:
@@ -95,6 +97,15 @@ class TransformersEngine:
             for batch in self._batches(asked, [len(tokens) for _, tokens in asked]):
                 yield from self._score(batch)
 
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        if not self._identity.rewards:
+            raise EngineError(f"{self._folder} is no reward model: it gives no reward")
+        for window in _windows(requests, self._window):
+            asked = [(request, self._scored(request)) for request in window]
+            for batch in self._batches(asked, [len(tokens) for _, tokens in asked]):
+                rewards = self._rewards([tokens for _, tokens in batch])
+                yield from (Rewarded(request.id, reward) for (request, _), reward in zip(batch, rewards, strict=True))
+
     def check_labels(self, labels: Sequence[str]) -> None:
         self._prompts.label_ids(labels)
 
@@ -128,8 +139,9 @@ class TransformersEngine:
 
     def _read(self) -> None:
         self._prompts = PromptEncoder(self._folder, trust_remote_code=self._trust)
+        kind = AutoModelForSequenceClassification if self._identity.rewards else AutoModelForCausalLM
         try:
-            model = AutoModelForCausalLM.from_pretrained(
+            model = kind.from_pretrained(
                 self._folder, dtype=getattr(torch, self.dtype), use_safetensors=True, trust_remote_code=self._trust
             )
         except Exception as error:  # unknown architecture, damaged file, out of memory: each its own type
@@ -170,6 +182,15 @@ class TransformersEngine:
         return self._model(
             input_ids=tokens, attention_mask=mask, position_ids=_positions(mask), logits_to_keep=keep, use_cache=False
         ).logits
+
+    @torch.inference_mode()
+    def _rewards(self, sequences: Sequence[list[int]]) -> list[float]:
+        """The head's output, in float32, at the last token of each sequence."""
+        tokens, mask = self._padded(sequences)
+        states = self._model.base_model(
+            input_ids=tokens, attention_mask=mask, position_ids=_positions(mask), use_cache=False
+        ).last_hidden_state[:, -1]
+        return torch.nn.functional.linear(states.float(), self._model.score.weight.float()).squeeze(-1).tolist()
 
     def _padded(self, sequences: Sequence[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Left-padded token ids and attention mask, [rows, longest]."""
@@ -218,14 +239,14 @@ class TransformersEngine:
     def _extend(self, row: _Row, token: int, logprob: float) -> str | None:
         """Add a sampled token to its row; the finish reason where it was the last."""
         row.tokens.append(token)
-        row.logprob += logprob
+        row.logprobs.append(logprob)
         if token in self._ends:
             return "stop"
         return "length" if len(row.tokens) == len(row.draws) else None
 
     def _generation(self, row: _Row, reason: str) -> Generation:
-        text = self._prompts.decode(row.tokens)
-        return Generation(row.request.id, text, tuple(row.tokens), reason, row.logprob, len(row.prompt))
+        text, tokens, logprobs = self._prompts.decode(row.tokens), tuple(row.tokens), tuple(row.logprobs)
+        return Generation(row.request.id, text, tokens, reason, math.fsum(logprobs), len(row.prompt), logprobs)
 
     def _choice(self, request: ChoiceRequest, logits: torch.Tensor, prompt_tokens: int, seconds: float) -> Choice:
         labels = self._prompts.label_ids(request.labels)
@@ -289,7 +310,7 @@ def _positions(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
-    ends = model.generation_config.eos_token_id
+    ends = model.generation_config.eos_token_id if model.can_generate() else None
     listed = ends if isinstance(ends, list) else [ends]
     return frozenset(i for i in [*listed, tokenizer.eos_token_id] if i is not None)
 

@@ -18,6 +18,7 @@ from selfalign.engines.base import (
     EngineError,
     GenerateRequest,
     Generation,
+    Rewarded,
     Sampling,
     Score,
     ScoreRequest,
@@ -37,8 +38,8 @@ class _Job:
     """One request on its way: what vLLM is given, and what becomes of its output (or of its refusal)."""
 
     token_ids: list[int]
-    params: Any  # vllm.SamplingParams
-    answer: Callable[[Any], Any]  # of vllm.RequestOutput
+    params: Any  # vllm.SamplingParams, or PoolingParams for a reward
+    answer: Callable[[Any], Any]  # of vllm.RequestOutput, or PoolingRequestOutput
     refuse: Callable[[str], Any]
 
 
@@ -59,7 +60,10 @@ class VllmEngine:
         try:
             with no_new_listeners() if settings.tensor_parallel_size == 1 else nullcontext():
                 positions = self._identity.shape.get("max_position_embeddings")
-                self._llm = _start(str(self._folder), settings, trust_remote_code, gpu=self._gpu, positions=positions)
+                self._llm = _start(
+                    str(self._folder), settings, trust_remote_code,
+                    gpu=self._gpu, positions=positions, rewards=self._identity.rewards,
+                )  # fmt: skip
         except Exception as error:  # out of memory, unsupported architecture, bad config: each its own type
             raise EngineError(f"vLLM cannot serve {model_path}: {error}") from error
         self._engine = self._llm.llm_engine
@@ -74,6 +78,11 @@ class VllmEngine:
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
         return self._stream(self._score_job(request) for request in requests)
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        if not self._identity.rewards:
+            raise EngineError(f"{self._folder} is no reward model: it gives no reward")
+        return self._stream(self._reward_job(request) for request in requests)
 
     def check_labels(self, labels: Sequence[str]) -> None:
         self._prompts.label_ids(labels)
@@ -167,10 +176,12 @@ class VllmEngine:
         def answer(output: Any) -> Generation:
             completion = output.outputs[0]
             reason = completion.finish_reason if completion.finish_reason in ("stop", "length") else "error"
-            tokens = tuple(completion.token_ids)
-            return Generation(
-                request.id, self._prompts.decode(tokens), tokens, reason, completion.cumulative_logprob, len(token_ids)
-            )
+            tokens, logprobs = tuple(completion.token_ids), None
+            text = self._prompts.decode(tokens)
+            if sampling.logprobs:
+                steps = zip(completion.logprobs, tokens, strict=True)
+                logprobs = tuple(step[token].logprob for step, token in steps)
+            return Generation(request.id, text, tokens, reason, completion.cumulative_logprob, len(token_ids), logprobs)
 
         try:
             token_ids = self._prompts.encode(request.messages)
@@ -218,14 +229,29 @@ class VllmEngine:
             rows = zip(output.prompt_logprobs[len(prompt) :], request.token_ids, strict=True)
             return Score(request.id, tuple(row[token].logprob for row, token in rows))
 
-        try:
-            prompt = self._prompts.encode(request.messages)
-        except ChatError as error:
-            return refuse(str(error))
+        prompt = self._scored_prompt(request)
         if not request.token_ids:
             return Score(request.id, ())
         params = _params(temperature=0.0, max_tokens=1, prompt_logprobs=0)
         return _Job(prompt + list(request.token_ids), params, answer, refuse)
+
+    def _reward_job(self, request: ScoreRequest) -> _Job:
+        from vllm import PoolingParams
+
+        def refuse(reason: str) -> Rewarded:
+            raise EngineError(f"request {request.id} cannot be scored: {reason}")
+
+        def answer(output: Any) -> Rewarded:
+            return Rewarded(request.id, float(output.outputs.data[0]))
+
+        tokens = self._scored_prompt(request) + list(request.token_ids)
+        return _Job(tokens, PoolingParams(task="classify", use_activation=False), answer, refuse)
+
+    def _scored_prompt(self, request: ScoreRequest) -> list[int]:
+        try:
+            return self._prompts.encode(request.messages)
+        except ChatError as error:
+            raise EngineError(f"request {request.id} cannot be scored: {error}") from error
 
 
 def _repack_head(model: Any) -> None:
@@ -250,7 +276,9 @@ def _params(**fields: Any) -> Any:
     return SamplingParams(detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY, skip_clone=True, **fields)
 
 
-def _start(model: str, settings: EngineSettings, trust_remote_code: bool, *, gpu: bool, positions: int | None) -> Any:
+def _start(
+    model: str, settings: EngineSettings, trust_remote_code: bool, *, gpu: bool, positions: int | None, rewards: bool
+) -> Any:
     os.environ.update(worker_environment(settings))
     eager = settings.enforce_eager if settings.enforce_eager is not None else not gpu
     if eager and not gpu:
@@ -259,6 +287,7 @@ def _start(model: str, settings: EngineSettings, trust_remote_code: bool, *, gpu
 
     options: dict[str, Any] = {
         "model": model,
+        "runner": "pooling" if rewards else "generate",
         "dtype": compute_dtype(settings.dtype),
         "enforce_eager": eager,
         "trust_remote_code": trust_remote_code,

@@ -27,6 +27,7 @@ from selfalign.engines.base import (
     EngineError,
     GenerateRequest,
     Generation,
+    Rewarded,
     Sampling,
     Score,
     ScoreRequest,
@@ -175,6 +176,9 @@ class RemoteWorker:
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:
         return self._stream("score", requests)
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        return self._stream("reward", requests)
 
     def close(self) -> None:
         """End the worker: politely, then by force."""

@@ -12,6 +12,7 @@ from selfalign.engines.base import (
     ChoiceRequest,
     GenerateRequest,
     Generation,
+    Rewarded,
     Score,
     ScoreRequest,
 )
@@ -19,8 +20,8 @@ from selfalign.engines.base import (
 _LENGTH = struct.Struct("<I")
 _MAX_FRAME = 1 << 30
 
-RESULTS = {"generate": Generation, "choose": Choice, "score": Score}
-REQUESTS = {"generate": GenerateRequest, "choose": ChoiceRequest, "score": ScoreRequest}
+RESULTS = {"generate": Generation, "choose": Choice, "score": Score, "reward": Rewarded}
+REQUESTS = {"generate": GenerateRequest, "choose": ChoiceRequest, "score": ScoreRequest, "reward": ScoreRequest}
 
 
 class Frame(msgspec.Struct, array_like=True):

@@ -1,7 +1,7 @@
 """Gold behaviours of a run by round: `python -m selfalign.pocket.measure RUN [--json]`.
 
 Fresh held-out prompts of every kind are answered by the base policy and by each round's policy, and checkers score
-the answers. No judge takes part.
+the answers, and those that PPO's guard had policies give on their way. No judge takes part.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from selfalign.engines.hardware import worker_environment
 from selfalign.pocket import POLICY, world
 from selfalign.pocket.checkers import gold, gold_score, grammatical, is_pirate, manner, num_words
 from selfalign.pocket.world import Question
-from selfalign.records import Message, derived_seed
+from selfalign.records import Candidate, Message, Prompt, derived_seed
+from selfalign.store import read_records
 
 ENGINE = EngineSettings(max_model_len=512)
 MAX_TOKENS = 96  # more than any answer of the world
@@ -115,6 +116,25 @@ def _base(run: Path) -> Path:
     return POLICY if named.startswith("pocket:") else Path(named)
 
 
+def iterates(run: Path) -> dict[str, dict[str, float]]:
+    """The behaviours of policies on their way through PPO, of the answers that its guard had them give."""
+    table = {}
+    for folder in sorted(run.glob("rounds/*/rollouts/*/heldout/candidates")):
+        *_, number, _, iteration, _, _ = folder.parts
+        asked = {p.id: p for p in read_records(run / "baseline" / "prompts", Prompt)}
+        said: dict[str, list[str]] = defaultdict(list)
+        for candidate in read_records(folder, Candidate):
+            said[asked[candidate.prompt_id].messages[-1].content].append(candidate.text)
+        questions = [_question(prompt) for prompt in asked.values() if prompt.messages[-1].content in said]
+        table[f"round {int(number)}, iteration {int(iteration)}"] = behaviours(questions, said)
+    return table
+
+
+def _question(prompt: Prompt) -> Question:
+    kind = next(kind for kind in world.KINDS if kind in prompt.tags)
+    return Question(kind, prompt.messages[-1].content, ())
+
+
 def render(table: Mapping[str, Mapping[str, float]]) -> str:
     """A Markdown table: one row a behaviour, one column a policy."""
     head = f"| behaviour | {' | '.join(table)} |\n" + "|---" * (len(table) + 1) + "|\n"
@@ -132,7 +152,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     os.environ.update(worker_environment(ENGINE))
-    table = measure(policies(args.run), prompts=args.prompts, seed=args.seed)
+    table = measure(policies(args.run), prompts=args.prompts, seed=args.seed) | iterates(args.run)
     print(json.dumps(table, indent=2) if args.json else render(table))
 
 

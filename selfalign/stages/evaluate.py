@@ -11,14 +11,15 @@ from statistics import fmean, stdev
 
 from selfalign import config
 from selfalign.constitution import Constitution
-from selfalign.engines.base import Engine, ScoreRequest
-from selfalign.engines.streaming import answer_shards
+from selfalign.engines.base import Engine
+from selfalign.engines.streaming import answer_shards, score_requests
 from selfalign.preferences import Readings, by_prompt, p_of, pair_key, read_prompt
 from selfalign.records import (
     Behaviour,
     Candidate,
     Checkpoint,
     Gate,
+    Guarded,
     JudgeHealth,
     Judgment,
     Kl,
@@ -32,6 +33,10 @@ from selfalign.records import (
 from selfalign.statistics import bootstrap_interval, distinct, length_controlled_rate, repetition
 
 NUM_SAMPLES = 6
+AGAINST_WHAT_WAS_MEANT = (
+    "What to do: the labels ask for something that the evaluation punishes; see what they prefer with `selfalign pairs "
+    "ls`, then mend the constitution or the labelling judge"
+)
 
 # Phrases of refusal in the manner of Zou et al. 2023 (GCG): looked for in the opening, a rough count and no judgment.
 _REFUSAL = re.compile(r"\bi (cannot|can not|can't|will not|won't|must decline|am (not able|unable))\b")
@@ -92,14 +97,9 @@ def score(
     shards: Iterable[tuple[int, list[Prompt], list[Candidate]]], engine: Engine, *, policy_id: str
 ) -> Iterator[tuple[int, list[Scored]]]:
     """How likely the engine's model, `policy_id`, finds the tokens of each candidate; empty ones are left out."""
-    asked = ((index, candidates, _score_requests(prompts, candidates)) for index, prompts, candidates in shards)
+    asked = ((index, candidates, score_requests(prompts, candidates)) for index, prompts, candidates in shards)
     for index, candidates, scores in answer_shards(asked, engine.score):
         yield index, [Scored(c.id, policy_id, sum(scores[c.id].logprobs)) for c in candidates if c.id in scores]
-
-
-def _score_requests(prompts: Sequence[Prompt], candidates: Sequence[Candidate]) -> Iterator[ScoreRequest]:
-    messages = {prompt.id: prompt.messages for prompt in prompts}
-    return (ScoreRequest(c.id, messages[c.prompt_id], c.token_ids) for c in candidates if c.token_ids)
 
 
 # The measurements, all pure functions over records.
@@ -214,6 +214,7 @@ def pick_samples(heldout: Heldout, constitution: Constitution, pairs: config.Pai
 def make_report(
     heldout: Heldout,
     constitution: Constitution,
+    standard: Constitution,
     settings: config.Campaign,
     *,
     round: int,
@@ -224,18 +225,19 @@ def make_report(
     num_examples: int,
     discarded: Mapping[str, int],
     seconds: Mapping[str, float],
+    guard: Guarded | None = None,
 ) -> Report:
-    """All measurements of a round, and the gate's decision on them."""
+    """All measurements of a round, judged by the principles of `standard`, and the gate's decision on them."""
     seed = derived_seed(settings.seed, "evaluate", round)
-    rates, principles = _all_win_rates(heldout, constitution, settings, seed)
+    rates, principles = _all_win_rates(heldout, standard, settings, seed)
     answers = {"base": heldout.base, "previous": heldout.previous, "policy": heldout.policy}
     described = {name: found for name, sampled in answers.items() if (found := behaviour(sampled)) is not None}
-    evaluating = judge_health([([*heldout.policy, *heldout.previous, *heldout.base], heldout.judgments)], constitution)
+    evaluating = judge_health([([*heldout.policy, *heldout.previous, *heldout.base], heldout.judgments)], standard)
     report = Report(
         round=round,
         policy_id=policy.id,
         parent_id=policy.parent_id,
-        constitution=f"{constitution.name} {constitution.version}".strip(),
+        constitution=_named(constitution),
         constitution_hash=constitution.hash,
         candidates=dict(candidates),
         examples=examples,
@@ -248,27 +250,42 @@ def make_report(
         behaviour=described,
         judges={"labelling": labelling, "evaluating": evaluating},
         gate=Gate(accepted=False, reason="not decided"),
-        samples=pick_samples(heldout, constitution, settings.pairs, seed=seed),
+        samples=pick_samples(heldout, standard, settings.pairs, seed=seed),
         seconds=dict(seconds),
+        standard=None if standard.hash == constitution.hash else f"{_named(standard)} ({standard.hash})",
     )
-    return replace(report, gate=gate(report, settings.accept))
+    return replace(report, gate=gate(report, settings.accept, guard))
+
+
+def _named(constitution: Constitution) -> str:
+    return f"{constitution.name} {constitution.version}".strip()
 
 
 # The gate.
 
 
-def gate(report: Report, accept: config.Accept) -> Gate:
-    """Accept the round's policy if every limit that is set holds; a limit whose measure is missing does not."""
-    checks = [check for check in _checks(report, accept) if check is not None]
+def gate(report: Report, accept: config.Accept, guard: Guarded | None = None) -> Gate:
+    """Accept the round's policy if every limit that is set holds; a limit whose measure is missing does not.
+
+    Where PPO's guard kept the weights that the round began with, there is no new policy to accept.
+    """
+    checks = list(_checks(report, accept))
     failed = [words for holds, words in checks if not holds]
-    if failed:
-        return Gate(False, "rejected: " + "; ".join(failed))
+    stopped = [_stopped(guard)] if guard is not None and guard.stopped is not None else []
+    if failed or (stopped and guard.best == 0):
+        advice = f".\n{AGAINST_WHAT_WAS_MEANT}" if stopped else ""
+        return Gate(False, f"rejected: {'; '.join([*stopped, *failed])}{advice}")
     if not checks:
-        return Gate(True, "accepted: no limit is set under accept")
-    return Gate(True, "accepted: " + "; ".join(words for _, words in checks))
+        return Gate(True, "; ".join(["accepted: no limit is set under accept", *stopped]))
+    return Gate(True, "accepted: " + "; ".join([*stopped, *(words for _, words in checks)]))
 
 
-def _checks(report: Report, accept: config.Accept) -> Iterator[tuple[bool, str] | None]:
+def _stopped(guard: Guarded) -> str:
+    kept = f"the weights of iteration {guard.best}" if guard.best else "the weights that the round began with"
+    return f"PPO was stopped in iteration {guard.ended} and {kept} kept ({guard.stopped})"
+
+
+def _checks(report: Report, accept: config.Accept) -> Iterator[tuple[bool, str]]:
     if (bound := accept.win_rate_lower_bound) is not None:
         yield _check_win_rate(report.win_rates.get("previous"), bound)
     if (limit := accept.max_kl) is not None:

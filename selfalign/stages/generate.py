@@ -19,17 +19,18 @@ def generate(
     policy_id: str,
     seed: int,
     logprobs: bool = False,
+    by_token: bool = False,
 ) -> Iterator[tuple[int, list[Candidate]]]:
     """Sample `settings.samples` candidates a prompt and yield each shard of prompts once all of its candidates are in.
 
     A candidate's seed depends on `seed`, its prompt and its sample index alone, so a shard sampled again after a crash
     is the same shard. Within a shard, candidates are ordered by prompt, then by sample index. `logprobs` asks for the
-    log-probability of each candidate too.
+    log-probability of each candidate too, `by_token` for that of each of its tokens.
     """
-    sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens, logprobs)
+    sampling = Sampling(settings.temperature, settings.top_p, settings.max_tokens, logprobs or by_token)
     asked = ((index, prompts, _requests(prompts, settings.samples, policy_id, seed)) for index, prompts in shards)
     for index, prompts, generations in answer_shards(asked, lambda requests: engine.generate(requests, sampling)):
-        yield index, _candidates(prompts, generations, settings.samples, policy_id, seed)
+        yield index, _candidates(prompts, generations, settings.samples, policy_id, seed, by_token)
 
 
 def count_candidates(candidates: Sequence[Candidate]) -> Counter[str]:
@@ -56,7 +57,12 @@ def _requests(prompts: Sequence[Prompt], samples: int, policy_id: str, seed: int
 
 
 def _candidates(
-    prompts: Sequence[Prompt], generations: Mapping[str, Generation], samples: int, policy_id: str, seed: int
+    prompts: Sequence[Prompt],
+    generations: Mapping[str, Generation],
+    samples: int,
+    policy_id: str,
+    seed: int,
+    by_token: bool,
 ) -> list[Candidate]:
     candidates = []
     for prompt in prompts:
@@ -79,6 +85,7 @@ def _candidates(
                     finish_reason=generation.finish_reason,
                     logprob=None if failed else generation.logprob,
                     duplicate_of=None if original == candidate_id else original,
+                    logprobs=(generation.logprobs or ()) if by_token and not failed else (),
                 )
             )
     return candidates

@@ -10,6 +10,7 @@ from pathlib import Path
 from selfalign import resources
 from selfalign.config import Campaign, Judge, Train
 from selfalign.engines.base import Engine, EngineError, ScoreRequest
+from selfalign.objective import hands_rewards
 from selfalign.records import Candidate, Checkpoint, CheckpointKind, Prompt, digest
 from selfalign.store import Step, sha256_file
 from selfalign.training.job import ModelShare, Probe, TrainJob
@@ -99,6 +100,8 @@ def make_job(
         train=settings.train,
         ppo=settings.ppo if settings.train.algorithm == "ppo" else None,
         reward_path=data.reward_model.path if data.reward_model else None,
+        rewards_given=hands_rewards(settings),
+        rewarded_by=settings.reward_model if data.reward_model and settings.train.algorithm == "ppo" else None,
         temperature=settings.generate.temperature,
         reference=() if own else tuple(ModelShare(checkpoint.path, share) for checkpoint, share in reference),
         adapter=settings.policy.adapter,

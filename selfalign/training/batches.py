@@ -8,7 +8,7 @@ of an answer predicts nothing: it is a target, never an input.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -53,6 +53,12 @@ class Batch:
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return Batch(**moved, masks={kind: mask.to(device, non_blocking=True) for kind, mask in self.masks.items()})
+
+    def without_room_behind(self) -> Batch:
+        """The same rows, of which no answer's last token is scored: the one that `with_room_behind` put there."""
+        kept = torch.ones_like(self.sources, dtype=torch.bool)
+        kept[self.lengths.cumsum(0) - 1] = False
+        return replace(self, sources=self.sources[kept], targets=self.targets[kept], lengths=self.lengths - 1)
 
 
 def num_steps(num_groups: int, batch_size: int, epochs: int) -> int:

@@ -212,7 +212,7 @@ def load_answers(job: TrainJob, encoder: Encoder) -> tuple[GroupDataset, list[st
     by_prompt: dict[str, dict[str, np.ndarray]] = {}
     for candidate in chain(golds, _read(job.rewarded_dirs, Candidate)):
         if candidate.prompt_id in prompts:
-            tokens = _answer_tokens(candidate, prompts, encoder)
+            tokens = answer_tokens(candidate, prompts, encoder)
             by_prompt.setdefault(candidate.prompt_id, {})[candidate.id] = tokens
     groups, ids = [], []
     for prompt_id, answers in by_prompt.items():
@@ -236,7 +236,7 @@ def _groups(job: TrainJob, encoder: Encoder) -> tuple[Iterator[Group], int]:
     needed = {group.prompt_id for group in named}
     prompts = {p.id: p for p in _read(job.prompts_dirs, Prompt) if p.id in needed}
     golds = (gold for prompt in prompts.values() if (gold := prompt.gold()) is not None)
-    tokens = {c.id: _answer_tokens(c, prompts, encoder) for c in chain(golds, answers)}
+    tokens = {c.id: answer_tokens(c, prompts, encoder) for c in chain(golds, answers)}
     encoded = {name: np.asarray(encoder.chat(prompt.messages), dtype=np.int32) for name, prompt in prompts.items()}
     rewards = {r.candidate_id: r.reward for r in _read(job.rewards_dirs, Reward)}
     return _joined(named, encoded, tokens, rewards), len(named)
@@ -270,7 +270,8 @@ def _read(folders: Iterable[str], record_type: type) -> Iterator:
     return chain.from_iterable(read_records(Path(folder), record_type) for folder in folders)
 
 
-def _answer_tokens(candidate: Candidate, prompts: Mapping[str, Prompt], encoder: Encoder) -> np.ndarray:
+def answer_tokens(candidate: Candidate, prompts: Mapping[str, Prompt], encoder: Encoder) -> np.ndarray:
+    """An answer's tokens: those that were sampled, or, else those of its text; maybe none."""
     ids: Tokens = () if encoder.foreign else candidate.token_ids
     if not ids and candidate.text and (prompt := prompts.get(candidate.prompt_id)) is not None:
         ids = encoder.answer(prompt.messages, candidate.text)

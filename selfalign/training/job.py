@@ -65,7 +65,9 @@ class TrainJob:
     `examples_dirs` hold what the algorithm reads: Pair for dpo and reward models; Ranking for kto, bco, sppo and
     ranking; Candidate for sft and raft. `rewards_dirs` hold rewards of candidates, where the loss reads them;
     `rewarded_dirs` hold the candidates that a reward model is to reward, beside the gold answers of all prompts. PPO
-    has no examples: it asks for rollouts as it goes, and `reward_path` is the model that rewards them.
+    has no examples: it asks for rollouts as it goes, and `reward_path` is the model that rewards them, unless
+    `rewards_given`: then their rewards come with them. `rewarded_by` says whether that model is an ensemble, and how
+    its members are combined.
     `reference` is a model, or several whose weights are averaged; empty, it is the policy as it is before training.
     `sampler_path` is the model in whose tokens the candidates are held, where that is not `policy_path` or its kin.
     `output_dir` is the folder of a step.
@@ -83,6 +85,8 @@ class TrainJob:
     reference: tuple[ModelShare, ...] = ()
     reward_model: RewardModel | None = None
     reward_path: str | None = None
+    rewards_given: bool = False
+    rewarded_by: RewardModel | None = None
     ppo: Ppo | None = None
     temperature: float = 1.0  # of rollouts, and so of log-probabilities
     adapter: Adapter | None = None

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import torch
@@ -22,6 +22,8 @@ from selfalign.training.batches import Batch
 from selfalign.training.checkpoint import Checkpoints, Progress, trainable
 
 METRICS_FILE = "metrics.jsonl"
+
+Item = TypeVar("Item")
 
 
 class NonFiniteStep(RuntimeError):
@@ -158,9 +160,7 @@ class Loop:
     def _accumulate_gradients(self, step: int) -> Tensor:
         """Forward and backward over this process's micro-batches; gradients meet those of others at the last one."""
         total: Tensor | None = None
-        micros = list(self.task.micro_batches(step))
-        for number, micro in enumerate(micros, start=1):
-            last = number == len(micros)
+        for micro, last in with_last(self.task.micro_batches(step)):
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 loss, sums = self.task.loss(self.model, micro, step)
                 self.accelerator.backward(loss * self.accelerator.num_processes)  # processes average their gradients
@@ -185,6 +185,16 @@ class Loop:
             f"lower {self.section}.learning_rate, or set {self.section}.dtype to float32, "
             "and look at the pairs of this step"
         )
+
+
+def with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
+    """Each item, and whether it is the last. No more than two are held at a time: their masks may be large."""
+    source = iter(items)
+    item = next(source, None)
+    while item is not None:
+        following = next(source, None)
+        yield item, following is None
+        item = following
 
 
 class MetricsLog:

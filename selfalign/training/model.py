@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -23,7 +24,7 @@ from transformers import (
 from selfalign.config import Adapter
 from selfalign.training.batches import AttentionKinds, Batch, Layout, collate
 from selfalign.training.dataset import Group, GroupDataset
-from selfalign.training.scoring import Head, token_logprobs, token_logprobs_and_collision
+from selfalign.training.scoring import Head, token_logprobs, token_logprobs_and_collision, token_logprobs_and_entropy
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -166,9 +167,37 @@ class Backbone(nn.Module):
         ).last_hidden_state
         return states.flatten(0, 1)[places]
 
-    def without_adapter(self) -> AbstractContextManager[Any]:
-        """The model as it was before any training: without its adapter, where it has one."""
-        return self.model.disable_adapter() if is_peft(self.model) else nullcontext()
+    @contextmanager
+    def under(self, *adapters: str) -> Iterator[None]:
+        """The base under these of its adapters; under none, it is the model as it was before any training.
+
+        peft's own switches decide at once which adapters are trained; here that stays as it is.
+        """
+        layers = self._adapted_layers()
+        before = self.adapters
+        for layer in layers:
+            layer._active_adapter = list(adapters)
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer._active_adapter = list(before)
+
+    @property
+    def adapters(self) -> list[str]:
+        """The adapters under which the base is now."""
+        return next((layer.active_adapters for layer in self._adapted_layers()), [])
+
+    def _adapted_layers(self) -> list[Any]:
+        if not is_peft(self.model):
+            return []
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        return [module for module in self.model.modules() if isinstance(module, BaseTunerLayer)]
+
+    def recompute_as_now(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """For gradient checkpointing: the backward pass computes under the adapters of the forward pass."""
+        return nullcontext(), self.under(*self.adapters)
 
 
 class Scorer(Backbone):
@@ -185,11 +214,15 @@ class Scorer(Backbone):
             )
 
     def forward(
-        self, batch: Batch, *, with_collision: bool = False, temperature: float = 1.0
+        self, batch: Batch, *, with_collision: bool = False, with_entropy: bool = False, temperature: float = 1.0
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Log-probabilities of the batch's targets in nats, float32, [N]; on demand log sum_v p_v^2 beside it. [N]"""
+        """Log-probabilities of the batch's targets in nats, float32. [N]
+
+        On demand there is log sum_v p_v^2 beside them, or else the entropy of what they are drawn from, both [N].
+        """
         head, made = self.whole.get_output_embeddings(), replace(self.head, temperature=temperature)
         score = token_logprobs_and_collision if with_collision else token_logprobs
+        score = token_logprobs_and_entropy if with_entropy else score
         return score(self.hidden_states(batch, batch.sources), head.weight, head.bias, batch.targets, made)
 
     @torch.no_grad()
@@ -230,14 +263,13 @@ class RewardScorer(Backbone):
 
     def forward(self, batch: Batch, *, both_heads: bool = False) -> Tensor | BothHeads:
         """Rewards, float32, [S]; on demand those of the length head beside them."""
-        states = self.hidden_states(batch, batch.sources[batch.lengths.cumsum(0) - 1])
+        states, own = self.hidden_states(batch, last_sources(batch)), self.whole.score.weight
+        rewards = scalars(states, own)
+        if not both_heads:
+            return rewards
         with torch.autocast(states.device.type, enabled=False):
-            states, own = states.float(), self.whole.score.weight.float()
-            rewards = nn.functional.linear(states, own).squeeze(-1)
-            if not both_heads:
-                return rewards
-            cosine = nn.functional.cosine_similarity(own, self.length_head.weight).squeeze(0)
-            return BothHeads(rewards, self.length_head(states).squeeze(-1), cosine)
+            cosine = nn.functional.cosine_similarity(own.float(), self.length_head.weight).squeeze(0)
+        return BothHeads(rewards, scalars(states, self.length_head.weight), cosine)
 
     @torch.no_grad()
     def expected(self, group: GroupDataset) -> Tensor:
@@ -351,7 +383,28 @@ def save_model(
 
 def save_adapter(folder: Path, model: PeftModel, state: Mapping[str, Tensor]) -> None:
     """Write the LoRA weights alone, as peft reads them."""
-    model.save_pretrained(folder, state_dict=dict(state), safe_serialization=True)
+    model.save_pretrained(folder, state_dict=dict(state), safe_serialization=True, selected_adapters=["default"])
+
+
+def add_saved_adapter(model: PeftModel, folder: Path, name: str, *, trained: bool) -> Tensor:
+    """Put a saved reward model's adapter beside those of the same base, without dropout; returns its head. [1, D]
+
+    One that is trained is kept in float32, another in the dtype of the base. Raises ModelError where it does not fit.
+    """
+    from peft import LoraConfig, set_peft_model_state_dict
+
+    config = LoraConfig.from_pretrained(str(folder))
+    config.task_type, config.modules_to_save, config.lora_dropout = "CAUSAL_LM", None, 0.0
+    state = load_file(folder / "adapter_model.safetensors")
+    head = state.pop("base_model.model.score.weight")
+    model.add_adapter(name, config, autocast_adapter_dtype=trained)
+    odd = set_peft_model_state_dict(model, state, adapter_name=name).unexpected_keys
+    if odd:
+        raise ModelError(f"{folder}: this adapter is not one of {type(model.get_base_model()).__name__}: {odd[0]}")
+    for parameter_name, parameter in model.named_parameters():
+        if f".{name}." in parameter_name:
+            parameter.requires_grad_(trained)
+    return head
 
 
 class ValueScorer(Backbone):
@@ -359,9 +412,18 @@ class ValueScorer(Backbone):
 
     def forward(self, batch: Batch) -> Tensor:
         """Values, float32. [N]"""
-        states = self.hidden_states(batch, batch.sources)
-        with torch.autocast(states.device.type, enabled=False):
-            return torch.nn.functional.linear(states.float(), self.whole.score.weight.float()).squeeze(-1)
+        return scalars(self.hidden_states(batch, batch.sources), self.whole.score.weight)
+
+
+def last_sources(batch: Batch) -> Tensor:
+    """Where the reward of each answer is read, in answers with room behind them. [S]"""
+    return batch.sources[batch.lengths.cumsum(0) - 1]
+
+
+def scalars(states: Tensor, head: Tensor) -> Tensor:
+    """What a head [1, D] makes of hidden states [n, D], in float32 whatever the products run in. [n]"""
+    with torch.autocast(states.device.type, enabled=False):
+        return torch.nn.functional.linear(states.float(), head.float()).squeeze(-1)
 
 
 @torch.no_grad()

@@ -5,24 +5,34 @@ rollouts (asked for, sampled by the engine) -> scores, old log-probabilities, va
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import fmean
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from selfalign.config import Ppo
+from selfalign.statistics import repetition
 from selfalign.training import advantages as estimators
 from selfalign.training.advantages import group_normalised, has_contrast, leave_one_out, returns_to_go, whiten
 from selfalign.training.batches import Batch
+from selfalign.training.dataset import NothingToTrainOn
+from selfalign.training.guards import Health, past_limits
 from selfalign.training.kl import KLController, kl_estimates, past_target
 from selfalign.training.loop import MicroBatch
-from selfalign.training.model import RewardScorer, Scorer, ValueScorer, load_model, load_reward_model
-from selfalign.training.ppo_losses import grpo_loss, policy_loss, policy_statistics, value_clipfrac, value_loss
-from selfalign.training.reward_model import rewards_of
+from selfalign.training.ppo_losses import (
+    entropy_bonus,
+    grpo_loss,
+    policy_loss,
+    policy_statistics,
+    sampler_weights,
+    truncated_share,
+    value_clipfrac,
+    value_loss,
+)
+from selfalign.training.ppo_models import Models
 from selfalign.training.rewards import (
     clip_scores,
     penalise_unended,
@@ -31,73 +41,36 @@ from selfalign.training.rewards import (
     shift_scores,
     token_rewards,
 )
-from selfalign.training.rollouts import Rollouts, load_rollouts, score_tokens
+from selfalign.training.rollouts import Asking, OverOptimised, Rollouts, load_rollouts, sampler_logprobs
 from selfalign.training.segments import spread, sums
 from selfalign.training.setup import Setup
 
-ITERATION = (
-    "objective/kl", "objective/entropy", "objective/scores", "objective/rlhf_reward", "objective/kl_coef",
-    "rollout/answers", "rollout/mean_tokens", "rollout/ended", "rollout/without_contrast", "rollout/sampler_difference",
-)  # fmt: skip
 STEP = ("loss", "loss/policy", "loss/value", "policy/approxkl", "policy/clipfrac", "val/ratio", "val/clipfrac")
-
-
-class ActorCritic(nn.Module):
-    """The policy at the temperature of its rollouts, and a model of what is still to come, where one is asked for."""
-
-    def __init__(self, actor: Scorer, critic: ValueScorer | None, temperature: float) -> None:
-        super().__init__()
-        self.actor, self.critic, self.temperature = actor, critic, temperature
-        self._no_split_modules = actor._no_split_modules
-
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Log-probabilities and values of the batch's targets, float32. Both [N]"""
-        values = self.critic(batch) if self.critic is not None else None
-        return self.actor(batch, temperature=self.temperature), values
-
-
-def reward_models(setup: Setup) -> tuple[RewardScorer, ValueScorer | None]:
-    """The reward model, frozen, and for GAE a critic that begins as a copy of it (Huang et al. 2024)."""
-    job, device = setup.job, setup.accelerator.device
-
-    def load(dtype: torch.dtype) -> PreTrainedModel:
-        return load_reward_model(job.reward_path, dtype, None, trust_remote_code=job.trust_remote_code)
-
-    reward = RewardScorer(load(setup.dtype)).to(device).requires_grad_(False)
-    critic = ValueScorer(load(torch.float32)).to(device) if job.ppo.advantage == "gae" else None
-    return reward, critic
-
-
-def frozen_policy(setup: Setup) -> Scorer:
-    """The policy as it is before training: what the KL is measured from, where all weights are trained."""
-    path = setup.job.reference[0].path if setup.job.reference else setup.job.policy_path
-    model = load_model(path, setup.dtype, trust_remote_code=setup.job.trust_remote_code)
-    return Scorer(model).to(setup.accelerator.device).requires_grad_(False)
 
 
 class PpoTask:
     """An iteration is `epochs` passes over its rollouts in `minibatches` optimizer steps each.
 
-    `ask(iteration, scores)` hands out the rollouts of the present weights, as folders of prompts and candidates. All is
-    computed anew from recorded rollouts and the weights at the iteration's start, so training can go on from there.
+    `ask(iteration, scores)` hands out the rollouts of the present weights, and their rewards where no reward model is
+    held; where they are past a limit, training ends with OverOptimised. All is computed anew from recorded rollouts
+    and the weights at the iteration's start, so training can go on from there.
     """
 
     def __init__(
         self,
         setup: Setup,
-        model: nn.Module,
-        reference: ActorCritic | None,
-        reward: RewardScorer,
-        ask: Callable[[int, Sequence[float]], tuple[Sequence[str], Sequence[str]]],
+        models: Models,
+        ask: Asking,
     ) -> None:
-        self.setup, self.model, self.reference, self.reward, self.ask = setup, model, reference, reward, ask
+        self.setup, self.models, self.ask = setup, models, ask
         self.ppo: Ppo = setup.job.ppo
         self.per_iteration = self.ppo.epochs * self.ppo.minibatches
         self.total_steps = self.ppo.iterations * self.per_iteration
-        self.metric_names = STEP
+        self.metric_names = STEP + (("policy/entropy",) if self.ppo.entropy_coef else ())
         self.controller = KLController(self.ppo.kl_coef, self.ppo.kl_target, self.ppo.kl_horizon)
         self.shift: float | None = None  # the mean score of the first rollouts
         self.history: list[float] = []  # the mean score of each iteration
+        self.health: list[Health] = []  # of each iteration's rollouts
         self.iteration, self.rollouts = -1, None
         self.ended = -1  # the iteration that was ended early
 
@@ -108,6 +81,7 @@ class PpoTask:
             self.controller = self.controller.update(step["objective/kl"], int(step["rollout/answers"]))
             self.shift = step["objective/shift"]
             self.history.append(step["objective/scores"])
+            self.health.append(_health(step))
 
     def skips(self, step: int) -> bool:
         return step // self.per_iteration == self.ended
@@ -135,11 +109,13 @@ class PpoTask:
         answers = groups.answers_of(self.indexes(step))
         tokens = int(groups.answer_lengths[answers].sum())
         with self.setup.accelerator.autocast():
-            logprobs, values = model(batch)
+            logprobs, values, entropies = model(batch, with_entropy=self.ppo.entropy_coef > 0)
         places = self.rollouts.tokens_of(batch)
         old, advantages = self.rollouts.old[places], self.rollouts.advantages
-        advantages = advantages[batch.answers] if self.ppo.advantage == "rloo" else advantages[places]
+        scored = batch.answers if self.ppo.advantage == "rloo" else places
+        advantages, weights = advantages[scored], self.rollouts.weights
         policy = self.policy_terms(logprobs, old, places, advantages, batch)
+        policy = policy if weights is None else policy * weights[scored]
         policy = policy.sum() * (counts / (len(answers) if self.ppo.advantage == "rloo" else tokens))
         value, clipped = self.value_terms(values, places)
         loss = policy + self.ppo.value_coef * value.sum() * (counts / tokens)
@@ -150,6 +126,9 @@ class PpoTask:
         share = counts * len(places) / tokens
         parts = [loss, policy, value.sum() * (counts / tokens)]
         means = [found.approxkl, found.clipfrac, found.ratio, clipped]
+        if entropies is not None:
+            loss = loss + entropy_bonus(entropies, self.ppo.entropy_coef).sum() * (counts / tokens)
+            parts[0], means = loss, [*means, entropies.detach().mean()]
         return loss, torch.stack([*(part.detach() for part in parts), *(mean * share for mean in means)])
 
     def policy_terms(self, logprobs: Tensor, old: Tensor, places: Tensor, advantages: Tensor, batch: Batch) -> Tensor:
@@ -177,8 +156,7 @@ class PpoTask:
         if past_target(sums["policy/approxkl"], self.ppo.max_approxkl):
             self.ended = step // self.per_iteration
         iteration = step // self.per_iteration
-        named = dict(zip(ITERATION, self.rollouts.summary, strict=True))
-        return {**sums, "iteration": iteration, **named, "objective/shift": self.shift}
+        return {**sums, "iteration": iteration, **self.rollouts.summary, "objective/shift": self.shift}
 
     def drift(self) -> None:
         return None
@@ -186,57 +164,91 @@ class PpoTask:
     # An iteration.
 
     def enter(self, iteration: int) -> None:
-        """Have the rollouts of an iteration at hand, sampled by the weights as they are at its beginning."""
+        """Have the rollouts of an iteration at hand, sampled by the weights as they are at its beginning.
+
+        Raises OverOptimised where they are past a limit.
+        """
         if iteration == self.iteration:
             return
         if self.rollouts is not None:
-            kl, answers = self.rollouts.summary[0], self.rollouts.summary[5]
-            self.controller = self.controller.update(kl, int(answers))
+            before = self.rollouts.summary
+            self.controller = self.controller.update(before["objective/kl"], int(before["rollout/answers"]))
         self.rollouts = self.collect(iteration)
         self.iteration = iteration
-        self.history.append(self.rollouts.summary[2])
+        self.history.append(self.rollouts.summary["objective/scores"])
+        self.health.append(_health(self.rollouts.summary))
+        if (reason := past_limits(self.health, self.ppo)) is not None:
+            raise OverOptimised(reason, iteration, self.ask.before_limit(iteration))
 
     @torch.no_grad()
     def collect(self, iteration: int) -> Rollouts:
-        prompts, folders = self.ask(iteration, self.history)
-        groups, candidates = load_rollouts(self.setup, folders, prompts)
+        handed = self.ask(iteration, self.history)
+        groups, candidates, rewards = load_rollouts(self.setup, handed)
         setup = replace(self.setup, groups=groups)
         device = setup.accelerator.device
         lengths = torch.from_numpy(groups.answer_lengths).to(device)
         places = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
         empty = torch.zeros(0, device=device)
         base = Rollouts(groups, places, empty, empty, empty)
-        old, values = score_tokens(setup, self.model, base)
-        reference = self.reference_logprobs(setup, base)
-        raw = torch.from_numpy(rewards_of(setup, self.reward, groups)).to(device)
+        measured = self.models.measure(setup, base, handed.asked(), candidates)
+        old, reference, values = measured.old, measured.reference, measured.values
+        raw = measured.rewards if rewards is None else torch.tensor(rewards, dtype=torch.float32, device=device)
         ended = torch.from_numpy(groups.labels > 0.5).to(device)
         scores = self.scores(raw, ended)
         kl = kl_estimates(old, reference, self.ppo.kl_estimator)
         sizes = torch.from_numpy(groups.sizes).to(device)
         found = self.advantages(scores, kl, lengths, sizes, values)
-        per_answer = sums(old - reference, lengths)
-        logprob = torch.tensor([math.nan if c.logprob is None else c.logprob for c in candidates], device=device)
-        gap = (sums(old, lengths) - logprob).abs().nanmean() / lengths.float().mean()
         contrast = has_contrast(scores, sizes).float().mean() if self.ppo.samples > 1 else torch.ones((), device=device)
-        summary = (
-            per_answer.mean(), -sums(old, lengths).mean(), raw.mean(),
-            (scores - self.controller.coef * sums(kl, lengths)).mean(), self.controller.coef,
-            len(lengths), lengths.float().mean(), ended.float().mean(), 1.0 - contrast,
-            0.0 if torch.isnan(gap) else gap,
-        )  # fmt: skip
+        sampler = sampler_logprobs(candidates, setup.job.temperature)
+        weights, mismatch = self.sampler_weights(old, None if sampler is None else sampler.to(device), lengths)
+        summary = {
+            "objective/kl": sums(old - reference, lengths).mean(),
+            "objective/entropy": -sums(old, lengths).mean(),
+            "objective/scores": raw.mean(),
+            "objective/score_spread": raw.std(correction=0),
+            "objective/rlhf_reward": (scores - self.controller.coef * sums(kl, lengths)).mean(),
+            "objective/kl_coef": self.controller.coef,
+            "rollout/answers": len(lengths),
+            "rollout/mean_tokens": lengths.float().mean(),
+            "rollout/ended": ended.float().mean(),
+            "rollout/without_contrast": 1.0 - contrast,
+            "rollout/repetition": fmean(repetition(candidate.text) for candidate in candidates),
+            **mismatch,
+        }
+        if measured.spread is not None:
+            summary["rollout/reward_spread"] = measured.spread.mean()
         return Rollouts(
-            groups, places, old, reference, found.advantages, values,
-            found.returns if values is not None else None, tuple(map(float, summary)),
+            groups, places, old, reference, found.advantages, values, found.returns if values is not None else None,
+            weights, {name: float(value) for name, value in summary.items()},
         )  # fmt: skip
 
-    def reference_logprobs(self, setup: Setup, base: Rollouts) -> Tensor:
-        if self.reference is not None:
-            return score_tokens(setup, self.reference, base)[0]
-        with self.setup.scorer.without_adapter():
-            return score_tokens(setup, self.model, base)[0]
+    def sampler_weights(
+        self, old: Tensor, sampler: Tensor | None, lengths: Tensor
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """What `ppo.sampler_clip` weighs the policy's loss with, as `advantages`; how far engine and trainer differ.
+
+        GRPO's loss holds the KL, which is weighed with the rest, being of the same sampled tokens. Raises
+        NothingToTrainOn where weights are asked for and the engine's log-probabilities are not recorded.
+        """
+        clip = self.ppo.sampler_clip
+        if sampler is None:
+            if clip is None:
+                return None, {}
+            raise NothingToTrainOn(
+                "ppo.sampler_clip: the engine's log-probabilities of single tokens are not recorded with the rollouts; "
+                "remove the setting, or have the round sampled by this version of selfalign"
+            )
+        found = {
+            "rollout/sampler_difference": (old - sampler).abs().mean(),
+            "rollout/sampler_kl": kl_estimates(sampler, old, "k3").mean(),
+        }
+        if clip is None:
+            return None, found
+        ratio = (old, sampler) if self.ppo.advantage != "rloo" else (sums(old, lengths), sums(sampler, lengths))
+        return sampler_weights(*ratio, clip), found | {"rollout/sampler_truncated": truncated_share(*ratio, clip)}
 
     def scores(self, raw: Tensor, ended: Tensor) -> Tensor:
-        """What the reward model says: shifted so that the first rollouts average 0, clipped, cut answers seen to."""
+        """The rewards: shifted so that the first rollouts average 0, clipped, cut answers seen to."""
         if self.shift is None:
             self.shift = float(raw.mean()) if self.ppo.shift_rewards else 0.0
         scores = shift_scores(raw, raw.new_tensor([self.shift]))
@@ -266,6 +278,19 @@ class PpoTask:
             return estimators.Advantages(whiten(found, bessel=bessel), found)
         found = estimators.gae(rewards, values, lengths, ppo.gamma, ppo.lam)
         return found._replace(advantages=whiten(found.advantages, bessel=bessel)) if ppo.whiten_advantages else found
+
+
+def _health(metrics: Mapping[str, float]) -> Health:
+    """By the metrics of an iteration."""
+    tokens = metrics["rollout/mean_tokens"]
+    return Health(
+        kl=metrics["objective/kl"],
+        repetition=metrics["rollout/repetition"],
+        length=tokens,
+        entropy=metrics["objective/entropy"] / tokens,
+        spread=metrics["objective/score_spread"],
+        disagreement=metrics.get("rollout/reward_spread", 0.0),
+    )
 
 
 def _first_of_each(metrics: Sequence[dict[str, float]]) -> list[dict[str, float]]:

@@ -65,12 +65,17 @@ def entropy_bonus(entropies_N: Tensor, coef: float) -> Tensor:
 
 
 def sampler_weights(old: Tensor, sampler: Tensor, cap: float) -> Tensor:
-    """min(pi_old / pi_sampler, cap): a factor for the policy loss where another engine sampled; no gradient. [N]
+    """min(pi_old / pi_sampler, cap): a factor for the policy loss where another engine sampled; no gradient. [N] or [S]
 
     Truncated importance sampling (Ionides 2008), used so by Yao et al. 2025 ("Your efficient RL framework secretly
     brings you off-policy RL training"). Both are of the same weights: `old` by the trainer, `sampler` by the engine.
     """
     return bounded_exp(old - sampler).clamp(max=cap).detach()
+
+
+def truncated_share(old: Tensor, sampler: Tensor, cap: float) -> Tensor:
+    """How often `sampler_weights` is held at its cap. []"""
+    return (bounded_exp(old - sampler) > cap).float().mean()
 
 
 # From terms to a loss. A step may be cut into micro-batches and shared among processes: their losses add up to the

@@ -40,7 +40,7 @@ def reference_logps(setup: Setup, model: nn.Module, file: str = REFERENCE_FILE) 
     if setup.job.reference:
         logps = _score_with_other(setup, setup.job.reference)
     else:
-        with setup.scorer.without_adapter():
+        with setup.scorer.under():
             logps = score_all(setup, model)
     if setup.accelerator.is_main_process:
         metadata = {"identity": identity, "groups": msgspec.json.encode(setup.groups.keys).decode()}

@@ -115,13 +115,18 @@ def rewards_of(setup: Setup, model: nn.Module, answers: GroupDataset) -> np.ndar
             rewards = model(micro.batch)
         if micro.counts:
             result[micro.batch.answers] = rewards
-    rewards = setup.accelerator.reduce(result, "sum").cpu().numpy()
-    if wrong := int((~np.isfinite(rewards)).sum()):
+    rewards = setup.accelerator.reduce(result, "sum")
+    check_rewards(rewards)
+    return rewards.cpu().numpy()
+
+
+def check_rewards(rewards: Tensor) -> None:
+    """Raises NonFiniteReward."""
+    if wrong := int((~torch.isfinite(rewards)).sum()):
         raise NonFiniteReward(
-            f"{wrong} of {len(rewards)} rewards are not finite; nothing was saved. Lower "
+            f"{wrong} of {rewards.numel()} rewards are not finite; nothing was saved. Lower "
             "reward_model.train.learning_rate, or set reward_model.train.dtype to float32"
         )
-    return rewards
 
 
 def held_out(setup: Setup, model: nn.Module, pairs: GroupDataset) -> HeldOut:
@@ -176,9 +181,19 @@ class Results:
 
 def member(job: TrainJob, number: int) -> TrainJob:
     """The job of one member of an ensemble, in a folder of its own; seed decides on its head and the order of pairs."""
-    folder = str(Path(job.output_dir) / f"member-{number}")
+    folder = str(member_folder(Path(job.output_dir), number))
     alone = replace(job.reward_model, ensemble=1)
     return replace(job, reward_model=alone, seed=derived_seed("member", job.seed, number), output_dir=folder)
+
+
+def member_folder(whole: Path, number: int) -> Path:
+    return whole / f"member-{number}"
+
+
+def heldout_mean(folder: Path) -> float:
+    """The mean reward of a model's held-out answers: the constant by which it is free."""
+    found = msgspec.json.decode((folder / HELDOUT_FILE).read_bytes(), type=HeldOut)
+    return float(np.mean([*found.chosen, *found.rejected]))
 
 
 def combine(rewards: Tensor, settings: RewardModel) -> Tensor:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from selfalign.chat import encode_chat
-from selfalign.store import atomic_write, fsync_file, fsync_folder
+from selfalign.records import digest
+from selfalign.store import atomic_write, fsync_file, fsync_folder, sha256_file
 from selfalign.training.checkpoint import Progress, check_finite, full_state
 from selfalign.training.job import TrainJob
 from selfalign.training.model import (
@@ -31,6 +32,7 @@ PROBES_FILE = "probes.json"
 DONE_FILE = "training.json"
 CHECKPOINT_FOLDER = "checkpoint"
 ADAPTER_FOLDER = "adapter"
+BASE_FILE = "base.json"  # in the folder of a reward model's adapter
 
 
 def is_done(job: TrainJob) -> bool:
@@ -64,20 +66,23 @@ def save_trained(setup: Setup, model: nn.Module) -> None:
 
 
 def policy_state(setup: Setup, model: nn.Module) -> dict[str, Tensor]:
-    """The weights of the model that is kept, by their names in it; a critic is not, nor a head for length."""
-    state = full_state(setup.accelerator, model)
-    aside = ("critic.", "length_head.")
-    kept = {name.removeprefix("actor."): weight for name, weight in state.items() if not name.startswith(aside)}
-    return {name.removeprefix("model."): weight for name, weight in kept.items()}
+    """The weights of the model that is kept, by their names in it; critics are not, nor heads beside its own."""
+    state, aside = full_state(setup.accelerator, model), ("critic.", "heads.", "length_head.")
+    kept = {name: weight for name, weight in state.items() if not name.startswith(aside)}
+    return {name.removeprefix("actor.").removeprefix("model."): weight for name, weight in kept.items()}
 
 
-def finish(setup: Setup, progress: Progress, files: Iterable[tuple[str, bytes]]) -> None:
-    """Write what is known of the model, and a note that the job is done; then drop what was only needed on the way."""
+def finish(setup: Setup, progress: Progress, files: Iterable[tuple[str, bytes]], stopped: str | None = None) -> None:
+    """Write what is known of the model, and a note that the job is done; then drop what was only needed on the way.
+
+    `stopped` says why training ended before its time, if it did.
+    """
     if setup.accelerator.is_main_process:
         for name, content in files:
             atomic_write(setup.output / name, content)
         done = {"job": setup.job.identity(), "steps": progress.step, "num_tokens": progress.num_tokens}
         done |= {"groups": len(setup.groups), "dropped": setup.dropped, "layout": setup.layout}
+        done |= {"stopped": stopped} if stopped is not None else {}
         atomic_write(setup.output / DONE_FILE, msgspec.json.encode(done))
         shutil.rmtree(setup.output / CHECKPOINT_FOLDER, ignore_errors=True)
     setup.accelerator.wait_for_everyone()
@@ -99,6 +104,9 @@ def save_policy(setup: Setup, state: dict[str, Tensor]) -> None:
     aside = setup.output / ".saving"
     shutil.rmtree(aside, ignore_errors=True)
     write_model(setup, state, aside)
+    if is_peft(setup.scorer.model) and setup.job.algorithm == "reward_model":
+        base = {"weights": weights_digest(setup.job.policy_path)}
+        (aside / ADAPTER_FOLDER / BASE_FILE).write_bytes(msgspec.json.encode(base))
     _move(aside, setup.output)
 
 
@@ -112,6 +120,23 @@ def _move(aside: Path, output: Path) -> None:
         os.replace(path, target)
     fsync_folder(output)
     shutil.rmtree(aside)
+
+
+def weights_digest(path: str) -> str:
+    """What identifies the weights of a model: the contents of its folder, or its name where it is not in one."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return digest("weights", path)
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return digest("weights", [[file.name, sha256_file(file)] for file in files])
+
+
+def saved_base(folder: Path) -> str | None:
+    """The digest of the weights on which a reward model was trained, where an adapter is all that was."""
+    try:
+        return msgspec.json.decode((folder / ADAPTER_FOLDER / BASE_FILE).read_bytes())["weights"]
+    except FileNotFoundError:
+        return None
 
 
 def keep_trained(setup: Setup, model: nn.Module, folder: Path | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 LOGITS_BUDGET = 512 * 2**20  # bytes of logits held at a time; within it the backward pass needs no recomputation
+Extra = Literal["collision", "entropy"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def token_logprobs(
     chunks of at most `budget` bytes of logits; where all rows fit one chunk its softmax is kept for the backward pass,
     otherwise each chunk is computed again there.
     """
-    return _TokenLogprobs.apply(hidden_ND, weight_VD, bias_V, targets_N, head, budget, False)[0]
+    return _TokenLogprobs.apply(hidden_ND, weight_VD, bias_V, targets_N, head, budget, None)[0]
 
 
 def token_logprobs_and_collision(
@@ -58,11 +59,29 @@ def token_logprobs_and_collision(
 
     No gradient flows through the second.
     """
-    return _TokenLogprobs.apply(hidden_ND, weight_VD, bias_V, targets_N, head, budget, True)
+    return _TokenLogprobs.apply(hidden_ND, weight_VD, bias_V, targets_N, head, budget, "collision")
+
+
+def token_logprobs_and_entropy(
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    bias_V: Tensor | None,
+    targets_N: Tensor,
+    head: Head,
+    budget: int = LOGITS_BUDGET,
+) -> tuple[Tensor, Tensor]:
+    """As `token_logprobs`, and the entropy -sum_v p_v log p_v of what each token is drawn from, in nats. Both [N]
+
+    The gradient flows through both. Chunks have half as many rows: log p needs as much room as p.
+    """
+    return _TokenLogprobs.apply(hidden_ND, weight_VD, bias_V, targets_N, head, budget // 2, "entropy")
 
 
 class _TokenLogprobs(torch.autograd.Function):
-    """d log p_y / d logits = onehot(y) - p, so one [chunk, V] buffer serves as logits, softmax and gradient in turn."""
+    """d log p_y / d logits = onehot(y) - p, so one [chunk, V] buffer serves as logits, softmax and gradient in turn.
+
+    Beside the log-probabilities stands what else is asked of the distributions: `extra`.
+    """
 
     @staticmethod
     def forward(
@@ -73,7 +92,7 @@ class _TokenLogprobs(torch.autograd.Function):
         targets: Tensor,
         head: Head,
         budget: int,
-        collision: bool,
+        extra: Extra | None,
     ) -> tuple[Tensor, Tensor]:
         rows = max(1, budget // (4 * weight.shape[0]))
         device = hidden.device.type
@@ -81,25 +100,26 @@ class _TokenLogprobs(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             bodies = hidden.to(dtype).split(rows)
             matrix = weight.to(dtype)
-            parts, softmaxes, collisions = [], [], []
+            parts, softmaxes, extras = [], [], []
             for body, target in zip(bodies, targets.split(rows), strict=True):
                 logprobs, softmax = _chunk_logprobs(body, matrix, bias, target, head)
                 parts.append(logprobs)
                 softmaxes = [softmax]
-                if collision:
-                    collisions.append(torch.linalg.vector_norm(softmax, dim=-1).log() * 2.0)
+                if extra is not None:
+                    extras.append(_log_collision(softmax) if extra == "collision" else _entropy(softmax))
         ctx.head, ctx.rows, ctx.dtype = head, rows, dtype
         ctx.softmax = softmaxes[0] if len(parts) == 1 and any(ctx.needs_input_grad[:3]) else None
-        ctx.save_for_backward(hidden, weight, bias, targets)
         nothing = hidden.new_zeros(0, dtype=torch.float32)
-        log_collision = torch.cat(collisions) if collisions else nothing
-        ctx.mark_non_differentiable(log_collision)
-        return torch.cat(parts) if parts else nothing, log_collision
+        found = torch.cat(extras) if extras else nothing
+        if extra != "entropy":
+            ctx.mark_non_differentiable(found)
+        ctx.save_for_backward(hidden, weight, bias, targets, found if extra == "entropy" else None)
+        return torch.cat(parts) if parts else nothing, found
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_N: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets = ctx.saved_tensors
+    def backward(ctx: Any, grad_N: Tensor, grad_entropy_N: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, entropy = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         matrix = weight.to(ctx.dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
@@ -111,7 +131,10 @@ class _TokenLogprobs(torch.autograd.Function):
             softmax = ctx.softmax
             if softmax is None:
                 _, softmax = _chunk_logprobs(body, matrix, bias, target, ctx.head)
-            grad_logits = _grad_logits(softmax, body, matrix, bias, target, grad_N[chunk], ctx.head)
+            grad, factor = grad_N[chunk, None], -grad_N[chunk, None]
+            if entropy is not None:
+                factor = _entropy_factor(softmax, entropy[chunk, None], grad_entropy_N[chunk, None]).add_(factor)
+            grad_logits = _grad_logits(softmax, factor, grad, body, matrix, bias, target, ctx.head)
             if wants_bias:
                 grad_bias += grad_logits.sum(0)
             grad_logits = grad_logits.to(ctx.dtype)
@@ -160,12 +183,40 @@ def _chunk_logprobs(
     return picked - logsumexp, softmax
 
 
+def _log_collision(softmax: Tensor) -> Tensor:
+    """log sum_v p_v^2. [n]"""
+    return torch.linalg.vector_norm(softmax, dim=-1).log() * 2.0
+
+
+def _entropy(softmax: Tensor) -> Tensor:
+    """-sum_v p_v log p_v. [n]"""
+    return torch.special.entr(softmax).sum(-1)
+
+
+def _entropy_factor(softmax: Tensor, entropy: Tensor, grad: Tensor) -> Tensor:
+    """-grad (log p + H): by it p is multiplied in d H / d logits = -p (log p + H). [n, V]
+
+    `entropy` and `grad` are [n, 1]. No logarithm of a float32 is below -104 but that of an underflown 0.
+    """
+    return softmax.log().clamp_(min=-200.0).add_(entropy).mul_(-grad)
+
+
 def _grad_logits(
-    softmax: Tensor, body: Tensor, matrix: Tensor, bias: Tensor | None, target: Tensor, grad: Tensor, head: Head
+    softmax: Tensor,
+    factor: Tensor,
+    grad: Tensor,
+    body: Tensor,
+    matrix: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    head: Head,
 ) -> Tensor:
-    """grad * (onehot - softmax), back through cap and scale; overwrites `softmax`. [n, V]"""
-    grad_logits = softmax.mul_(-grad[:, None])
-    grad_logits.scatter_add_(-1, target[:, None], grad[:, None])
+    """grad * onehot + factor * softmax, back through cap and scale; overwrites `softmax`. [n, V]
+
+    `grad` is [n, 1], `factor` too or [n, V].
+    """
+    grad_logits = softmax.mul_(factor)
+    grad_logits.scatter_add_(-1, target[:, None], grad)
     if head.temperature != 1.0:
         grad_logits.div_(head.temperature)
     if head.softcap is not None:  # d cap tanh(u / cap) / du = 1 - tanh^2

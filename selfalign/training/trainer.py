@@ -31,7 +31,8 @@ from selfalign.training.loop import Loop, MetricsLog, NonFiniteStep, emit, make_
 from selfalign.training.model import (
     ModelError,
 )
-from selfalign.training.ppo import ActorCritic, PpoTask, frozen_policy, reward_models
+from selfalign.training.ppo import PpoTask
+from selfalign.training.ppo_models import load_models
 from selfalign.training.ranking import RankingTask
 from selfalign.training.reference import WrongStart, mismatch, reference_logps
 from selfalign.training.reward_model import (
@@ -132,23 +133,23 @@ def train_ensemble(setup: Setup, pairs: GroupDataset, should_stop: Callable[[], 
 
 
 def train_on_rollouts(setup: Setup, should_stop: Callable[[], bool]) -> None:
-    job, accelerator = setup.job, setup.accelerator
-    before = probe_logprobs(setup, setup.scorer)
-    reward, critic = reward_models(setup)
-    model = accelerator.prepare(ActorCritic(setup.scorer, critic, job.temperature))
-    reference = None if job.adapter else ActorCritic(frozen_policy(setup), None, job.temperature)
-    task = PpoTask(setup, model, reference, reward, Asking(setup, model, before))
+    job, before = setup.job, probe_logprobs(setup, setup.scorer)
+    models = load_models(setup)
+    model = models.trained
+    task = PpoTask(setup, models, Asking(setup, model, before))
     job = replace(job, train=replace(job.train, checkpoint_every=1))  # the loop waits for an iteration's end
+    stopped = None
     try:
         progress = run_steps(replace(setup, job=job), model, task, should_stop)
         save_trained(setup, model)
     except OverOptimised as guard:
-        warn(setup, f"round {job.round}: {guard.reason}; the weights of iteration {guard.best_iteration} are kept")
+        stopped = f"{guard.reason}; the weights of iteration {guard.best_iteration} are kept"
+        warn(setup, f"round {job.round}: {stopped}")
         progress = Progress(guard.iteration * task.per_iteration, 0)
         keep_trained(setup, model, guard.best)
     remove_rollouts(setup)
     after = probe_logprobs(setup, saved_scorer(setup))
-    finish(setup, progress, [(PROBES_FILE, msgspec.json.encode({"before": before, "after": after}))])
+    finish(setup, progress, [(PROBES_FILE, msgspec.json.encode({"before": before, "after": after}))], stopped)
 
 
 def run_steps(setup: Setup, model: nn.Module, task: GroupTask, should_stop: Callable[[], bool]) -> Progress:

@@ -117,6 +117,10 @@ def test_init_writes_a_campaign_that_config_reads(cli: Cli, tmp_path: Path) -> N
     settings = json.loads(cli("config", "mine.yaml", "--json", cwd=tmp_path).stdout)
     assert settings["name"] == "mine"
     assert settings["constitution"].endswith("mine.constitution.yaml")
+    assert "\n# ppo: {" in (tmp_path / "mine.yaml").read_text(), "what nothing reads yet is there to be asked for"
+    text = (tmp_path / "mine.yaml").read_text().replace("# ppo:", "ppo:").replace("# reward_model:", "reward_model:")
+    (tmp_path / "asked.yaml").write_text(text.replace("train: {beta", "train: {algorithm: ppo, beta"))
+    assert cli("config", "asked.yaml", "--json", cwd=tmp_path).returncode == 0
     again = cli("init", "mine", cwd=tmp_path)
     assert again.returncode == 2
     assert "nothing was written" in again.stderr

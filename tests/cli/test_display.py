@@ -222,6 +222,24 @@ def test_steps_of_a_reward_model_are_not_the_policys() -> None:
     assert "round 0 the reward model is right on 50.0% of 40" in out.getvalue() and "NO-GO" in out.getvalue()
 
 
+def test_a_look_of_the_guard_is_told_beside_the_best_so_far() -> None:
+    out, progress = io.StringIO(), Progress()
+    display = PlainDisplay(out, progress)
+    look = {"time": 0.0, "event": "guard", "round": 0, "win_rate": {"mean": 0.6, "low": 0.55, "high": 0.65}}
+    display.handle({**look, "iteration": 4, "best": 4})
+    assert out.getvalue() == (
+        "round 0  guard     iteration 4: held-out win rate 0.600 (0.550 to 0.650) against the base, the best so far\n"
+    )
+    display.handle({**look, "iteration": 8, "best": 4})
+    assert out.getvalue().endswith("against the base; iteration 4 is the best so far\n")
+    display.handle({"time": 0.0, "event": "guard", "round": 0, "win_rate": "?"})
+    assert out.getvalue().endswith("round 0  guard     the held-out judge has looked\n")
+    progress.handle({**look, "iteration": 8, "best": 4})
+    out = io.StringIO()
+    Console(file=out, width=200, markup=False).print(render(progress, "x", 1.0))
+    assert "round 0 iteration 8: held-out win rate 0.600" in out.getvalue()
+
+
 def on_rollouts(iterations: int) -> list[dict]:
     """The events of training on rollouts: 20 seconds for rollouts, then four steps of a second each."""
     events = [{"time": 0.0, "event": "stage_started", "stage": "train", "step": "rounds/000/policy"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from selfalign.cli.estimate import Needs, Speed, count_needs
 from selfalign.cli.models import ModelSize
 from selfalign.cli.plan import estimates
+from selfalign.cli.progress import works_of
 from selfalign.cli.targets import check_inputs
 from selfalign.cli.workload import RoundWork, Workload, count_work, examples_per_prompt, phases
 from selfalign.config import (
@@ -86,6 +88,17 @@ def test_examples_of_a_prompt(settings: dict, examples: int) -> None:
     assert examples_per_prompt(Campaign(**settings)) == examples
 
 
+def test_the_evaluation_is_counted_by_the_principles_that_it_judges_by(rules: Constitution) -> None:
+    few = replace(rules, principles=rules.principles[:1])
+    campaign = Campaign(judge=Judge(principles="all"))
+    own, other = (
+        count_work(campaign, {"train": PROMPTS, "heldout": HELDOUT}, rules, standard).rounds[1]
+        for standard in (None, few)
+    )
+    assert own.judgments == other.judgments
+    assert (own.heldout_judgments, other.heldout_judgments) == (3 * 2 * 2 * 3, 3 * 2 * 2)
+
+
 def test_gold_answers_are_learned_without_sampling_or_judging(rules: Constitution) -> None:
     work = counted(rules, train=Train(algorithm="sft"))[0]
     assert (work.kind, work.candidates, work.judgments, work.examples) == ("demonstrations", 0, 0, 4)
@@ -134,12 +147,28 @@ def test_rollouts_are_sampled_scored_and_trained_on(
     assert few.rollouts == 5 * 10  # no more prompts than the round has
 
 
+def test_rollouts_that_the_judge_rewards_need_no_pairs(rules: Constitution) -> None:
+    judge, ppo = Judge(method="pointwise-logprob"), Ppo(iterations=5, prompts=8, reward="judge")
+    work = counted(rules, train=Train(algorithm="ppo"), judge=judge, ppo=ppo)[0]
+    assert (work.candidates, work.judgments, work.examples, work.reward_passes) == (0, 0, 0, 0)
+    assert (work.rollouts, work.rollout_judgments, work.passes) == (40, 40 * 2, 1 + 1 + 1 + 3 * 4 * 2)
+    every = replace(judge, principles="all")
+    panel = len(rules.active)
+    assert counted(rules, train=Train(algorithm="ppo"), judge=every, ppo=ppo)[0].rollout_judgments == 40 * panel
+    assert work.verdicts == 40 * 2 + work.heldout_judgments
+    campaign = Campaign(rounds=1, train=Train(algorithm="ppo"), judge=judge, ppo=ppo)
+    assert works_of(campaign) == ["roll out and judge"]
+
+
 @pytest.mark.parametrize(
     ("settings", "bytes_each"),
     [
         ({"train": Train()}, 16),
         ({"train": Train(algorithm="ppo")}, 16 + 4 + 4 + 16),  # policy, reference, reward model, critic
         ({"train": Train(algorithm="ppo"), "ppo": Ppo(advantage="rloo", samples=2)}, 16 + 4 + 4),
+        ({"train": Train(algorithm="ppo"), "reward_model": RewardModel(scorer="engine")}, 16 + 4 + 16),
+        ({"train": Train(algorithm="ppo"), "ppo": Ppo(reward="judge")}, 16 + 4 + 16),  # the critic is the policy's size
+        ({"train": Train(algorithm="ppo"), "ppo": Ppo(reward="judge", advantage="rloo", samples=2)}, 16 + 4),
         ({"train": Train(algorithm="ppo"), "policy": Policy(adapter=Adapter())}, 4 + 4 + 16),
         ({"schedule": (Phase(rounds=2), Phase(rounds=1, train={"algorithm": "ppo"}))}, 16 + 4 + 4 + 16),
     ],
@@ -259,7 +288,7 @@ def test_plan_shows_a_line_for_each_phase(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_plan_names_the_advantage_of_ppo_and_counts_its_rollouts(cli: Cli, tmp_path: Path) -> None:
-    ppo = "train: {algorithm: ppo}\nppo: {iterations: 3, prompts: 10}\nreward_model: {holdout: 0.2}\n"
+    ppo = "train: {algorithm: ppo}\nppo: {iterations: 3, prompts: 10, samples: 1}\nreward_model: {holdout: 0.2}\n"
     (tmp_path / "ppo.yaml").write_text(f"recipe: pocket\nname: deep\nrounds: 2\n{ppo}")
     shown = cli("plan", "ppo.yaml", "--offline", cwd=tmp_path).stdout
     lines = {" ".join(line.split()) for line in shown.splitlines()}

@@ -19,6 +19,9 @@ from selfalign.engines.base import (
     ScoreRequest,
 )
 from selfalign.records import Message
+from selfalign.training.batches import AttentionKinds, collate
+from selfalign.training.dataset import Group, GroupDataset
+from selfalign.training.model import ONE_GROUP, RewardScorer, load_reward_model
 
 Prompts = list[tuple[Message, ...]]
 TOLERANCE = 2e-4  # nats: float32 in two orders of summation
@@ -63,6 +66,7 @@ def check_generations(engine: Engine, folder: Path, prompts: Prompts, temperatur
         assert answer.text == oracle.tokenizer.decode(answer.token_ids, skip_special_tokens=True)
         assert answer.num_prompt_tokens == len(encode_chat(oracle.tokenizer, messages))
         assert answer.logprob == pytest.approx(sum(oracle.logprobs(messages, answer.token_ids)), abs=12 * TOLERANCE)
+        assert answer.logprobs == pytest.approx(oracle.logprobs(messages, answer.token_ids), abs=TOLERANCE)
 
 
 def check_seeds(engine: Engine, prompts: Prompts) -> None:
@@ -159,3 +163,39 @@ def check_laziness(engine: Engine, prompts: Prompts, most: int) -> None:
     assert len(pulled) <= 30 + most
     stream.close()
     assert len(generate(engine, prompts[:5], Sampling(max_tokens=3))) == 5
+
+
+def check_rewards(engine: Engine, folder: Path, prompts: Prompts) -> None:
+    """The rewards of answers are those of the trainer's own scorer."""
+    tokens = {str(i): tuple(range(10, 11 + i % 9)) for i in range(len(prompts))}
+    asked = [ScoreRequest(str(i), m, tokens[str(i)]) for i, m in enumerate(prompts)]
+    found = {rewarded.id: rewarded.reward for rewarded in engine.reward(asked)}
+    scorer, tokenizer = (
+        RewardScorer(load_reward_model(str(folder), torch.float32, None)),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    want = {r.id: _reward(scorer, encode_chat(tokenizer, r.messages), r.token_ids) for r in asked}
+    assert found == pytest.approx(want, abs=1e-3)
+    assert max(want.values()) - min(want.values()) > 0.5
+
+
+@torch.no_grad()
+def _reward(scorer: RewardScorer, prompt: list[int], answer: tuple[int, ...]) -> float:
+    group = GroupDataset([Group("", prompt, (answer,), (1.0,))]).with_room_behind()
+    return scorer(collate(group, ONE_GROUP, "plain", AttentionKinds())).item()
+
+
+def check_reward_reload(engine: Engine, first: Path, second: Path, prompts: Prompts) -> None:
+    """A later reward model takes the place of an earlier one; a policy does not fit."""
+    check_rewards(engine, first, prompts)
+    engine.load(str(second))
+    check_rewards(engine, second, prompts[:8])
+    long = ScoreRequest("long", (Message("user", "é" * 600),), (5, 6))
+    with pytest.raises(EngineError, match=r"long.*cannot be scored"):
+        list(engine.reward([long]))
+
+
+def check_no_rewards(engine: Engine, prompts: Prompts) -> None:
+    """A policy has no rewards to give."""
+    with pytest.raises(EngineError, match="is no reward model"):
+        list(engine.reward([ScoreRequest("x", prompts[0], (5,))]))

@@ -29,8 +29,10 @@ def test_texts_are_cut_at_max_tokens_and_scored_alike():
     assert (whole.text, whole.finish_reason) == ("What is it? 7", "stop")
     assert (cut.text, cut.finish_reason, cut.token_ids) == ("What", "length", tuple(b"What"))
     (score,) = engine.score([ScoreRequest("x", PROMPT, cut.token_ids)])
-    assert sum(score.logprobs) == cut.logprob
+    assert score.logprobs == cut.logprobs and sum(score.logprobs) == cut.logprob
     assert all(value < 0 for value in score.logprobs)
+    (rewarded,) = engine.reward([ScoreRequest("x", PROMPT, cut.token_ids)])
+    assert rewarded.reward == cut.logprob
 
 
 def test_choices_are_weights_normalised_or_none():

@@ -64,6 +64,14 @@ def test_scores_are_the_models_log_probabilities(engine, make_model, prompts):
     checks.check_scores(engine, make_model(0), prompts)
 
 
+def test_rewards_are_the_trainers(engine, make_model, make_reward_model, prompts):
+    rewarding = TransformersEngine(str(make_reward_model(0)), SETTINGS)
+    second = make_reward_model(1)
+    assert rewarding.accepts(str(second)) and not rewarding.accepts(str(make_model(0)))
+    checks.check_reward_reload(rewarding, make_reward_model(0), second, prompts)
+    checks.check_no_rewards(engine, prompts)
+
+
 def test_weights_come_and_go_in_place(engine, make_model, prompts):
     checks.check_reload(engine, make_model(0), make_model(1), prompts)
 

@@ -5,7 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from selfalign.engines.base import Choice, ChoiceRequest, EngineError, GenerateRequest, Generation, Sampling
+from selfalign.engines.base import (
+    Choice,
+    ChoiceRequest,
+    EngineError,
+    GenerateRequest,
+    Generation,
+    Rewarded,
+    Sampling,
+    ScoreRequest,
+)
 from selfalign.launch import worker
 
 
@@ -23,6 +32,10 @@ class Echo:
 
     def load(self, model: str) -> None:
         self.model, self.awake = model, True
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        for request in requests:
+            yield Rewarded(request.id, float(sum(request.token_ids)))
 
     def sleep(self) -> None:
         self.model += " slept"

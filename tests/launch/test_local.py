@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from selfalign.config import EngineSettings, Train
-from selfalign.engines.base import ChoiceRequest, EngineError, GenerateRequest, Sampling
+from selfalign.engines.base import ChoiceRequest, EngineError, GenerateRequest, Sampling, ScoreRequest
 from selfalign.launch import local
 from selfalign.launch.worker import Start, Use
 from selfalign.records import Message
@@ -42,6 +42,8 @@ def test_answers_every_request_once_and_reloads_in_place(worker: local.RemoteWor
     assert [answer.text for answer in worker.generate([request("again")], Sampling())] == ["echo-2: again"]
     asked = ChoiceRequest("c", (Message("user", "?"),), ("A", "B"))
     assert [choice.probabilities for choice in worker.choose([asked])] == [(0.75, 0.25)]
+    answer = ScoreRequest("s", (Message("user", "?"),), (4, 5))
+    assert [rewarded.reward for rewarded in worker.reward([answer])] == [9.0]
 
 
 def test_a_call_without_requests_ends(worker: local.RemoteWorker) -> None:

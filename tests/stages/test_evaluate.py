@@ -10,7 +10,7 @@ import pytest
 from selfalign.config import Accept, Campaign, Judge, Pairs
 from selfalign.constitution import Constitution, Principle
 from selfalign.preferences import sigmoid
-from selfalign.records import Checkpoint, JudgeHealth, Kl, Report, Scored, WinRate
+from selfalign.records import Checkpoint, Guarded, JudgeHealth, Kl, Look, Report, Scored, WinRate
 from selfalign.stages.evaluate import (
     Heldout,
     behaviour,
@@ -261,7 +261,7 @@ def measured_report(**fields) -> Report:
     return replace(report, **{**values, **fields})
 
 
-def make(settings: Campaign, **heldout) -> Report:
+def make(settings: Campaign, standard: Constitution = HOUSE, **heldout) -> Report:
     values = {
         "prompts": PROMPTS,
         "policy": NEW,
@@ -273,6 +273,7 @@ def make(settings: Campaign, **heldout) -> Report:
     return make_report(
         Heldout(**{**values, **heldout}),
         HOUSE,
+        standard,
         settings,
         round=2,
         policy=Checkpoint("p2", "p1", "policy", "rounds/002/policy", 2, "d2"),
@@ -283,6 +284,13 @@ def make(settings: Campaign, **heldout) -> Report:
         discarded={"tie": 1},
         seconds={"generate": 1.5},
     )
+
+
+def test_the_report_names_the_principles_that_judged_where_they_are_others():
+    assert make(Campaign()).standard is None
+    meant = replace(HOUSE, name="meant", principles=tuple(replace(p, text="Other words.") for p in HOUSE.principles))
+    report = make(Campaign(), meant)
+    assert report.standard == f"meant 1.0 ({meant.hash})" and report.constitution_hash == HOUSE.hash
 
 
 def test_the_report_holds_every_measurement_and_survives_json():
@@ -365,3 +373,25 @@ def test_a_policy_that_has_not_changed_is_not_an_improvement():
     report = make(Campaign(), policy=same, judgments=[])
     assert report.win_rates["previous"].rate == 0.5
     assert not report.gate.accepted
+
+
+STOPPED = Guarded((Look(0, 0.5, 0.5, 0.5), Look(2, 0.6, 0.55, 0.65)), 2, "the reward is over-optimised", 6)
+
+
+def test_a_policy_that_was_stopped_at_its_best_may_pass_and_the_gate_says_so():
+    decision = gate(measured_report(), Accept(), STOPPED)
+    assert decision.accepted
+    assert "PPO was stopped in iteration 6 and the weights of iteration 2 kept (the reward" in decision.reason
+    assert gate(measured_report(), Accept(), replace(STOPPED, stopped=None)) == gate(measured_report(), Accept())
+
+
+def test_where_the_start_was_kept_there_is_no_new_policy_whatever_the_limits():
+    free = Accept(win_rate_lower_bound=None, max_kl=None, max_length_ratio=None)
+    decision = gate(measured_report(), free, replace(STOPPED, best=0))
+    assert not decision.accepted
+    for words in (
+        "in iteration 6 and the weights that the round began with kept (the reward is over-optimised",
+        "What to do",
+        "selfalign pairs ls",
+    ):
+        assert words in decision.reason

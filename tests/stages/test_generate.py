@@ -49,6 +49,20 @@ def test_what_the_engine_says_of_an_answer_is_kept():
         assert candidate.duplicate_of is None
 
 
+def test_log_probabilities_of_single_tokens_are_kept_where_asked_for():
+    def answer(request: GenerateRequest) -> Generation:
+        failed = request.seed % 2 == 0
+        return Generation(request.id, "Yes.", (5, 6), "error" if failed else "stop", -3.0, 3, (-1.0, -2.0))
+
+    engine, settings = FakeEngine(generate=answer), Generate(samples=8)
+    plain, rollouts = (
+        dict(generate(SHARDS[:1], engine, settings, policy_id="p0", seed=17, logprobs=True, by_token=by_token))[0]
+        for by_token in (False, True)
+    )
+    assert {c.logprobs for c in plain} == {()} and {c.logprob for c in plain} == {-3.0, None}
+    assert all(c.logprobs == (() if c.finish_reason == "error" else (-1.0, -2.0)) for c in rollouts)
+
+
 def test_duplicates_truncations_errors_and_empty_answers_are_marked_and_counted():
     script = [("same", "stop"), ("same", "length"), ("half", "error"), ("other", "stop"), ("", "stop")]
     answers = {derived_seed(17, PROMPTS[0].id, i): said for i, said in enumerate(script)}

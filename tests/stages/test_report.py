@@ -11,8 +11,9 @@ import pytest
 
 from selfalign.calibration import Bin, folded, reliability, wilson_interval
 from selfalign.config import Adapter, Campaign, Policy, Ppo, Train
+from selfalign.records import Guarded, Look
 from selfalign.stages import report
-from selfalign.stages.report import training
+from selfalign.stages.report import guard, training, truth
 from selfalign.stages.report.document import Dialogue, Paragraph, Table, fenced, markdown, to_html, to_markdown
 from selfalign.stages.report.plots import Point, Series, line_chart, nice_step, reliability_chart, reliability_words
 from selfalign.store import Run
@@ -80,6 +81,7 @@ def test_the_pages_say_what_happened(run: Run) -> None:
         assert "Round 1 was rejected: win rate 0.65" in text
         assert "0.650 (0.590 to 0.700)" in text
         assert run.view("rounds/001/policy").digest in text
+    assert "<details><summary>Round 0<" in text and "<details open><summary>Round 1<" in text, "what went wrong is open"
 
 
 def test_the_page_of_a_round_says_what_each_principle_did(tmp_path: Path) -> None:
@@ -289,6 +291,44 @@ def test_a_chart_of_any_values_is_drawn(values: list[float]) -> None:
     assert (
         ElementTree.fromstring(line_chart("t", [str(i) for i in range(len(values))], [Series("s", points)])) is not None
     )
+
+
+SEEN = (Look(0, 0.5, 0.5, 0.5), Look(2, 0.62, 0.57, 0.66), Look(4, 0.41, 0.36, 0.46))
+MADE = {at: {"iteration": at, "objective/scores": 0.2 * at, "objective/kl": 0.5 * at} for at in range(6)}
+GOLD = {0: {"gold": 0.68}, 2: {"gold": 0.8}, 4: {"gold": 0.55}}
+
+
+def test_the_guard_is_shown_beside_the_reward_with_what_was_kept_and_where_it_stopped() -> None:
+    found = Guarded(SEEN, 2, "the reward is over-optimised", 5)
+    root = ElementTree.fromstring(guard.chart(found, MADE, GOLD))
+    words = [node.text for node in root.iter() if node.text]
+    assert {"kept: 2", "stopped", "iteration, and under it the KL, nats per answer", "2.5", "■ gold"} <= set(words)
+    kept, stopped = (root.find(f".//{{*}}line[@class='{name}']").get("x1") for name in ("kept", "stopped"))
+    assert float(kept) == pytest.approx(42 + 254 * 2.5 / 6, abs=0.1)
+    assert float(stopped) == pytest.approx(42 + 254 * 5.5 / 6, abs=0.1)
+    assert len(root.findall(".//{*}circle")) == 6 + 3 and len(root.findall(".//{*}rect")) == 3
+    assert len(root.findall(".//{*}line[@class='kept']")) == 2  # through both panels
+    width, height = float(root.get("width")), float(root.get("height"))
+    assert all(0 <= float(node.get(key, "0")) <= width for node in root.iter() for key in ("x", "cx", "x1", "x2"))
+    assert all(0 <= float(node.get(key, "0")) <= height for node in root.iter() for key in ("y", "cy", "y1", "y2"))
+    assert "iteration 4: win rate 0.410 (0.360 to 0.460), score 0.8, gold 0.550" in guard.words(found, MADE, GOLD)
+
+
+def test_the_guard_in_words() -> None:
+    assert guard.outcome(Guarded(SEEN, 2)) == (
+        "The judge did not turn against the reward. It looked 3 times, and liked iteration 2 best: a win rate against "
+        "the base of 0.620 (0.570 to 0.660)."
+    )
+    assert "stopped in iteration 5, and the weights of iteration 2 are kept: why." in guard.outcome(
+        Guarded(SEEN, 2, "why", 5)
+    )
+    assert "the weights that the round began with are kept" in guard.outcome(Guarded(SEEN, 0, "why", 5))
+
+
+def test_gold_of_iterates_is_no_policys() -> None:
+    found = {"base": {"gold": 0.7}, "round 0": {"gold": 0.8}, "round 0, iteration 2": {"gold": 0.75}}
+    assert truth.of_policies(found).keys() == {"base", "round 0"}
+    assert truth.of_iterates(found, 0) == {2: {"gold": 0.75}} and truth.of_iterates(found, 1) == {}
 
 
 GAPS = [0.2, -0.3, 0.9, 1.4, -1.1, 2.5, 3.0, -4.0, -4.0, -4.0, 9.0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import msgspec
 import numpy as np
 import pytest
 
-from selfalign.records import Candidate, Prompt, RewardReport
+from selfalign.constitution import Constitution, Principle
+from selfalign.engines.base import EngineError, Rewarded, ScoreRequest
+from selfalign.engines.scripted import ScriptedEngine
+from selfalign.records import Candidate, Prompt, Reward, RewardReport
 from selfalign.stages import reward
 from selfalign.stages.report import reward_model
 from selfalign.stages.report.document import to_html, to_markdown
 from selfalign.training.job import HeldOut
-from tests.stages.world import candidate, prompt
+from tests.stages.world import candidate, prompt, rated
 
 
 def held_out(folder: Path, right: float, *, by_length: bool = False, num_pairs: int = 200, seed: int = 0) -> Path:
@@ -178,3 +182,35 @@ def test_rewards_are_of_the_candidates_that_have_one(tmp_path: Path) -> None:
         (answers[2].id, "rm", -0.5),
     ]
     assert all(math.isfinite(one.reward) for one in found)
+
+
+def test_ratings_become_rewards_from_minus_one_to_one() -> None:
+    ask, other, rule = prompt("a"), prompt("b"), Principle(id="p", text="p")
+    rules = Constitution(name="rules", version="1", principles=(rule,))
+    low, high, same, none = (candidate(ask, text, i) for i, text in enumerate(["low", "high", "low", "none"]))
+    elsewhere = candidate(other, "low", 4)
+    error = candidate(ask, "low", 5, finish_reason="error")
+    said = [rated(low, 1.0, rule), rated(high, 4.5, rule), rated(none, None, rule)]
+    found = reward.judged_rewards([low, high, same, none, elsewhere, error], said, rules, 5, "judge")
+    assert found == [Reward(low.id, "judge", -1.0), Reward(high.id, "judge", 0.75), Reward(same.id, "judge", -1.0)]
+    assert [reward.scaled(rating, 3) for rating in (1, 1.5, 2, 3)] == [-1.0, -0.5, 0.0, 1.0]
+
+
+class Constant(ScriptedEngine):
+    """Rewards every answer alike."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.value = value
+
+    def reward(self, requests: Iterable[ScoreRequest]) -> Iterator[Rewarded]:
+        yield from (Rewarded(request.id, self.value) for request in requests)
+
+
+def test_the_engine_rewards_what_has_tokens_and_nothing_infinite() -> None:
+    ask = prompt("a")
+    some, empty = candidate(ask, "some"), candidate(ask, "", 1, token_ids=())
+    ((index, found),) = reward.score([(3, [ask], [some, empty])], Constant(0.5), model_id="rm")
+    assert (index, found) == (3, [Reward(some.id, "rm", 0.5)])
+    with pytest.raises(EngineError, match="is not finite"):
+        list(reward.score([(0, [ask], [some])], Constant(math.nan), model_id="rm"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields, make_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 from selfalign import store
-from selfalign.records import Prompt
-from selfalign.store import Run, StepChanged, StoreError
+from selfalign.records import Candidate, Prompt
+from selfalign.store import Run, StepChanged, StoreError, tables
 from tests.crash_child import tree
 from tests.store.helpers import prompts
 
@@ -27,6 +29,15 @@ def test_a_step_is_written_shard_by_shard_and_read_back(run: Run) -> None:
     assert again.counts == {"kept": 3, "dropped": 4, "seconds": 1.5}
     assert list(again.shards(Prompt)) == [(0, prompts(2, "a")), (1, []), (2, prompts(1, "c"))]
     assert list(store.read_records(step.path, Prompt)) == [*prompts(2, "a"), *prompts(1, "c")]
+
+
+def test_a_file_from_before_a_field_existed_is_read_with_its_default() -> None:
+    """Rollouts of earlier versions hold no log-probabilities of single tokens."""
+    kept = [field for field in fields(Candidate) if field.name != "logprobs"]
+    older = make_dataclass("Candidate", [(field.name, get_type_hints(Candidate)[field.name]) for field in kept])
+    values = ("c", "p", "policy", 0, 7, "Because.", (1, 2), "stop", -1.5, None)
+    data = tables.encode([older(*values)], older, {})
+    assert tables.decode(data, Candidate, "here") == [Candidate(*values)]
 
 
 def test_counts_survive_a_new_process(run: Run) -> None:

@@ -199,3 +199,18 @@ def test_extents(layout: str) -> None:
     extents = Extents.of(dataset([(3, 3, 2), (2, 2, 1, 4)]), layout)
     assert extents.widths.tolist() == {"shared": [6, 6], "plain": [5, 5]}[layout]
     assert extents.rows.tolist() == {"shared": [1, 1], "plain": [2, 3]}[layout]
+
+
+@given(LENGTHS)
+def test_rows_with_room_behind_still_hold_the_rows_without(lengths: list) -> None:
+    """The same tokens are scored, from the same inputs, in both layouts."""
+    groups = dataset(lengths)
+    for layout in ("shared", "plain"):
+        rows = [np.array([index]) for index in range(len(groups))]
+        narrow = collate(groups, rows, layout, AttentionKinds())
+        found = collate(groups.with_room_behind(), rows, layout, AttentionKinds()).without_room_behind()
+        for name in ("targets", "lengths", "answers", "sizes"):
+            assert getattr(found, name).tolist() == getattr(narrow, name).tolist()
+        for inputs in ("input_ids", "position_ids"):
+            read, expected = (getattr(b, inputs).flatten()[b.sources].tolist() for b in (found, narrow))
+            assert read == expected

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from selfalign.training.guards import Reading, best_iterate, overoptimised
+from selfalign.config import Ppo
+from selfalign.training.guards import Health, Reading, best_iterate, has_limits, overoptimised, past_limits
 
 JUDGED = 256  # prompts a reading rests on
 COEFFICIENTS = np.geomspace(4.0, 0.05, 25)  # the price of a nat, swept down
@@ -92,7 +93,7 @@ def test_it_fires_between_the_peak_and_the_ruin(rare_trick: Case, seed: int) -> 
 def test_it_says_why() -> None:
     reason = overoptimised([0.4, 0.9], [Reading(0.6, 0.55, 0.65), Reading(0.3, 0.25, 0.35)])
     assert reason == (
-        "the reward is over-optimised: since iterate 0 it rose from 0.4 to 0.9, while the held-out judge fell from "
+        "the reward is over-optimised: since iteration 0 it rose from 0.4 to 0.9, while the held-out judge fell from "
         "0.6 [0.55, 0.65] to 0.3 [0.25, 0.35], by 0.3; chance explains 0.0929"
     )
 
@@ -142,6 +143,71 @@ def test_short_and_broken_histories() -> None:
     assert overoptimised([1.0, math.nan], [Reading(0.6, 0.55, 0.65), Reading(0.3, 0.25, 0.35)]) is None
     with pytest.raises(ValueError, match="one of each an iterate"):
         overoptimised([1.0, 2.0], [Reading(0.5, 0.4, 0.6)])
+
+
+HEALTHY = Health(kl=2.0, repetition=0.05, length=100.0, entropy=1.0, spread=0.8, disagreement=0.2)
+LIMITS = Ppo(
+    stop_kl=10.0, stop_repetition=0.3, stop_length=1.5, stop_entropy=0.4, stop_spread=0.25, stop_disagreement=2.0
+)
+
+
+@pytest.mark.parametrize(
+    ("figure", "values", "reason"),
+    [
+        ("kl", [2, 9.9, 10.0, 12.3], "the KL to the reference is 12.3 nats per answer; the most allowed is 10"),
+        (
+            "repetition",
+            [0.05, 0.3, 0.31],
+            "0.31 of an answer's word 3-grams are repetitions; the most allowed is 0.3",
+        ),
+        ("length", [100, 150, 80, 151], "answers have 151 tokens, 100 at first; the most allowed is 150"),
+        (
+            "entropy",
+            [1.0, 0.4, 0.39],
+            "the entropy is 0.39 nats per token, 1 at first; the least allowed is 0.4",
+        ),
+        (
+            "spread",
+            [0.8, 0.2, 0.1],
+            "the standard deviation of scores is 0.1, 0.8 at first; the least allowed is 0.2",
+        ),
+        (
+            "disagreement",
+            [0.2, 0.4, 0.5],
+            "the reward models are 0.5 apart, 0.2 at first; the most allowed is 0.4",
+        ),
+        ("kl", [2, math.nan], "the KL to the reference is nan nats per answer; the most allowed is 10"),
+    ],
+)
+def test_each_limit_fires_when_it_is_past_and_says_so(figure: str, values: list[float], reason: str) -> None:
+    history = [HEALTHY._replace(**{figure: float(value)}) for value in values]
+    for number in range(1, len(history)):
+        assert past_limits(history[:number], LIMITS) is None
+    last = len(history) - 1
+    assert past_limits(history, LIMITS) == f"ppo.stop_{figure}: in the rollouts of iteration {last} {reason}"
+    assert past_limits(history, Ppo()) is None
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_limits_are_silent_where_the_rollouts_only_vary(seed: int) -> None:
+    """100 iterations of 64 answers each, whose figures are noisy and no more."""
+    generator = np.random.default_rng(seed)
+    history = [
+        Health(
+            *(
+                generator.normal(mean, deviation / 8)
+                for mean, deviation in zip(HEALTHY[:4], (8, 0.1, 60, 1), strict=True)
+            ),
+            spread=float(generator.normal(0, 0.8, 64).std()),
+        )
+        for _ in range(100)
+    ]
+    assert not any(past_limits(history[: number + 1], LIMITS) for number in range(100))
+
+
+def test_limits_are_asked_for_one_by_one() -> None:
+    assert not has_limits(Ppo())
+    assert has_limits(LIMITS) and has_limits(Ppo(stop_spread=0.0))
 
 
 def test_the_earliest_of_equals_is_best() -> None:

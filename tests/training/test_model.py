@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, MambaConfig, MambaForCausalLM
 
 from selfalign.config import Adapter
@@ -18,11 +18,14 @@ from selfalign.training.model import (
     ModelError,
     Scorer,
     add_adapter,
+    add_saved_adapter,
     attention_kinds,
     choose_layout,
     completion_logprobs,
     load_model,
+    load_reward_model,
     merge_lora,
+    save_adapter,
     save_model,
     sequence_logps,
 )
@@ -143,7 +146,7 @@ def test_a_fresh_adapter_changes_nothing_and_can_be_turned_off() -> None:
         if "lora_B" in key:
             torch.nn.init.normal_(parameter)
     assert (naive_logps(scorer.model, pairs) - expected).abs().max() > 0.1
-    with scorer.without_adapter():
+    with scorer.under():
         torch.testing.assert_close(naive_logps(scorer.model, pairs), expected)
 
 
@@ -174,3 +177,45 @@ def test_probe_log_probabilities_are_those_of_the_model() -> None:
     found = completion_logprobs(Scorer(model), prompts, answers, torch.device("cpu"))
     assert [len(row) for row in found] == [len(answer) for answer in answers]
     torch.testing.assert_close(torch.tensor([sum(row) for row in found]), naive_logps(model, pairs)[:3, 0])
+
+
+def saved_reward_adapter(policy: Path, folder: Path) -> Path:
+    """A reward model's adapter that is no longer as it began."""
+    model = add_adapter(load_reward_model(str(policy), torch.float32, 0), Adapter(rank=2, dropout=0.1))
+    for key, parameter in model.named_parameters():
+        if "lora_B" in key:
+            torch.nn.init.normal_(parameter)
+    save_adapter(folder, model, model.state_dict())
+    return folder
+
+
+def test_a_reward_models_adapter_stands_beside_the_policys(tmp_path: Path) -> None:
+    policy, folder = save_tiny(tmp_path / "policy"), tmp_path / "adapter"
+    saved_reward_adapter(policy, folder)
+    model = add_adapter(load_model(str(policy), torch.bfloat16), Adapter(rank=3))
+    for name, trained in (("reward-0", False), ("value", True)):
+        head = add_saved_adapter(model, folder, name, trained=trained)
+        assert head.shape == (1, 32)
+    kinds = {key.split(".")[-2]: (p.dtype, p.requires_grad) for key, p in model.named_parameters() if ".lora_" in key}
+    assert kinds == {
+        "default": (torch.float32, True), "reward-0": (torch.bfloat16, False), "value": (torch.float32, True),
+    }  # fmt: skip
+    scorer = Scorer(model)
+    assert scorer.adapters == ["default"]
+    with scorer.under("value"):
+        assert scorer.adapters == ["value"]
+        with scorer.under():
+            assert scorer.adapters == []
+        assert scorer.adapters == ["value"]
+    assert {p.requires_grad for key, p in model.named_parameters() if ".default." in key} == {True}
+
+
+def test_an_adapter_that_does_not_fit_the_base_is_refused(tmp_path: Path) -> None:
+    policy, folder = save_tiny(tmp_path / "policy"), tmp_path / "adapter"
+    saved_reward_adapter(policy, folder)
+    state = load_file(folder / "adapter_model.safetensors")
+    state["base_model.model.model.layers.7.mlp.up_proj.lora_A.weight"] = torch.zeros(2, 32)
+    save_file(state, folder / "adapter_model.safetensors")
+    model = add_adapter(load_model(str(policy), torch.float32), Adapter(rank=3))
+    with pytest.raises(ModelError, match=r"not one of LlamaForCausalLM: .*layers\.7"):
+        add_saved_adapter(model, folder, "reward-0", trained=False)

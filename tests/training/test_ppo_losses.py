@@ -18,6 +18,7 @@ from selfalign.training.ppo_losses import (
     policy_statistics,
     sampler_weights,
     token_mean,
+    truncated_share,
     value_clipfrac,
     value_loss,
 )
@@ -156,6 +157,7 @@ def test_sampler_weights() -> None:
     found = sampler_weights(old, torch.tensor([0.5, 0.0, 0.0, -300.0]), cap=1.5)
     assert found.tolist() == pytest.approx([1.0, 1.5, math.exp(-1), 1.5])
     assert not found.requires_grad
+    assert truncated_share(old, torch.tensor([0.5, 0.0, 0.0, -300.0]), cap=1.5).item() == 0.5
 
 
 def test_sampler_weights_undo_the_samplers_error() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,13 +21,14 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 
 from selfalign.chat import encode_chat
 from selfalign.config import Adapter, RewardModel
+from selfalign.launch.local import trainer_command
 from selfalign.records import Candidate, Pair, Prompt, Reward
 from selfalign.store import Run, read_records
 from selfalign.training import dataset
 from selfalign.training.batches import collate
 from selfalign.training.dataset import NothingToTrainOn
 from selfalign.training.dpo import reward_weights
-from selfalign.training.job import HeldOut, TrainJob
+from selfalign.training.job import HeldOut, TrainJob, write_job
 from selfalign.training.loop import NonFiniteStep, Stopped
 from selfalign.training.losses import PairLogps, distill_loss
 from selfalign.training.model import ModelError, RewardScorer, choose_layout, load_reward_model
@@ -325,9 +328,9 @@ def test_an_answer_encoded_anew_ends_where_it_did(reason: str, tmp_path: Path) -
     encoder = replace(make_encoder(job, tokenizer), foreign=True)
     prompt = next(iter(read_records(Path(job.prompts_dirs[0]), Prompt)))
     answer = Candidate("a", prompt.id, "p", 0, 0, "w1 w2", (60, 61), reason)
-    found = dataset._answer_tokens(answer, {prompt.id: prompt}, encoder).tolist()
+    found = dataset.answer_tokens(answer, {prompt.id: prompt}, encoder).tolist()
     assert found == [*tokenizer.encode("w1 w2"), *([END] if reason == "stop" else [])]
-    assert dataset._answer_tokens(answer, {}, replace(encoder, foreign=False)).tolist() == [60, 61]
+    assert dataset.answer_tokens(answer, {}, replace(encoder, foreign=False)).tolist() == [60, 61]
 
 
 def test_the_same_tokenizer_keeps_the_tokens(tmp_path: Path) -> None:
@@ -403,6 +406,23 @@ def test_an_ensemble_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> No
     assert (tmp_path / "out/member-0/model.safetensors").stat().st_mtime_ns == kept
     for name in ("rewards.json", "spreads.json", "heldout.json", "member-1/model.safetensors"):
         assert (tmp_path / "out" / name).read_bytes() == (Path(whole.output_dir) / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_an_ensemble_of_two_processes_equals_that_of_one(tmp_path: Path) -> None:
+    one = reward_job(tmp_path, {"ensemble": 2, "combine": "min"}, train_epochs=1)
+    train(one)
+    two = replace(one, output_dir=str(tmp_path / "two"), train=replace(one.train, num_processes=2))
+    write_job(two, tmp_path / "two.json")
+    result = subprocess.run(
+        trainer_command(two, tmp_path / "two.json"), capture_output=True, text=True, timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    for name in ("rewards", "spreads"):
+        ours, theirs = (json.loads((Path(job.output_dir) / f"{name}.json").read_text()) for job in (one, two))
+        assert theirs == pytest.approx(ours, rel=1e-2, abs=5e-3)
+    assert (tmp_path / "two/member-1/model.safetensors").exists() and not (tmp_path / "two/checkpoint").exists()
 
 
 # Policies that follow one.

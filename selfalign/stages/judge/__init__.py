@@ -24,6 +24,7 @@ def judge(
     *,
     judge_id: str,
     seed: int,
+    alone: bool = False,
 ) -> Iterator[tuple[int, list[Judgment]]]:
     """Judge the candidates of each prompt and yield each shard once all of its verdicts are in.
 
@@ -32,10 +33,11 @@ def judge(
     differ in their principle alone follow one another, so that an engine computes what they share once. A prompt to
     which no principle applies gets no judgment. With `comparisons: active` a shard is judged in waves, each of which
     asks for what the answers so far make most worth knowing, so that the engine's batch drains between waves; a shard
-    judged again gets the same questions if it gets the same answers. Raises EngineError unless each label is a single
+    judged again gets the same questions if it gets the same answers. A candidate that has no other beside it is rated
+    only where it is to stand `alone`, such as for a reward. Raises EngineError unless each label is a single
     token of the judge.
     """
-    sheet = Sheet(constitution, settings, judge_id, seed)
+    sheet = Sheet(constitution, settings, judge_id, seed, alone=alone)
     engine.check_labels(sheet.labels)
     if settings.comparisons == "active" and settings.method == "pairwise-logprob":
         for index, prompts, candidates in shards:

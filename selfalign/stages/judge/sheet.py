@@ -46,8 +46,11 @@ class Question:
 class Sheet:
     """Which questions are asked, in which words, and what an answer means."""
 
-    def __init__(self, constitution: Constitution, settings: Judge, judge_id: str, seed: int) -> None:
+    def __init__(
+        self, constitution: Constitution, settings: Judge, judge_id: str, seed: int, *, alone: bool = False
+    ) -> None:
         self.constitution, self.settings, self.judge_id, self.seed = constitution, settings, judge_id, seed
+        self._fewest = 1 if alone else 2  # candidates of a prompt worth a rating
         ordinary = tuple(p for p in constitution.principles if p.kind != "hard_constraint")
         self._drawable = replace(constitution, principles=ordinary)
         self.labels = _labels(settings)
@@ -76,7 +79,7 @@ class Sheet:
     def _rate(self, prompt: Prompt, candidates: Sequence[Candidate]) -> Iterator[Question]:
         # Ratings under different principles cannot be compared: one draw holds for all candidates of the prompt.
         panel = self.panel(prompt)
-        for candidate in candidates if len(candidates) > 1 else ():
+        for candidate in candidates if len(candidates) >= self._fewest else ():
             for principle in panel:
                 yield self._question(prompt, candidate, None, principle)
 

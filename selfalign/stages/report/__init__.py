@@ -15,10 +15,11 @@ import msgspec
 
 from selfalign import config
 from selfalign.config import Campaign
-from selfalign.records import Report, RewardReport
-from selfalign.stages.report import card, content, reward_model
+from selfalign.records import Guarded, Report, RewardReport
+from selfalign.stages.report import card, content, guard, reward_model
 from selfalign.stages.report.document import to_html, to_markdown
 from selfalign.stages.report.steps import seconds as stage_seconds
+from selfalign.stages.report.truth import gold
 from selfalign.store import Run
 
 
@@ -56,6 +57,16 @@ def write_reward_model(run: Run, found: RewardReport) -> None:
         render(run, [found.round])
 
 
+def write_guard(run: Run, number: int, seen: Guarded) -> None:
+    """Write what the guard of a round of PPO has seen so far. Needs the run's lock."""
+    run.write_json(f"{folder(number)}/{guard.FILE}", seen)
+
+
+def read_guard(run: Run, number: int) -> Guarded | None:
+    """What the guard of a round of PPO has seen; None where there was none."""
+    return guard.read(run, number)
+
+
 def not_to_follow(run: Run) -> list[RewardReport]:
     """What is known of the reward models for which rounds were stopped, in order."""
     found = (reward_model.read(run, number) for number in run.rounds())
@@ -70,13 +81,6 @@ def read(run: Run) -> list[Report]:
         if (run.path / name).exists():
             found.append(msgspec.convert(run.read_json(name), Report))
     return found
-
-
-def gold(run: Run) -> dict[str, dict[str, float]]:
-    """A run's true behaviours by policy, as `python -m selfalign.pocket.measure RUN --json > RUN/gold.json` writes."""
-    if not (run.path / "gold.json").exists():
-        return {}
-    return msgspec.convert(run.read_json("gold.json"), dict[str, dict[str, float]])
 
 
 def folder(number: int) -> str:
@@ -105,4 +109,7 @@ def _write_pages(run: Run, prefix: str, title: str, blocks: Sequence[Any]) -> li
     return [f"{prefix}report.md", f"{prefix}report.html"]
 
 
-__all__ = ["gold", "not_to_follow", "read", "render", "stage_seconds", "write", "write_reward_model"]
+__all__ = [
+    "gold", "not_to_follow", "read", "read_guard", "render", "stage_seconds", "write", "write_guard",
+    "write_reward_model",
+]  # fmt: skip

@@ -43,6 +43,7 @@ def _blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
         ("training", training.method(settings)),
         ("reference", training.reference(settings, report.round)),
         ("constitution", f"{report.constitution}, hash {report.constitution_hash}"),
+        *([("judged by", report.standard)] if report.standard else []),
         ("labelling judge", f"{judge.model}, {judge.method}"),
         ("evaluating judge", evaluating),
         ("seed", str(settings.seed)),

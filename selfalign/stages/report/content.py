@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from selfalign import principles
 from selfalign.config import Campaign, in_round
 from selfalign.records import Behaviour, JudgeHealth, Report, RewardReport, Sample, WinRate
-from selfalign.stages.report import reward_model, steps, training
+from selfalign.stages.report import reward_model, steps, training, truth
 from selfalign.stages.report.document import Block, Dialogue, Figure, Fold, Heading, Paragraph, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
 from selfalign.store import Run, StoreError
@@ -36,14 +36,15 @@ def campaign_page(
         *figures(reports),
     ]
     if gold:
-        blocks += [Heading("True behaviour"), gold_table(gold)]
+        blocks += [Heading("True behaviour"), gold_table(truth.of_policies(gold))]
     blocks += [Heading(f"Before and after, round {last.round}"), *samples(last.samples)]
     blocks += [Heading("Judge health"), judge_table(reports)]
     blocks += [Heading("Round by round")]
     for report in reports:
         trained = training.blocks(run, report, in_round(campaign, report.round))
         rewarded = reward_model.blocks(run, report.round)
-        blocks.append(Fold(f"Round {report.round}", (*trained, *rewarded, *details(report))))
+        found = (*trained, *rewarded, *details(report))
+        blocks.append(Fold(f"Round {report.round}", found, open=not report.gate.accepted))
     return [*blocks, Heading("Lineage"), *lineage(run, reports)]
 
 
@@ -142,7 +143,8 @@ def _win_table(report: Report) -> Table:
         for name, win in report.win_rates.items()
     )
     columns = ("", "win rate", "length-controlled", "wins", "ties", "losses", "prompts")
-    return Table(columns, rows, "Win rate on held-out prompts, with 95% bootstrap intervals over prompts")
+    by = f"; judged by {report.standard}" if report.standard else ""
+    return Table(columns, rows, f"Win rate on held-out prompts, with 95% bootstrap intervals over prompts{by}")
 
 
 def _principle_table(report: Report) -> list[Table]:
@@ -297,6 +299,7 @@ def lineage(run: Run, reports: Iterable[Report]) -> list[Block]:
             ("policy", report.policy_id),
             ("trained from", report.parent_id or NONE),
             ("constitution", f"{report.constitution} ({report.constitution_hash})"),
+            *([("judged by", report.standard)] if report.standard else []),
         ]
         found = steps.finished(run, report.round)
         rows += [(step.name, step.digest) for stage, step in found if stage != "evaluate"]

@@ -54,10 +54,11 @@ class Dialogue:
 
 @dataclass(frozen=True, slots=True)
 class Fold:
-    """Blocks that are closed at first."""
+    """Blocks under a title, closed at first unless they are `open`."""
 
     title: str
     blocks: tuple[Block, ...]
+    open: bool = False
 
 
 Block = Heading | Paragraph | Table | Figure | Dialogue | Fold
@@ -140,6 +141,8 @@ svg .title { fill: var(--ink); font-weight: 600; font-size: 12px; }
 .a { stroke: var(--a); fill: var(--a); } .b { stroke: var(--b); fill: var(--b); }
 path.a, path.b { fill: none; stroke-width: 2; } svg text.a { fill: var(--a); stroke: none; }
 svg text.b { fill: var(--b); stroke: none; }
+.kept { stroke: var(--good); } .stopped { stroke: var(--bad); stroke-dasharray: 2 3; }
+svg text.kept { fill: var(--good); stroke: none; } svg text.stopped { fill: var(--bad); stroke: none; }
 dl { margin: .6rem 0 1.4rem; border-left: 3px solid var(--line); padding-left: .9rem; }
 dt { font-size: .8rem; font-weight: 600; color: var(--dim); margin-top: .5rem; }
 dd { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
@@ -192,9 +195,9 @@ def _html(block: Block) -> str:
         case Dialogue(turns):
             inner = "".join(f"<dt>{escape(label)}</dt><dd>{escape(text)}</dd>" for label, text in turns)
             return f"<dl>{inner}</dl>"
-        case Fold(title, blocks):
+        case Fold(title, blocks, is_open):
             inner = "\n".join(_html_blocks(blocks))
-            return f"<details><summary>{escape(title)}</summary>\n{inner}\n</details>"
+            return f"<details{' open' if is_open else ''}><summary>{escape(title)}</summary>\n{inner}\n</details>"
     raise TypeError(f"a {type(block).__name__} is no block")
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from selfalign.records import Bin
 from selfalign.stages.report.document import escape
 
 WIDTH, HEIGHT = 310, 210
 LEFT, RIGHT, TOP, BOTTOM = 42, 14, 30, 34
+PANEL_HEIGHT, ABOVE_PANEL = 140, 38
 RELIABILITY_HEIGHT, COUNTS_HEIGHT, UNDER_COUNTS = 330, 40, 52
 
 
@@ -69,6 +70,7 @@ class _Scale:
     step: float
     count: int
     bottom: float = HEIGHT - BOTTOM  # where `low` is drawn
+    top: float = TOP
 
     @staticmethod
     def over(series: Sequence[Series], fixed: Sequence[float | None], min_span: float, count: int) -> _Scale:
@@ -86,7 +88,7 @@ class _Scale:
         return LEFT + (WIDTH - LEFT - RIGHT) * (place + 0.5) / self.count
 
     def y(self, value: float) -> float:
-        return TOP + (self.bottom - TOP) * (self.high - value) / (self.high - self.low)
+        return self.top + (self.bottom - self.top) * (self.high - value) / (self.high - self.low)
 
     def axes(self, x_labels: Sequence[str]) -> Iterator[str]:
         for index in range(round((self.high - self.low) / self.step) + 1):
@@ -94,11 +96,14 @@ class _Scale:
             y = self.y(value)
             yield f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
             yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick_label(value, self.step)}</text>'
+        yield from self.names(x_labels, self.bottom + 16)
+
+    def names(self, x_labels: Sequence[str], y: float) -> Iterator[str]:
+        """The names of places at a height, as many as there is room for."""
         every = math.ceil(len(x_labels) * max(map(len, x_labels), default=1) / 36)
         for place, label in enumerate(x_labels):
             if place % every == 0:
-                x, y = self.x(place), HEIGHT - BOTTOM + 16
-                yield f'<text x="{x:.1f}" y="{y}" text-anchor="middle">{escape(label)}</text>'
+                yield f'<text x="{self.x(place):.1f}" y="{y:g}" text-anchor="middle">{escape(label)}</text>'
 
 
 def nice_step(rough: float) -> float:
@@ -135,13 +140,79 @@ def _marker(x: float, y: float, style: str, point: Point) -> str:
     return f'<rect class="b" x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7">{title}</rect>'
 
 
-def _legend(series: Sequence[Series]) -> Iterator[str]:
+def _legend(series: Sequence[Series], y: float = HEIGHT - 4) -> Iterator[str]:
     if len(series) < 2:
         return
     x = float(LEFT)
     for style, mark, one in zip("ab", "●■", series, strict=False):
-        yield f'<text class="{style}" x="{x:.0f}" y="{HEIGHT - 4}">{mark} {escape(one.label)}</text>'
+        yield f'<text class="{style}" x="{x:.0f}" y="{y:g}">{mark} {escape(one.label)}</text>'
         x += 18 + 6.4 * len(one.label)
+
+
+# Panels --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One of several charts over the same places, with a dashed line at `limit`; see `line_chart`."""
+
+    title: str
+    series: Sequence[Series]
+    limit: float | None = None
+    min_span: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A line through all panels at a place. `style` is "kept" or "stopped"."""
+
+    x: int
+    label: str
+    style: str
+
+
+def panels(
+    title: str, x_labels: Sequence[Sequence[str]], x_title: str, shown: Sequence[Panel], marks: Sequence[Mark]
+) -> str:
+    """Charts above one another, for figures of different units that belong together.
+
+    `x_labels` are rows of names of the same places, and `x_title` says of what.
+    """
+    bottom, rows = TOP + PANEL_HEIGHT * len(shown), len(x_labels)
+    parts = [f'<text class="title" x="4" y="14">{escape(title)}</text>']
+    axes = [_Scale.over(p.series, (p.limit,), p.min_span, len(x_labels[0])) for p in shown]
+    for number, (panel, scale) in enumerate(zip(shown, axes, strict=True)):
+        top = TOP + PANEL_HEIGHT * number
+        scale = replace(scale, top=top + ABOVE_PANEL, bottom=top + PANEL_HEIGHT)
+        parts += [*_panel(panel, scale), *(_line(mark, scale) for mark in marks)]
+    for row, labels in enumerate(x_labels):
+        parts += axes[0].names(labels, bottom + 16 + 14 * row)
+    middle, under = (LEFT + WIDTH - RIGHT) / 2, bottom + 16 + 14 * rows
+    parts.append(f'<text x="{middle:g}" y="{under}" text-anchor="middle">{escape(x_title)}</text>')
+    parts += [_name(mark, axes[0]) for mark in marks]
+    return _svg(title, under + 8, parts)
+
+
+def _panel(panel: Panel, scale: _Scale) -> Iterator[str]:
+    yield from scale.axes(())
+    yield f'<text x="{LEFT}" y="{scale.top - 24:g}">{escape(panel.title)}</text>'
+    if panel.limit is not None:
+        y = scale.y(panel.limit)
+        yield f'<line class="limit" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+    for index, one in enumerate(panel.series[:2]):
+        yield from _draw(one, "ab"[index], index, scale)
+    yield from _legend(panel.series[:2], scale.top - 10)
+
+
+def _line(mark: Mark, scale: _Scale) -> str:
+    x = scale.x(mark.x)
+    return f'<line class="{mark.style}" x1="{x:.1f}" x2="{x:.1f}" y1="{scale.top:g}" y2="{scale.bottom:g}"/>'
+
+
+def _name(mark: Mark, axis: _Scale) -> str:
+    anchor = "start" if mark.x < axis.count / 2 else "end"
+    place = f'x="{axis.x(mark.x):.1f}" y="{TOP + ABOVE_PANEL - 6}" text-anchor="{anchor}"'
+    return f'<text class="{mark.style}" {place}>{escape(mark.label)}</text>'
 
 
 # Reliability ---------------------------------------------------------------------------------------------------------

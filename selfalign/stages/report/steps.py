@@ -43,9 +43,9 @@ def seconds(run: Run, number: int) -> dict[str, float]:
 def _stage(name: str) -> str | None:
     """The stage of a step by its name within its round; steps/2/revisions belongs to that of all revisions.
 
-    The answers of rollouts, whose digests are made from their prompts', belong to the training; what its guard looked
-    at is left out.
+    The answers of rollouts, whose digests are made from their prompts', belong to the training, and so do the rewards
+    that a judge gave them; what its guard looked at is left out.
     """
     if name.startswith("rollouts/"):
-        return "train" if name.endswith("/candidates") and "/heldout/" not in name else None
+        return "train" if name.endswith(("/candidates", "/rewards")) and "/heldout/" not in name else None
     return STAGE_OF.get("heldout" if name.startswith("heldout/") else name.rpartition("/")[2])

@@ -10,14 +10,14 @@ from statistics import fmean
 from typing import Any
 
 from selfalign.config import Campaign
-from selfalign.objective import loss_terms, needs_reference
+from selfalign.objective import judge_rewards, loss_terms, needs_reference
 from selfalign.records import Report
-from selfalign.stages.report import reward_model, steps
+from selfalign.stages.report import guard, reward_model, steps
 from selfalign.stages.report.document import Block, Figure, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
 from selfalign.store import Run
 
-METRICS_FILE = "metrics.jsonl"
+METRICS_FILE, DONE_FILE = "metrics.jsonl", "training.json"
 POINTS = 24  # of a curve; longer ones show the means of stretches of steps
 CURVES: Mapping[str, Mapping[str, str]] = {  # by title the metrics of a chart and what each is called
     "Training loss": {"loss": "loss"},
@@ -25,12 +25,15 @@ CURVES: Mapping[str, Mapping[str, str]] = {  # by title the metrics of a chart a
     "Reward accuracy": {"rewards/accuracies": "accuracy"},
     "Log-probability of answers": {"logps/chosen": "chosen", "logps/rejected": "rejected"},
 }
+SCORES = "Scores of the reward model"
 ROLLOUT_CURVES: Mapping[str, Mapping[str, str]] = {  # the same of training on rollouts
-    "Scores of the reward model": {"objective/scores": "score", "objective/rlhf_reward": "with the KL penalty"},
+    SCORES: {"objective/scores": "score", "objective/rlhf_reward": "with the KL penalty"},
     "KL, nats per answer": {"objective/kl": "KL"},
     "Change of the policy": {"policy/approxkl": "KL, nats per token", "policy/clipfrac": "share clipped"},
     "Entropy, nats per answer": {"objective/entropy": "entropy"},
     "Length of rollouts, tokens": {"rollout/mean_tokens": "tokens"},
+    "Repeated word 3-grams in rollouts": {"rollout/repetition": "share"},
+    "Engine and trainer, nats per token": {"rollout/sampler_difference": "difference", "rollout/sampler_kl": "KL"},
 }
 
 
@@ -82,10 +85,13 @@ def learned_from(run: Run, report: Report, settings: Campaign) -> list[tuple[str
     more = [("replayed", f"{again:,} {report.examples} of earlier rounds")] if again else []
     if settings.train.algorithm != "ppo":
         return [("trained on", own), *more]
+    learned = [("trained on", f"{rollouts(run, report):,} rollouts")]
+    if judge_rewards(settings.train, settings.ppo):
+        return [*learned, ("reward", f"judge: {settings.judge.model}, its expected rating from -1 to 1")]
     found, said = reward_model.read(run, report.round), f"from {own}"
     if found is not None:
         said = f"from {found.num_trained:,} pairs, accuracy {found.accuracy:.3f} ({found.interval}) on pairs held out"
-    return [("trained on", f"{rollouts(run, report):,} rollouts"), ("reward model", said), *more]
+    return [*learned, ("reward model", said), *more]
 
 
 def rollouts(run: Run, report: Report) -> int:
@@ -116,15 +122,25 @@ def replayed(run: Run, report: Report) -> int:
 
 def blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
     """What the page of a round says of its training; `settings` are those of the round."""
+    made = metrics(run, report)
     rows = (
         *learned_from(run, report, settings),
         ("method", method(settings)),
         ("reference", reference(settings, report.round)),
+        *stopped(run, report),
     )
     return [
         Table(("training", "value"), rows, "How the round was trained", numbers_from=2),
-        *curves(metrics(run, report)),
+        *guard.blocks(run, report.round, made),
+        *curves(made, judged=judge_rewards(settings.train, settings.ppo)),
     ]
+
+
+def stopped(run: Run, report: Report) -> list[tuple[str, str]]:
+    """Why training on rollouts ended before its time and which weights were kept, as a row of a table, if it did."""
+    path = run.path / f"rounds/{report.round:03d}/policy/{DONE_FILE}"
+    said = json.loads(path.read_bytes()).get("stopped") if path.is_file() else None
+    return [("ended early", said)] if said else []
 
 
 def metrics(run: Run, report: Report) -> list[dict[str, Any]]:
@@ -133,7 +149,7 @@ def metrics(run: Run, report: Report) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_bytes().splitlines()] if path.is_file() else []
 
 
-def curves(made: Sequence[Mapping[str, Any]]) -> list[Block]:
+def curves(made: Sequence[Mapping[str, Any]], *, judged: bool = False) -> list[Block]:
     """A chart for each group of metrics that the steps made have, each also in words; of rollouts by iteration."""
     charted, by = (ROLLOUT_CURVES, "iteration") if made and "iteration" in made[0] else (CURVES, "step")
     stretches = _stretches(_iterations_of(made) if by == "iteration" else [[step] for step in made])
@@ -143,7 +159,7 @@ def curves(made: Sequence[Mapping[str, Any]]) -> list[Block]:
         series = [Series(label, _points(stretches, name)) for name, label in named.items()]
         series = [one for one in series if one.points]
         if series:
-            heading = f"{title}, by {by}"
+            heading = f"{'Scores of the judge' if judged and title == SCORES else title}, by {by}"
             charts.append(Figure(line_chart(heading, labels, series), _words(heading, series, labels)))
     return charts
 
