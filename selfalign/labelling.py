@@ -107,6 +107,16 @@ class Session:
         return len(self._seen())
 
     @property
+    def number(self) -> int:
+        """The place of what is shown among all that this labeller was shown, repeats included."""
+        return len(self._labels.standing) + 1
+
+    @property
+    def expected(self) -> int:
+        """About how many there will be, repeats included, so that no count gives a repeat away."""
+        return max(self.total + self.total // REPEAT_EVERY, self.number)
+
+    @property
     def total(self) -> int:
         return len(self._items)
 

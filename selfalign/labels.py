@@ -55,7 +55,7 @@ class Labels:
             os.fsync(self._descriptor)
         except OSError as error:
             raise StoreError(
-                f"{self.path}: could not be written ({error.strerror}). Every label before this one is kept. Make room, "
+                f"{self.path}: could not be written ({error.strerror}). Every label before it is kept. Make room, "
                 "then run the same command again."
             ) from error
 

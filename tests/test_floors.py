@@ -24,7 +24,8 @@ FLOORS = {
 }  # fmt: skip
 SAME_ROOM = {
     "settings": "config", "objective": "config", "contest": "preferences", "selection": "preferences",
-    "agreement": "calibration", "judge_calibration": "calibration", "label_formats": "labelling", "compared": "labelling",
+    "agreement": "calibration", "judge_calibration": "calibration",
+    "label_formats": "labelling", "compared": "labelling", "recalibrate": "labelling",
     "steps": "campaign", "rounds": "campaign", "bootstrap": "campaign", "roles": "campaign", "heldout": "campaign",
     "rollouts": "campaign", "__main__": "cli",
 }  # fmt: skip

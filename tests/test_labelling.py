@@ -10,7 +10,7 @@ import pytest
 
 from selfalign import labels
 from selfalign.compared import Comparison
-from selfalign.labelling import RANDOM, REPEAT_AFTER, Session, pace, queue
+from selfalign.labelling import KEYS, RANDOM, REPEAT_AFTER, Session, pace, queue
 from selfalign.records import Candidate, Judgment, Label, Message, Prompt
 
 
@@ -92,7 +92,7 @@ def test_a_key_means_the_answer_that_stood_there(file: labels.Labels) -> None:
     assert set(sides) == {"a", "b"}
 
 
-@pytest.mark.parametrize(("key", "verdict"), [("0", "tie"), ("9", "both_bad"), ("x", "not_applicable"), ("s", "skipped")])
+@pytest.mark.parametrize(("key", "verdict"), list({k: v for k, v in KEYS.items() if k not in "12"}.items()))
 def test_keys_without_a_winner(file: labels.Labels, key: str, verdict: str) -> None:
     label = session(file).press(key)
     assert (label.verdict, label.preferred_id) == (verdict, None)

@@ -69,9 +69,9 @@ def test_whoever_is_killed_while_labelling_loses_no_label_before(tmp_path: Path)
 
 
 def test_one_person_labels_in_one_place_at_a_time(tmp_path: Path) -> None:
-    with labels.opened(tmp_path, "ann"), labels.opened(tmp_path, "bob"):
-        with pytest.raises(StoreError, match="ann is labelling elsewhere"), labels.opened(tmp_path, "ann"):
-            pass
+    elsewhere = pytest.raises(StoreError, match="ann is labelling elsewhere")
+    with labels.opened(tmp_path, "ann"), labels.opened(tmp_path, "bob"), elsewhere, labels.opened(tmp_path, "ann"):
+        pass
 
 
 def test_a_line_that_is_no_label_is_named(tmp_path: Path) -> None:
@@ -90,7 +90,13 @@ def test_labels_are_written_once(tmp_path: Path) -> None:
 
 
 def test_what_counts() -> None:
-    said = [label(0), label(1, "skipped"), label(2, "both_bad"), label(3, "not_applicable"), label(0, "right", repeat=True)]
+    said = [
+        label(0),
+        label(1, "skipped"),
+        label(2, "both_bad"),
+        label(3, "not_applicable"),
+        label(0, "right", repeat=True),
+    ]
     assert labels.leads(said) == {("a0", "b0"): 1.0, ("a2", "b2"): 0.0}
     assert labels.repeats(said) == ([1.0], [-1.0])
 

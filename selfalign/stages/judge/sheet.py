@@ -164,9 +164,7 @@ class Sheet:
         if pointwise:
             return "not_applicable", None, sum(i * p for i, p in enumerate(probabilities, start=1))
         p_first = probabilities[0]
-        if abs(p_first - 0.5) <= self.settings.tie_margin:
-            return "tie", p_first, None
-        return "first" if p_first > 0.5 else "second", p_first, None
+        return verdict_of(p_first, self.settings.tie_margin), p_first, None
 
 
 def _labels(settings: Judge) -> tuple[str, ...]:
