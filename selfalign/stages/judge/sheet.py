@@ -12,6 +12,7 @@ from selfalign import resources
 from selfalign.config import Judge
 from selfalign.constitution import Constitution, Principle
 from selfalign.engines.base import Choice, ChoiceRequest
+from selfalign.preferences import verdict_of
 from selfalign.records import Candidate, Judgment, Message, Prompt, Verdict, derived_seed, digest
 from selfalign.stages import StageError
 from selfalign.stages.judge.wording import render_pairwise, render_pointwise
