@@ -76,8 +76,8 @@ def _texts(run: Run, number: int, source: Source) -> tuple[dict[str, Prompt], di
     if source == "training":
         prompts, answers = f"{folder}/prompts", [f"{folder}/candidates"]
     else:
-        before = f"rounds/{number - 1:03d}/heldout/candidates"
-        prompts, answers = "baseline/prompts", ["baseline/candidates", before, f"{folder}/heldout/candidates"]
+        rounds = [f"rounds/{n:03d}/heldout/candidates" for n in (number - 1, number) if n >= 0]
+        prompts, answers = "baseline/prompts", ["baseline/candidates", *rounds]
     steps = [step for name in answers if (step := run.view(name)) is not None]
     asked = run.view(prompts)
     return (

@@ -203,7 +203,7 @@ def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
         revise=replace(
             campaign.revise, prompts=patterns(campaign.revise.prompts), helpful=patterns(campaign.revise.helpful)
         ),
-        judge=replace(campaign.judge, model=path(campaign.judge.model)),
+        judge=replace(campaign.judge, model=path(campaign.judge.model), calibration=path(campaign.judge.calibration)),
         evaluate=replace(campaign.evaluate, judge=replace(judge, model=path(judge.model))),
         train=replace(campaign.train, accelerate_config=path(campaign.train.accelerate_config)),
     )

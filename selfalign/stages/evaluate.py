@@ -8,17 +8,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
+from types import MappingProxyType
 
 from selfalign import config
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine, ScoreRequest
 from selfalign.engines.streaming import answer_shards
+from selfalign.labels import MIN_LABELS
 from selfalign.preferences import Readings, by_prompt, p_of, pair_key, read_prompt
 from selfalign.records import (
     Behaviour,
     Candidate,
     Checkpoint,
     Gate,
+    HumanAgreement,
     JudgeHealth,
     Judgment,
     Kl,
@@ -224,6 +227,7 @@ def make_report(
     num_examples: int,
     discarded: Mapping[str, int],
     seconds: Mapping[str, float],
+    humans: Mapping[str, HumanAgreement] = MappingProxyType({}),
 ) -> Report:
     """All measurements of a round, and the gate's decision on them."""
     seed = derived_seed(settings.seed, "evaluate", round)
@@ -250,6 +254,7 @@ def make_report(
         gate=Gate(accepted=False, reason="not decided"),
         samples=pick_samples(heldout, constitution, settings.pairs, seed=seed),
         seconds=dict(seconds),
+        humans=dict(humans),
     )
     return replace(report, gate=gate(report, settings.accept))
 
@@ -276,6 +281,8 @@ def _checks(report: Report, accept: config.Accept) -> Iterator[tuple[bool, str] 
         yield _check_limit(value, limit, "KL to base", " nats per response", "accept.max_kl")
     if (limit := accept.max_length_ratio) is not None:
         yield _check_limit(report.length_ratio, limit, "length", " times the base's", "accept.max_length_ratio")
+    if (bound := accept.min_kappa) is not None:
+        yield _check_kappa(report.humans, bound)
 
 
 def _check_win_rate(measured: WinRate | None, bound: float) -> tuple[bool, str]:
@@ -292,6 +299,27 @@ def _check_limit(value: float | None, limit: float, name: str, unit: str, settin
         return False, f"{name} was not measured ({setting})"
     holds = value <= limit
     return holds, f"{name} {value:.3g}{unit}, {'within' if holds else 'above'} {limit:g}"
+
+
+def _check_kappa(humans: Mapping[str, HumanAgreement], bound: float) -> tuple[bool, str]:
+    """Every judge on whose verdicts there are enough labels must agree with people; one at least must have them."""
+    enough = {role: found for role, found in humans.items() if found.num_pairs >= MIN_LABELS}
+    if not enough:
+        most = max((found.num_pairs for found in humans.values()), default=0)
+        have = f"there are only {most} labels by people" if most else "there are no labels by people"
+        how = "give them with `selfalign label`, then run the campaign again"
+        return False, f"{have} to hold the judge against, and {MIN_LABELS} are needed (accept.min_kappa): {how}"
+    said = [_kappa_words(role, found, bound) for role, found in enough.items()]
+    return all(holds for holds, _ in said), "; ".join(words for _, words in said)
+
+
+def _kappa_words(role: str, found: HumanAgreement, bound: float) -> tuple[bool, str]:
+    if found.kappa is None or found.low is None:
+        return False, f"chance alone makes the {role} judge agree with people, so that there is no kappa"
+    holds = found.low >= bound
+    interval = f"{found.kappa:.3f} (95% interval {found.low:.3f} to {found.high:.3f}, {found.num_pairs} labels)"
+    relation = "at or above" if holds else "below"
+    return holds, f"the {role} judge's kappa with people {interval}, its lower end {relation} {bound:g}"
 
 
 # Parts of the measurements.
