@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from selfalign import source
@@ -47,7 +48,8 @@ class JudgeCalibration:
 
     def to_json(self, **facts: Any) -> str:
         """The text of a calibration file, with facts on where it comes from, which nothing reads back."""
-        return json.dumps({"schema": SCHEMA, **asdict(self), **facts}, indent=2, ensure_ascii=True) + "\n"
+        text = {"schema": SCHEMA, **asdict(self), **msgspec.to_builtins(facts)}
+        return json.dumps(text, indent=2, ensure_ascii=True) + "\n"
 
 
 def fit(p_first: Values, outcomes: Values, weights: Values | None = None) -> JudgeCalibration:

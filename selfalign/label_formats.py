@@ -238,7 +238,7 @@ def read(text: str, name: str, format: Format, index: Index, labeller: str) -> d
             else:
                 found.setdefault(label.labeller, []).append(label)
     if problems:
-        raise InputError(problems[:20])
+        raise InputError(sorted(problems, key=lambda problem: problem.line or 0)[:20])
     return found
 
 
@@ -264,7 +264,7 @@ def _label(said: _Said, index: Index, labeller: str) -> Label:
 
 
 def _own(text: str, name: str, index: Index, problems: list[Problem]) -> Iterator[Label]:
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:

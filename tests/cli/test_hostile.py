@@ -35,6 +35,8 @@ READERS = [
     ["pairs", "show", "sample", "0:0", "--json"],
     ["status", "sample", "--json"],
     ["report", "sample", "--json"],
+    ["label", "sample", "--count", "0"],
+    ["labels", "ls", "sample"],
 ]
 
 
