@@ -64,6 +64,10 @@ def calibrate(
     opened = find_run(run, runs)
     about = _about(opened, of, round, labeller, random)
     settings = load(opened.path / "campaign.yaml").campaign
+    if not any(one.judgments for _, one in about):
+        why = "ratings know no first answer to like; how far they agree with people, `selfalign labels ls` tells"
+        fix = "judge: {method: pairwise-logprob} makes a judge that compares"
+        raise CommandError("this judge rates answers one by one", why=why, fix=fix, code=USAGE)
     constitutions = {number: principles_of(opened, number) for number in {one.round for _, one in about}}
     try:
         found = recalibrate(about, constitutions, settings.judge.tie_margin, settings.pairs.min_margin)

@@ -22,6 +22,7 @@ from selfalign.cli.output import duration, print_parts, say
 from selfalign.cli.targets import RUNS, check_name, find_run
 from selfalign.compared import Comparison, Source, comparisons, human_agreement, labelled, principles_of
 from selfalign.config import Campaign, in_round, load
+from selfalign.constitution import Constitution
 from selfalign.labelling import KEYS, RANDOM, Session, Shown, pace, queue
 from selfalign.labels import MIN_LABELS
 from selfalign.records import HumanAgreement, Label
@@ -70,9 +71,10 @@ def label(
     items = list(islice(queue(pool, settings.seed), count))
     with files.opened(opened.path, who) as file:
         session = Session(file, who, items)
-        _introduce(opened, number, session)
+        principles = principles_of(opened, number)
+        _introduce(principles, session)
         with _keys() as keys:
-            _ask(session, keys)
+            _ask(session, keys, principles)
         standing = list(file.standing)
     print_parts(map(Text, summary(opened, standing, settings)))
     say(f"next:  selfalign label {run}     selfalign labels ls {run}     selfalign judge calibrate {run}")
@@ -105,21 +107,22 @@ def _pool(run: Run, of: Source, round: int | None, settings: Campaign) -> tuple[
     )
 
 
-def _introduce(run: Run, number: int, session: Session) -> None:
+def _introduce(principles: Constitution, session: Session) -> None:
     parts = [Text("Which answer is better, by these principles?", style="bold")]
-    parts += [Text(f"  - {one_line(principle.norm(), 400)}") for principle in principles_of(run, number).active]
+    parts += [Text(f"  {one_line(one.id):<14} {one_line(one.norm(), 400)}") for one in principles.active]
     print_parts([*parts, Text(f"\n{HINT}", style="dim")])
     if session.done:
         say(f"going on: {session.done} of {session.total} labelled before")
 
 
-def _ask(session: Session, keys: Iterator[str]) -> None:
+def _ask(session: Session, keys: Iterator[str], principles: Constitution) -> None:
     """Show pair after pair, until the last is labelled or the labeller quits."""
     shown = None
     while session.current is not None:
         if session.current is not shown:
             shown = session.current
-            print_parts(_sheet(shown, session.number, session.expected))
+            applicable = ", ".join(one_line(one.id) for one in principles.applicable(shown.comparison.prompt))
+            print_parts(_sheet(shown, f"{session.number} of about {session.expected}", applicable))
         key = next(keys, "q").lower()
         if key == "q":
             return
@@ -132,13 +135,13 @@ def _ask(session: Session, keys: Iterator[str]) -> None:
             say(f"{one_line(key, 20)!r} is no key.  {HINT}")
 
 
-def _sheet(shown: Shown, number: int, expected: int) -> Iterator[Text]:
-    yield Text(f"\n--- {number} of about {expected} " + "-" * 40, style="dim")
+def _sheet(shown: Shown, place: str, principles: str) -> Iterator[Text]:
+    yield Text(f"\n--- {place} " + "-" * 40, style="dim")
     yield from conversation(shown.comparison.prompt)
     for key, side, answer in (("1", "left", shown.left), ("2", "right", shown.right)):
         yield Text(f"\n[{key}] {side}", style="bold cyan")
         yield answer_text(answer)
-    yield Text(f"\n{HINT}", style="dim")
+    yield Text(f"\nby: {principles}\n{HINT}", style="dim")
 
 
 @contextmanager

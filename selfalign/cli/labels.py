@@ -20,11 +20,11 @@ from selfalign.cli.examples import chosen_rounds
 from selfalign.cli.export import write_text
 from selfalign.cli.output import duration, print_json, print_table, say
 from selfalign.cli.targets import RUNS, check_name, find_run
-from selfalign.compared import ROLES, Comparison, Source, comparisons
+from selfalign.compared import ROLES, Comparison, Source, comparisons, human_agreement, labelled
 from selfalign.config import Campaign, in_round, load
 from selfalign.label_formats import Format, Index, Task
 from selfalign.labelling import RANDOM, pace, queue
-from selfalign.records import Label
+from selfalign.records import HumanAgreement, Interval, Label
 from selfalign.store import Run
 
 MAX_BYTES = 2**28
@@ -47,15 +47,20 @@ def ls(run: RunName, /, *, stratum: Literal["all", "random"] = "all", json: Json
     """
     opened = find_run(run, runs)
     found = {name: _of(labels, stratum) for name, labels in files.read(opened.path).items()}
-    between = among(found)
+    between, judges = among(found), with_judges(opened, found)
     if json:
-        print_json(_facts(found, between))
+        print_json(_facts(found, between, judges))
         return 0
     if not found:
         say(f"nobody has labelled anything of {opened.path}.  next:  selfalign label {run}")
         return 0
     columns = ("labeller", "labels", "random", "left", "right", "neither", "skipped", "the same twice", "each")
     print_table(columns, (_line(name, labels) for name, labels in found.items()), right=columns[1:])
+    if judges:
+        print()
+        lines = [(name, role, *_agreement_cells(one)) for name, role, one in judges]
+        head = ("labeller", "judge", "pairs", "the same", "kappa", "95% interval")
+        print_table(head, lines, right=head[2:])
     if between.kappas:
         print()
         rows = [(one, other, *_kappa_cells(kappa)) for (one, other), kappa in between.kappas.items()]
@@ -155,6 +160,17 @@ def among(found: Mapping[str, list[Label]]) -> BetweenRaters:
     return between_raters({name: files.leads(labels) for name, labels in found.items()}, prompts)
 
 
+def with_judges(run: Run, found: Mapping[str, list[Label]]) -> list[tuple[str, str, HumanAgreement]]:
+    """How far each labeller agrees with each judge, by (labeller, judge); not before they have labelled enough."""
+    settings = load(run.path / "campaign.yaml").campaign
+    enough = {name: labels for name, labels in found.items() if len(files.scored(labels)) >= files.MIN_LABELS}
+    return [
+        (name, role, one)
+        for name, labels in enough.items()
+        for role, one in human_agreement(labelled(run, labels, settings)).items()
+    ]
+
+
 def _of(labels: list[Label], stratum: str) -> list[Label]:
     return [label for label in labels if stratum == "all" or label.stratum == stratum]
 
@@ -219,10 +235,18 @@ def _kappa_cells(kappa: Kappa) -> tuple[str, ...]:
     return f"{kappa.num_pairs:,}", f"{kappa.raw:.0%}", value, interval
 
 
-def _facts(found: Mapping[str, list[Label]], between: BetweenRaters) -> dict[str, Any]:
+def _agreement_cells(one: HumanAgreement) -> tuple[str, ...]:
+    interval = None if one.low is None or one.high is None else Interval(one.low, one.high)
+    return _kappa_cells(Kappa(one.kappa, interval, one.raw, one.num_pairs, one.num_prompts))
+
+
+def _facts(
+    found: Mapping[str, list[Label]], between: BetweenRaters, judges: list[tuple[str, str, HumanAgreement]]
+) -> dict[str, Any]:
     kappas = [{"labellers": pair, **_kappa_facts(kappa)} for pair, kappa in between.kappas.items()]
     return {
         "labellers": [{"labeller": name, **_counts(labels)} for name, labels in found.items()],
+        "judges": [{"labeller": name, "judge": role, "agreement": one} for name, role, one in judges],
         "between": kappas,
         "alpha": between.alpha,
         "shared_pairs": between.num_shared,

@@ -232,6 +232,17 @@ def test_a_judge_is_calibrated_and_a_campaign_takes_the_file(kindness: Path, cli
     assert shown.returncode == 0 and "calibration.json" in shown.stdout, shown.stderr
 
 
+def test_agreement_with_the_judge_is_listed_once_there_are_enough_labels(kindness: Path, press, cli: Cli) -> None:
+    gold(kindness)
+    press("1" * (MIN_LABELS - 1), "kindness", "--labeller", "ann", cwd=kindness)
+    listed = json.loads(cli("labels", "ls", "kindness", "--json", cwd=kindness).stdout)["judges"]
+    assert [(one["labeller"], one["judge"], one["agreement"]["kappa"]) for one in listed] == [
+        ("gold", "labelling", 1.0)
+    ]
+    shown = cli("labels", "ls", "kindness", cwd=kindness).stdout
+    assert len([line for line in shown.splitlines() if "labelling" in line]) == 1
+
+
 def test_too_few_labels_calibrate_nothing(kindness: Path, cli: Cli) -> None:
     gold(kindness, count=MIN_LABELS - 1)
     done = cli("judge", "calibrate", "kindness", cwd=kindness)
