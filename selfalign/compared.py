@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -26,7 +27,9 @@ class Comparison:
     """Two answers to one prompt that the judge compared; `a` has the smaller id.
 
     `lead` is the judge's decision as in `preferences`, positive where `a` is better, None where it gave no valid
-    verdict; `p_a` the probability that it stands for. `by_principle` are its leads under each principle by itself.
+    verdict; `p_a` the probability that it stands for, `says` what a campaign makes of it: 1 for `a`, -1 for `b`, 0 for
+    neither, where the lead is smaller than `pairs.min_margin`. `by_principle` are its leads under each principle by
+    itself.
     """
 
     round: int
@@ -36,6 +39,7 @@ class Comparison:
     b: Candidate
     lead: float | None
     p_a: float | None
+    says: float | None
     by_principle: tuple[float, ...]
     judgments: tuple[Judgment, ...]
 
@@ -110,7 +114,13 @@ def _of_prompt(
         p_a = None if lead is None else readings.probability(lead)
         leads = tuple(reading.lead for reading in found)
         verdicts = tuple(between.get((a, b), ()))
-        yield Comparison(number, source, prompt, answers[a], answers[b], lead, p_a, leads, verdicts)
+        says = None if lead is None else decided(lead, settings.pairs.min_margin)
+        yield Comparison(number, source, prompt, answers[a], answers[b], lead, p_a, says, leads, verdicts)
+
+
+def decided(lead: float, min_margin: float) -> float:
+    """What a lead says of two answers: 1 or -1, or 0 where it is too small to make a pair of."""
+    return 0.0 if lead == 0 or abs(lead) < min_margin else math.copysign(1.0, lead)
 
 
 def _same_principle(judgments: Sequence[Judgment]) -> Iterator[list[Judgment]]:
@@ -153,12 +163,12 @@ def human_agreement(
 ) -> dict[str, HumanAgreement]:
     """How far each judge, "labelling" and "evaluating", agrees with people; only of judges that labels are about.
 
-    Where several people labelled a pair, each counts.
+    A lead too small to make a pair of counts as a tie. Where several people labelled a pair, each counts.
     """
     found = {}
     for source, role in ROLES.items():
         mine = [(label, one) for label, one in about if one.source == source]
-        people, judge = [label.lead for label, _ in mine], [_known(one.lead) for _, one in mine]
+        people, judge = [label.lead for label, _ in mine], [_known(one.says) for _, one in mine]
         prompts = [label.prompt_id for label, _ in mine]
         kappa = preference_kappa(judge, people, prompts, resamples=resamples, seed=seed)
         if kappa is not None:
@@ -168,8 +178,8 @@ def human_agreement(
     return found
 
 
-def _known(lead: float | None) -> float:
-    return float("nan") if lead is None else lead
+def _known(says: float | None) -> float:
+    return math.nan if says is None else says
 
 
 def principles_of(run: Run, number: int) -> Constitution:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from selfalign.calibration import (
     reliability,
     unfolded,
 )
-from selfalign.compared import Comparison
+from selfalign.compared import Comparison, decided
 from selfalign.constitution import Constitution
 from selfalign.judge_calibration import JudgeCalibration, cross_fitted, fit
 from selfalign.preferences import read_prompt, verdict_of
@@ -31,7 +32,8 @@ About = Sequence[tuple[Label, Comparison]]
 class Figures:
     """How good a judge is. `bins`, `ece`, `nll` and `brier` are of single verdicts: the probability of the answer shown
     first, against the labels. `accuracy` and `kappa` are of its decisions between two answers, both orders and all
-    principles taken together; accuracy where people prefer one of them.
+    principles taken together: accuracy where people prefer one of them; kappa with a tie where the judge's lead is
+    smaller than `pairs.min_margin`. `clear` is the share of decisions whose lead is not.
     """
 
     bins: tuple[Bin, ...]
@@ -41,6 +43,7 @@ class Figures:
     brier: float
     accuracy: Accuracy | None
     kappa: Kappa
+    clear: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ def recalibrate(
     fresh = cross_fitted(said.p_first, said.outcomes, said.prompts, said.weights)
 
     def measured(p_first: np.ndarray) -> Figures:
-        return _figures(about, _leads(about, said, p_first, constitutions, tie_margin, min_margin), said, p_first)
+        leads = _leads(about, said, p_first, constitutions, tie_margin, min_margin)
+        return _figures(about, leads, said, p_first, min_margin)
 
     judges = sorted({judgment.judge_id for _, one in about for judgment in one.judgments})
     return Recalibration(
@@ -134,14 +138,15 @@ def _leads(
     return leads
 
 
-def _figures(about: About, leads: Sequence[float], said: _Verdicts, p_first: np.ndarray) -> Figures:
+def _figures(about: About, leads: Sequence[float], said: _Verdicts, p_first: np.ndarray, min_margin: float) -> Figures:
     gaps = np.log(np.clip(p_first, 1e-6, 1)) - np.log(np.clip(1 - p_first, 1e-6, 1))
     forecasts = unfolded(gaps, said.outcomes)
     bins = reliability(forecasts)
     people, prompts = [label.lead for label, _ in about], [label.prompt_id for label, _ in about]
-    decided = [i for i, lead in enumerate(leads) if people[i] != 0 and not np.isnan(lead)]
-    right = [leads[i] * people[i] for i in decided]
-    kappa = preference_kappa(leads, people, prompts)
+    clear = [i for i, lead in enumerate(leads) if people[i] != 0 and not math.isnan(lead)]
+    right = [leads[i] * people[i] for i in clear]
+    says = [math.nan if math.isnan(lead) else decided(lead, min_margin) for lead in leads]
+    kappa = preference_kappa(says, people, prompts)
     if kappa is None:
         raise ValueError("the judge gave no valid verdict on any labelled pair")
     return Figures(
@@ -150,6 +155,7 @@ def _figures(about: About, leads: Sequence[float], said: _Verdicts, p_first: np.
         ece_by_chance=chance_calibration_error(forecasts),
         nll=negative_log_likelihood(gaps, said.outcomes),
         brier=brier_score(gaps, said.outcomes),
-        accuracy=accuracy(right, [prompts[i] for i in decided]) if right else None,
+        accuracy=accuracy(right, [prompts[i] for i in clear]) if right else None,
         kappa=kappa,
+        clear=float(np.mean([one != 0 for one in says if not math.isnan(one)])),
     )

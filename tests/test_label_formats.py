@@ -24,7 +24,7 @@ def comparison(number: int, *, same_texts_as: int | None = None) -> Comparison:
     a, b = (
         Candidate(f"{side}{number}", prompt.id, "policy", 0, 0, f"{side} {text} {TEXT}", (1,), "stop") for side in "ab"
     )
-    return Comparison(0, "training", prompt, a, b, 0.6, 0.8, (0.6,), ())
+    return Comparison(0, "training", prompt, a, b, 0.6, 0.8, 1.0, (0.6,), ())
 
 
 def label(one: Comparison, verdict: LabelVerdict, winner: str | None, labeller: str = "ann") -> Label:

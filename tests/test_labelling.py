@@ -28,7 +28,7 @@ def comparison(number: int, *, p_a: float | None = 0.9, swap: bool = False, conf
     a, b = candidate(prompt, f"a{number:03d}"), candidate(prompt, f"b{number:03d}")
     said = (judgment(prompt, a.id, b.id, 0.9), judgment(prompt, b.id, a.id, 0.8 if swap else 0.1))
     leads = (0.6, -0.4) if conflict else (0.8,)
-    return Comparison(0, "training", prompt, a, b, None if p_a is None else 2 * p_a - 1, p_a, leads, said)
+    return Comparison(0, "training", prompt, a, b, None if p_a is None else 2 * p_a - 1, p_a, None, leads, said)
 
 
 def pool(count: int = 60) -> list[Comparison]:

@@ -74,6 +74,13 @@ def test_a_rating_judge_can_be_held_against_people_too(tmp_path: Path) -> None:
         recalibrate(about, {0: principles_of(Run.open(tmp_path / "run"), 0)}, 0.0, 0.1)
 
 
+def test_a_lead_too_small_to_make_a_pair_of_is_a_tie(tmp_path: Path) -> None:
+    run(tmp_path, write_campaign(tmp_path, rounds=1))
+    for min_margin, says in ((0.79, {-1.0, 1.0, 0.0}), (0.81, {0.0})):
+        settings = write_campaign(tmp_path, rounds=1, pairs__min_margin=min_margin)
+        assert {one.says for one in compared(tmp_path, settings)} == says
+
+
 def test_agreement_is_told_by_judge(tmp_path: Path) -> None:
     settings = write_campaign(tmp_path)
     run(tmp_path, settings)

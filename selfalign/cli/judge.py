@@ -26,7 +26,7 @@ from selfalign.records import Label
 from selfalign.store import Run
 
 NONE = "–"
-ROWS = ("accuracy", "kappa", "ECE", "ECE by chance", "log-loss", "Brier score")
+ROWS = ("accuracy", "kappa", "clear enough for a pair", "ECE", "ECE by chance", "log-loss", "Brier score")
 WIDEST = 100  # columns of a diagram in a pipe
 
 app = App(
@@ -145,6 +145,7 @@ def _figures(figures: Figures) -> dict[str, Any]:
         "kappa_interval": kappa.interval,
         "pairs": kappa.num_pairs,
         "prompts": kappa.num_prompts,
+        "clear": figures.clear,
         "ece": figures.ece,
         "ece_by_chance": figures.ece_by_chance,
         "nll": figures.nll,
@@ -164,6 +165,8 @@ def _print(found: Recalibration) -> None:
         f"\ntemperature {calibration.temperature:.3f} (the judge is {sure}), bias {calibration.bias:+.3f} in log-odds "
         f"for the answer shown {side}; by {found.num_labels:,} labels, {found.num_verdicts:,} verdicts"
     )
+    if found.after.clear < 0.9 * found.before.clear:
+        say("calibrated leads are smaller, and fewer reach pairs.min_margin: lower it with the calibration")
     if len(found.judge_ids) > 1:
         say(f"these are verdicts of {len(found.judge_ids)} judges: --round N calibrates the judge of one round")
 
@@ -173,6 +176,7 @@ def _cells(figures: Figures) -> tuple[str, ...]:
     return (
         NONE if accuracy is None else f"{accuracy.value:.3f} ({accuracy.cautious})",
         NONE if kappa.value is None else f"{kappa.value:.3f} ({kappa.interval})",
+        f"{figures.clear:.1%}",
         f"{figures.ece:.3f}",
         f"{figures.ece_by_chance:.3f}",
         f"{figures.nll:.3f}",
