@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from selfalign.records import Label
-from selfalign.store import FileDamaged, StoreError, atomic_write, parse_json
+from selfalign.store import FileDamaged, StoreError, append_line, atomic_write, parse_json
 
 FOLDER = "labels"
 MIN_LABELS = 30  # below, agreement is not told: it would say little, and sway whoever goes on labelling
@@ -45,13 +45,9 @@ class Labels:
         return self.standing.pop()
 
     def _append(self, value: Mapping[str, Any]) -> None:
-        line = json.dumps(value, ensure_ascii=True, allow_nan=False).encode("ascii") + b"\n"
-        size = os.fstat(self._descriptor).st_size
-        torn = size > 0 and os.pread(self._descriptor, 1, size - 1) != b"\n"
-        data = (b"\n" if torn else b"") + line
+        line = json.dumps(value, ensure_ascii=True, allow_nan=False).encode("ascii")
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            append_line(self._descriptor, line)
             os.fsync(self._descriptor)
         except OSError as error:
             raise StoreError(

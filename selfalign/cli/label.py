@@ -30,7 +30,7 @@ from selfalign.store import Run
 from selfalign.text import one_line
 
 HINT = "1 left   2 right   0 tie   9 both bad   s skip   x not applicable   u undo   q quit"
-_INTERRUPT, _END = "\x03", "\x04"
+_END = "\x04"  # what Ctrl-D sends
 
 Labeller = Annotated[str | None, Parameter(help="Who labels; their labels are in RUN/labels/NAME.jsonl.")]
 
@@ -163,8 +163,6 @@ def _keys() -> Iterator[Iterator[str]]:
 
 def _pressed() -> Iterator[str]:
     while (key := sys.stdin.read(1)) not in ("", _END):
-        if key == _INTERRUPT:
-            raise KeyboardInterrupt
         yield key
 
 
