@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from selfalign.compared import Comparison
-from selfalign.labels import Labels
+from selfalign.labels import RANDOM, Labels
 from selfalign.records import Candidate, Label, LabelVerdict, derived_seed
 
-RANDOM = "random"
 KEYS = {"1": "left", "2": "right", "0": "tie", "9": "both_bad", "x": "not_applicable", "s": "skipped"}
 REPEAT_EVERY = 10  # so many fresh labels, then one pair again
 REPEAT_AFTER = 5  # labels at least between a pair and its repeat

@@ -23,6 +23,7 @@ from selfalign.store import FileDamaged, StoreError, append_line, atomic_write, 
 FOLDER = "labels"
 MIN_LABELS = 30  # below, agreement is not told: it would say little, and sway whoever goes on labelling
 UNDO = {"undo": True}
+RANDOM = "random"  # the stratum that is a fair sample
 
 
 class Labels:
@@ -102,6 +103,11 @@ def write(run: Path, labeller: str, labels: Iterable[Label]) -> Path:
 def scored(labels: Iterable[Label]) -> list[Label]:
     """The labels that say who is better, or that neither is; without repeats, so that each pair counts once."""
     return [label for label in labels if label.lead is not None and not label.repeat]
+
+
+def fair(labels: Iterable[Label]) -> list[Label]:
+    """The labels that no search for hard pairs has chosen: of the random stratum, and those made elsewhere."""
+    return [label for label in labels if label.stratum in (RANDOM, "imported")]
 
 
 def leads(labels: Iterable[Label]) -> dict[tuple[str, str], float]:

@@ -355,9 +355,12 @@ def evaluate_policy(
 
 
 def agreement_with_people(work: Work, number: int) -> dict[str, HumanAgreement]:
-    """How far the judges of the rounds so far agree with the labels that there are now, where the gate asks for it."""
+    """How far the judges of the rounds so far agree with the labels that there are now, where the gate asks for it.
+
+    Only pairs that make a fair sample count: those that were labelled because they are hard would blame any judge.
+    """
     if work.settings.accept.min_kappa is None:
         return {}
     said = [label for found in labels.read(work.run.path).values() for label in found]
-    about = labelled(work.run, said, work.settings, up_to=number)
+    about = labelled(work.run, labels.fair(said), work.settings, up_to=number)
     return human_agreement(about, seed=derived_seed(work.settings.seed, "people", number))

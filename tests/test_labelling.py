@@ -10,7 +10,8 @@ import pytest
 
 from selfalign import labels
 from selfalign.compared import Comparison
-from selfalign.labelling import KEYS, RANDOM, REPEAT_AFTER, Session, pace, queue
+from selfalign.labelling import KEYS, REPEAT_AFTER, Session, pace, queue
+from selfalign.labels import RANDOM
 from selfalign.records import Candidate, Judgment, Label, Message, Prompt
 
 

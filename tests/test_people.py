@@ -129,6 +129,11 @@ def test_a_few_labels_are_not_enough_for_the_gate(tmp_path: Path) -> None:
     assert "only 12 labels by people" in outcome.stopped and "30 are needed" in outcome.stopped
 
 
+def test_pairs_chosen_because_they_are_hard_do_not_count_at_the_gate(tmp_path: Path) -> None:
+    _, outcome = gated(tmp_path, lambda one: replace(gold(one), stratum="margin"))
+    assert "no labels by people on pairs drawn at random" in outcome.stopped
+
+
 def test_a_campaign_that_does_not_ask_reads_no_labels(tmp_path: Path) -> None:
     settings = write_campaign(tmp_path, rounds=1)
     before = run(tmp_path, settings)

@@ -19,8 +19,7 @@ from selfalign.cli.reliability import reliability_lines
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.compared import ROLES, Comparison, Source, labelled, principles_of
 from selfalign.config import load
-from selfalign.labelling import RANDOM
-from selfalign.labels import MIN_LABELS
+from selfalign.labels import MIN_LABELS, RANDOM
 from selfalign.recalibrate import Figures, Recalibration, recalibrate
 from selfalign.records import Label
 from selfalign.store import Run

@@ -23,8 +23,8 @@ from selfalign.cli.targets import RUNS, check_name, find_run
 from selfalign.compared import Comparison, Source, comparisons, human_agreement, labelled, principles_of
 from selfalign.config import Campaign, in_round, load
 from selfalign.constitution import Constitution
-from selfalign.labelling import KEYS, RANDOM, Session, Shown, pace, queue
-from selfalign.labels import MIN_LABELS
+from selfalign.labelling import KEYS, Session, Shown, pace, queue
+from selfalign.labels import MIN_LABELS, RANDOM
 from selfalign.records import HumanAgreement, Label
 from selfalign.store import Run
 from selfalign.text import one_line

@@ -23,7 +23,8 @@ from selfalign.cli.targets import RUNS, check_name, find_run
 from selfalign.compared import ROLES, Comparison, Source, comparisons, human_agreement, labelled
 from selfalign.config import Campaign, in_round, load
 from selfalign.label_formats import Format, Index, Task
-from selfalign.labelling import RANDOM, pace, queue
+from selfalign.labelling import pace, queue
+from selfalign.labels import RANDOM
 from selfalign.records import HumanAgreement, Interval, Label
 from selfalign.store import Run
 

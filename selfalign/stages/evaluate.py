@@ -307,6 +307,7 @@ def _check_kappa(humans: Mapping[str, HumanAgreement], bound: float) -> tuple[bo
     if not enough:
         most = max((found.num_pairs for found in humans.values()), default=0)
         have = f"there are only {most} labels by people" if most else "there are no labels by people"
+        have += " on pairs drawn at random"
         how = "give them with `selfalign label`, then run the campaign again"
         return False, f"{have} to hold the judge against, and {MIN_LABELS} are needed (accept.min_kappa): {how}"
     said = [_kappa_words(role, found, bound) for role, found in enough.items()]
