@@ -101,9 +101,10 @@ def _about(
             code=USAGE,
         )
     said = [label for name in labellers or everyone for label in everyone[name]]
-    said = [label for label in said if (label.stratum == RANDOM or not random) and (round in (None, label.round))]
+    said = [label for label in said if label.stratum == RANDOM or not random]
     settings = load(run.path / "campaign.yaml").campaign
-    about = [(label, one) for label, one in labelled(run, said, settings) if one.source == of]
+    about = labelled(run, said, settings)
+    about = [(label, one) for label, one in about if one.source == of and round in (None, one.round)]
     if len(about) < MIN_LABELS:
         raise CommandError(
             f"{len(about)} labels are too few to calibrate the {ROLES[of]} judge: {MIN_LABELS} are needed",
