@@ -44,6 +44,11 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command("report", "selfalign.cli.report:report", "Write the report of a run, as Markdown and HTML"),
         Command("verify", "selfalign.cli.start:verify", "Check every file of a run against its digest"),
     ),
+    "Hold the judge against people": (
+        Command("label", "selfalign.cli.label:label", "Say which of two answers is better, blind"),
+        Command("labels", "selfalign.cli.labels:app", "List, import and export labels by people"),
+        Command("judge", "selfalign.cli.judge:app", "Calibrate a judge by what people said"),
+    ),
     "Look around": (
         Command("config", "selfalign.cli.config:config", "Show every setting and where it came from"),
         Command("doctor", "selfalign.cli.doctor:doctor", "Check this machine; name a fix for each fault"),

@@ -201,6 +201,7 @@ def _round(run: Run, number: int, *, accepted: bool, kind: str = "pairs", gold: 
     candidates = [_candidate(prompt, index, number) for prompt in prompts for index in range(2)]
     judged = list(zip(prompts, candidates[::2], candidates[1::2], strict=True))
     judgments = [judgment for _, a, b in judged for judgment in _judgments(a, b)]
+    run.write_text(f"{folder}/constitution.yaml", RULES)
     digests: dict[str, str] = {}
     for name, rows in (("prompts", prompts), ("candidates", candidates), ("judgments", judgments)):
         digests |= _write(run, f"{folder}/{name}", rows, digests)

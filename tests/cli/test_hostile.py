@@ -37,6 +37,8 @@ READERS = [
     ["constitution", "stats", "sample"],
     ["constitution", "stats", "sample", "--json"],
     ["report", "sample", "--json"],
+    ["label", "sample", "--count", "0"],
+    ["labels", "ls", "sample"],
 ]
 
 

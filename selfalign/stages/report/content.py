@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from selfalign import principles
 from selfalign.config import Campaign, in_round
-from selfalign.records import Behaviour, JudgeHealth, Report, RewardReport, Sample, WinRate
+from selfalign.records import Behaviour, HumanAgreement, JudgeHealth, Report, RewardReport, Sample, WinRate
 from selfalign.stages.report import reward_model, steps, training, truth
 from selfalign.stages.report.document import Block, Dialogue, Figure, Fold, Heading, Paragraph, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
@@ -38,7 +38,7 @@ def campaign_page(
     if gold:
         blocks += [Heading("True behaviour"), gold_table(truth.of_policies(gold))]
     blocks += [Heading(f"Before and after, round {last.round}"), *samples(last.samples)]
-    blocks += [Heading("Judge health"), judge_table(reports)]
+    blocks += [Heading("Judge health"), judge_table(reports), *people_table(reports)]
     blocks += [Heading("Round by round")]
     for report in reports:
         trained = training.blocks(run, report, in_round(campaign, report.round))
@@ -63,6 +63,7 @@ def round_page(run: Run, report: Report, previous: Report | None, campaign: Camp
         *samples(report.samples),
         Heading("Judge health"),
         judge_table([report]),
+        *people_table([report]),
         Heading("Lineage"),
         *lineage(run, [report]),
     ]
@@ -183,6 +184,24 @@ def judge_table(reports: Iterable[Report]) -> Table:
     )
     note = "Without a liking for a position, the first shown is preferred in half of the comparisons."
     return Table(columns, rows, note, numbers_from=2)
+
+
+def people_table(reports: Iterable[Report]) -> list[Table]:
+    """How far the judges agreed with people, where the gate asked; no table otherwise."""
+    rows = tuple(
+        (str(report.round), name, f"{one.num_pairs:,}", share(one.raw), _kappa(one), ", ".join(one.labellers))
+        for report in reports
+        for name, one in report.humans.items()
+    )
+    columns = ("round", "judge", "labels", "the same", "kappa", "labellers")
+    note = "What people said of pairs that the judge compared; kappa 0 is what chance makes, 1 is perfect."
+    return [Table(columns, rows, note, numbers_from=2)] if rows else []
+
+
+def _kappa(found: HumanAgreement) -> str:
+    if found.kappa is None or found.low is None:
+        return NONE
+    return f"{found.kappa:.3f} ({found.low:.3f} to {found.high:.3f})"
 
 
 def judge_cells(health: JudgeHealth) -> tuple[str, ...]:
