@@ -147,6 +147,8 @@ class Bundles:
 @lru_cache(maxsize=8)
 def _draws(size: int) -> np.ndarray:
     """How often each of `size` bundles is drawn. [RESAMPLES, size]"""
+    if not size:  # nothing was asked
+        return np.zeros((RESAMPLES, 0))
     return np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), size=RESAMPLES).astype(np.float64)
 
 
