@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from selfalign import principles
+from selfalign import labels, principles
 from selfalign.cli.arguments import Round, RunName, Runs
 from selfalign.cli.examples import chosen_rounds, held
 from selfalign.cli.output import console, is_unicode, make_table, print_json, say, sparkline
@@ -43,7 +44,7 @@ def stats(run: RunName, /, *, round: Round = None, json: bool = False, runs: Run
     """
     opened = find_run(run, runs)
     rounds = chosen_rounds(opened, round)
-    found = principles.stats(opened, rounds)
+    found = principles.stats(opened, rounds, people_prefer(opened.path))
     if json:
         print_json(facts(found))
     elif found.rounds:
@@ -51,6 +52,15 @@ def stats(run: RunName, /, *, round: Round = None, json: bool = False, runs: Run
     else:
         _say_why(opened, rounds)
     return 0
+
+
+def people_prefer(run: Path) -> dict[tuple[str, str], str]:
+    """What all labellers of a run together prefer, by pair of candidates; pairs on which they are even are left out."""
+    said: dict[tuple[str, str], float] = {}
+    for labelled in labels.read(run).values():
+        for pair, lead in labels.leads(labelled).items():
+            said[pair] = said.get(pair, 0.0) + lead
+    return {pair: pair[0] if lead > 0 else pair[1] for pair, lead in said.items() if lead}
 
 
 def facts(found: Stats) -> dict[str, Any]:

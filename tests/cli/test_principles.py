@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from selfalign.cli.principles import facts, screen
+from selfalign import labels
+from selfalign.cli.principles import facts, people_prefer, screen
 from selfalign.principles import Stats, stats
-from selfalign.records import Judgment
+from selfalign.records import Judgment, Label
 from selfalign.store import Run, read_records
 from tests.cli.conftest import Cli
 from tests.cli.events import HOSTILE
@@ -166,3 +167,29 @@ def as_plain(value: Any) -> Any:
     import msgspec
 
     return msgspec.to_builtins(value)
+
+
+def test_principles_are_held_against_what_people_said(tmp_path: Path, cli: Cli) -> None:
+    """Ada prefers what `contrary` dislikes; of the pairs on which Bob says the opposite nothing is left."""
+    run = make_judged_run(tmp_path)
+    said = [j for j in read_records(run.view("rounds/000/judgments").path, Judgment) if j.principle_id == "contrary"]
+    pairs = {
+        tuple(sorted((j.first_id, j.second_id))): (j.prompt_id, j.second_id if j.p_first > 0.5 else j.first_id)
+        for j in said
+    }
+    made = [
+        Label("ada", prompt, *pair, verdict="preferred", preferred_id=better)
+        for pair, (prompt, better) in pairs.items()
+    ]
+    labels.write(run.path, "ada", made)
+    labels.write(
+        run.path, "bob",
+        [replace(one, labeller="bob", preferred_id=one.left_id if one.preferred_id == one.right_id else one.right_id)
+         for one in made[:5]],
+    )  # fmt: skip
+    preferred = people_prefer(run.path)
+    assert len(preferred) == len(pairs) - 5
+    found = json.loads(cli("constitution", "stats", "judged", "--round", "0", "--json", cwd=tmp_path).stdout)
+    agree = {one["id"]: one["over_all"]["people"] for one in found["principles"]}
+    assert agree["contrary"]["value"] < 0.2 < 0.8 < agree["kind"]["value"]
+    assert any(flag["kind"] == "people" for one in found["principles"] for flag in one["flags"])
