@@ -80,6 +80,7 @@ class Judge:
     cot_tokens: Count = 512  # of reasons and verdict together; a longer reply is no verdict
     cot_clamp: tuple[Fraction, Fraction] = (0.4, 0.6)  # pairwise-cot: soft labels are kept within it (Bai et al. 2022)
     tie_margin: Fraction = 0.0  # |p_first - 0.5| at or under this is a tie
+    calibration: str | None = None  # a file of `selfalign judge calibrate`: how verdicts are read when pairs are made
     max_invalid: Fraction = 0.1  # above this share of invalid verdicts the stage stops
     base_url: str | None = None
     max_concurrency: Count = 16
@@ -305,6 +306,7 @@ class Accept:
     win_rate_lower_bound: Fraction | None = 0.5  # lower end of the 95% interval against the previous policy
     max_kl: Positive | None = 20.0  # nats per response, to the base policy
     max_length_ratio: Positive | None = 1.5  # mean response length over the base policy's
+    min_kappa: Fraction | None = None  # lower end of the 95% interval of the judge's agreement with the run's labels
 
 
 @dataclass(frozen=True, kw_only=True)

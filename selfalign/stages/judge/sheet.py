@@ -12,6 +12,7 @@ from selfalign import resources
 from selfalign.config import Judge
 from selfalign.constitution import Constitution, Principle
 from selfalign.engines.base import Choice, ChoiceRequest
+from selfalign.preferences import verdict_of
 from selfalign.records import Candidate, InvalidReason, Judgment, Message, Prompt, Verdict, derived_seed, digest
 from selfalign.stages import StageError
 from selfalign.stages.judge.scales import scale_of
@@ -231,9 +232,7 @@ class Sheet:
         expected = self._scales[question.principle.id].expected(probabilities)
         if question.second is None:
             return "not_applicable", None, expected
-        if abs(expected - 0.5) <= self.settings.tie_margin:
-            return "tie", expected, None
-        return "first" if expected > 0.5 else "second", expected, None
+        return verdict_of(expected, self.settings.tie_margin), expected, None
 
 
 def _normalised(probabilities: Sequence[float] | None, num_labels: int) -> tuple[float, ...] | None:
