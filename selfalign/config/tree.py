@@ -77,6 +77,7 @@ class Judge:
     max_invalid: Fraction = 0.1  # above this share of invalid verdicts the stage stops
     base_url: str | None = None
     max_concurrency: Count = 16
+    cache: bool = True  # what a judge has answered, in whichever run of the folder, is not asked again
     trust_remote_code: bool = False
 
 

@@ -1,0 +1,311 @@
+"""What judges have answered before: a question put a second time, in the same words, is not asked again.
+
+The answers lie in one SQLite file beside the runs. They are found by their content: the judge, how it computes, the
+words it was shown and the labels it could answer by. So an edited constitution asks only under the principles whose
+words changed, other tie margins ask nothing, and what was asked before a crash is still known after it. The file is no
+part of any run: it may be deleted whenever no campaign runs, and costs nothing but the answers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import queue
+import sqlite3
+import stat
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
+from itertools import chain
+from pathlib import Path
+
+import msgspec
+
+from selfalign.engines.base import Choice, ChoiceRequest, Engine
+from selfalign.records import digest
+
+FILE = ".judgments.sqlite"  # in the folder of runs
+
+_APPLICATION = 0x5E1FA116  # marks the file as ours
+_VERSION = 1
+_BUSY_SECONDS = 30.0  # campaigns beside one another take turns in milliseconds
+_GATHER_SECONDS = 0.5  # answers are committed this often
+_MOST_WAITING = 4096  # known answers held back while the engine is given what it does not know
+_OPENING_ATTEMPTS = 20
+
+Tell = Callable[[str], None]
+_Known = tuple[tuple[float, ...], str, int]  # Choice.probabilities, raw, num_prompt_tokens
+_SEAL = 8  # bytes of a digest before each value: SQLite does not notice a flipped bit
+
+
+class AnswersUnusable(Exception):
+    """The file cannot be read or written now; what, where and why."""
+
+
+class Answers:
+    """The file of answers, open. One thread of each process writes; readers are never held up.
+
+    Trouble with the file costs answers, never a campaign: it is told once, and then nothing is known any more. What is
+    no file of ours, or is damaged, is set aside under another name.
+    """
+
+    def __init__(self, path: Path, tell: Tell) -> None:
+        """Open the file, or make it, readable for its owner alone. Raises AnswersUnusable where neither can be."""
+        self._path, self._tell = path, tell
+        self._database = _open(path, tell)
+        self._unwritten: queue.SimpleQueue[tuple[bytes, bytes] | None] = queue.SimpleQueue()
+        self._fault: sqlite3.Error | None = None
+        self._usable = True
+        self._writer = threading.Thread(target=self._write, name="answers", daemon=True)
+        self._writer.start()
+
+    def get(self, key: bytes) -> _Known | None:
+        """What was answered before; None where nothing was, or where it is not what was written."""
+        if not self._usable:
+            return None
+        try:
+            found = self._database.execute("SELECT value FROM answers WHERE key = ?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._give_up(error)
+            return None
+        return _unsealed(key, found[0]) if found else None
+
+    def put(self, key: bytes, choice: Choice) -> None:
+        """Keep an answer. It is on disk within a second; an invalid one is never kept."""
+        if self._fault is not None:
+            self._give_up(self._fault)
+        if self._usable and choice.probabilities is not None:
+            self._unwritten.put((key, _sealed(key, (choice.probabilities, choice.raw, choice.num_prompt_tokens))))
+
+    def close(self) -> None:
+        """Commit what is left, and close the file."""
+        self._unwritten.put(None)
+        self._writer.join()
+        if self._fault is not None:
+            self._give_up(self._fault)
+        self._database.close()
+
+    def _give_up(self, error: sqlite3.Error) -> None:
+        if self._usable:
+            self._usable = False
+            fate = _set_aside(self._path) if _is_damage(error) else "it is left as it is"
+            self._tell(f"{self._path}: answers of judges are neither found nor kept any more ({error}); {fate}")
+
+    def _write(self) -> None:
+        """Commit in short transactions, so that other campaigns get their turns."""
+        try:
+            with closing(_connect(self._path)) as database:
+                ended = False
+                while not ended:
+                    batch, ended = self._gather()
+                    with database:
+                        database.executemany("INSERT OR REPLACE INTO answers VALUES (?, ?)", batch)
+        except sqlite3.Error as error:
+            self._fault = error
+
+    def _gather(self) -> tuple[list[tuple[bytes, bytes]], bool]:
+        """Wait for an answer, then for those that follow it soon; and whether it was the end."""
+        batch = []
+        item, until = self._unwritten.get(), time.monotonic() + _GATHER_SECONDS
+        while item is not None:
+            batch.append(item)
+            try:
+                item = self._unwritten.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return batch, False
+        return batch, True
+
+
+class RememberingJudge:
+    """A judge's engine that answers from the file what it can; the engine is opened at the first question left.
+
+    `identity` is whatever tells this judge, computing as it does, from any other. `asked` and `known` count the
+    questions that went to the engine, and those that did not.
+    """
+
+    def __init__(
+        self, open_engine: Callable[[], Engine], path: Path | None, identity: Sequence[object], tell: Tell
+    ) -> None:
+        self._open, self._path, self._identity, self._tell = open_engine, path, digest("judge", *identity), tell
+        self._engine: Engine | None = None
+        self._unchecked: list[tuple[str, ...]] = []
+        self.asked = self.known = 0
+
+    def __getattr__(self, name: str) -> object:
+        """Everything but choosing is the engine's own."""
+        return getattr(self.engine, name)
+
+    @property
+    def engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._open()
+        for labels in self._unchecked:
+            self._engine.check_labels(labels)
+        self._unchecked.clear()
+        return self._engine
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Checked once the engine is open; a judge that has answered by them before knows them."""
+        self._unchecked.append(tuple(labels))
+
+    def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
+        try:
+            answers = Answers(self._path, self._tell) if self._path else None
+        except AnswersUnusable as error:
+            self._tell(f"answers of judges are neither found nor kept: {error}")
+            self._path = answers = None
+        if answers is None:
+            yield from self._count(self.engine.choose(requests))
+            return
+        with closing(answers):
+            yield from self._remembered(iter(requests), answers)
+
+    def _count(self, choices: Iterator[Choice]) -> Iterator[Choice]:
+        with closing(choices):  # type: ignore[type-var]
+            for choice in choices:
+                self.asked += 1
+                yield choice
+
+    def _remembered(self, source: Iterator[ChoiceRequest], answers: Answers) -> Iterator[Choice]:
+        """Known answers as they are met, between those of the engine.
+
+        The engine reads ahead for what it can work on. Where it would have to read too far through what is known, its
+        call ends, and another begins: memory stays flat, however much is known.
+        """
+        known: deque[Choice] = deque()
+        keys: dict[str, bytes] = {}
+        ended = False
+
+        def unknown() -> Iterator[ChoiceRequest]:
+            nonlocal ended
+            while len(known) < _MOST_WAITING:
+                if (request := next(source, None)) is None:
+                    ended = True
+                    return
+                key = self._key(request)
+                if (found := answers.get(key)) is None:
+                    keys[request.id] = key
+                    yield request
+                else:
+                    probabilities, raw, num_prompt_tokens = found
+                    known.append(Choice(request.id, probabilities, raw, num_prompt_tokens, 0.0))
+
+        while not ended:
+            missing = unknown()
+            if (first := next(missing, None)) is not None:
+                with closing(self._count(self.engine.choose(chain([first], missing)))) as choices:
+                    for choice in choices:
+                        if key := keys.pop(choice.id, None):
+                            answers.put(key, choice)
+                        yield from self._drained(known)
+                        yield choice
+            yield from self._drained(known)
+
+    def _drained(self, known: deque[Choice]) -> Iterator[Choice]:
+        while known:
+            self.known += 1
+            yield known.popleft()
+
+    def _key(self, request: ChoiceRequest) -> bytes:
+        messages = [(message.role, message.content) for message in request.messages]
+        return bytes.fromhex(digest("answer", self._identity, messages, request.labels, size=16))
+
+
+def _open(path: Path, tell: Tell) -> sqlite3.Connection:
+    for attempt in range(_OPENING_ATTEMPTS):
+        try:
+            _make_private(path)
+            return _prepared(path)
+        except OSError as error:
+            raise AnswersUnusable(f"{path}: {error.strerror or error}") from error
+        except sqlite3.Error as error:
+            if _is_damage(error):
+                tell(f"{path} is no file of answers of judges ({error}); {_set_aside(path)}")
+            elif attempt == _OPENING_ATTEMPTS - 1:
+                raise AnswersUnusable(f"{path}: {error}") from error
+            else:
+                time.sleep(0.05)  # two that change a new file to write-ahead logging at once do not wait by themselves
+    raise AnswersUnusable(f"{path} cannot be opened")
+
+
+def _make_private(path: Path) -> None:
+    """Make the file where there is none, readable for its owner alone; refuse what is no plain file."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    if not stat.S_ISREG(path.lstat().st_mode):
+        raise OSError("it is a link or a folder; remove it")
+
+
+def _prepared(path: Path) -> sqlite3.Connection:
+    """A connection to a file of this version. Any other is left as it is: sqlite3.DatabaseError."""
+    database = _connect(path)
+    try:
+        if _is_fresh(database):
+            _fill(database)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _is_fresh(database: sqlite3.Connection) -> bool:
+    """Whether the file is empty, rather than ours. Raises sqlite3.DatabaseError where it is neither."""
+    names = ("application_id", "user_version")
+    with database:
+        database.execute("BEGIN")  # one look: another campaign may be filling it
+        found = tuple(database.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        empty = database.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchone() is None
+    if found == (_APPLICATION, _VERSION):
+        return False
+    if found == (0, 0) and empty:
+        return True
+    raise sqlite3.DatabaseError("another program's database, or another version's")
+
+
+def _fill(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA journal_mode = WAL")  # readers and the writer do not wait for one another
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        table = "CREATE TABLE IF NOT EXISTS answers (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID"
+        database.execute(table)
+        database.execute(f"PRAGMA application_id = {_APPLICATION}")
+        database.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, timeout=_BUSY_SECONDS)
+    database.execute("PRAGMA synchronous = NORMAL")  # a power cut may take the last answers, and nothing else
+    return database
+
+
+def _sealed(key: bytes, answer: _Known) -> bytes:
+    body = msgspec.msgpack.encode(answer)
+    return _seal(key, body) + body
+
+
+def _unsealed(key: bytes, value: object) -> _Known | None:
+    if not isinstance(value, bytes) or value[:_SEAL] != _seal(key, value[_SEAL:]):
+        return None
+    return msgspec.msgpack.decode(value[_SEAL:], type=_Known)
+
+
+def _seal(key: bytes, body: bytes) -> bytes:
+    return hashlib.blake2b(key + body, digest_size=_SEAL).digest()
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is not what it should be; locks, full disks and read-only folders are OperationalErrors."""
+    return type(error) is sqlite3.DatabaseError
+
+
+def _set_aside(path: Path) -> str:
+    """Rename the file and what belongs to it, and say where it is now."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    for suffix in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError):
+            os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+    return f"it is kept as {aside.name}"
