@@ -25,7 +25,7 @@ class Baseline:
     candidates: Step
 
 
-JudgeModel = tuple[str, Callable[[], Engine]]  # the judge's identity, and how to get its engine
+JudgeModel = tuple[str, Callable[[], RememberingJudge]]  # the judge's identity, and how to get its engine
 
 
 def policy_engine(work: Work, policy: Checkpoint, baseline: Baseline | None) -> Engine:
@@ -47,12 +47,10 @@ def judge_model(work: Work, settings: config.Judge, policy: Checkpoint, baseline
     It remembers what it has answered, also in other runs of the same folder, where `settings.cache` says so.
     """
     judge_id, open_judge = _asked_judge(work, settings, policy, baseline)
-    if not settings.cache:
-        return judge_id, open_judge
     engine = work.settings.engine
     local = (engine.backend, engine.dtype, has_gpu(), has_fast_bf16())  # what the numbers hang on, beside the weights
     identity = (judge_id, settings.base_url, *(() if settings.model.startswith("openai:") else local))
-    path, tell = work.run.path.parent / FILE, partial(_warn, work)
+    path, tell = work.run.path.parent / FILE if settings.cache else None, partial(_warn, work)
     return judge_id, lambda: RememberingJudge(open_judge, path, identity, tell)
 
 

@@ -122,7 +122,7 @@ class RememberingJudge:
     """A judge's engine that answers from the file what it can; the engine is opened at the first question left.
 
     `identity` is whatever tells this judge, computing as it does, from any other. `asked` and `known` count the
-    questions that went to the engine, and those that did not.
+    questions that went to the engine, and those that did not; `tokens` are those of the prompts that were asked.
     """
 
     def __init__(
@@ -131,7 +131,7 @@ class RememberingJudge:
         self._open, self._path, self._identity, self._tell = open_engine, path, digest("judge", *identity), tell
         self._engine: Engine | None = None
         self._unchecked: list[tuple[str, ...]] = []
-        self.asked = self.known = 0
+        self.asked = self.known = self.tokens = 0
 
     def __getattr__(self, name: str) -> object:
         """Everything but choosing is the engine's own."""
@@ -166,6 +166,7 @@ class RememberingJudge:
         with closing(choices):  # type: ignore[type-var]
             for choice in choices:
                 self.asked += 1
+                self.tokens += choice.num_prompt_tokens
                 yield choice
 
     def _remembered(self, source: Iterator[ChoiceRequest], answers: Answers) -> Iterator[Choice]:

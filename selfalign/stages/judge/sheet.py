@@ -14,7 +14,7 @@ from selfalign.constitution import Constitution, Principle
 from selfalign.engines.base import Choice, ChoiceRequest
 from selfalign.records import Candidate, Judgment, Message, Prompt, Verdict, derived_seed, digest
 from selfalign.stages import StageError
-from selfalign.stages.judge.wording import render_pairwise, render_pointwise
+from selfalign.stages.judge.wording import make_nonce, render_pairwise, render_pointwise
 
 
 def distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -121,6 +121,12 @@ class Sheet:
         constraints = [p for p in principles if p.kind == "hard_constraint"]
         return [drawn, *constraints] if drawn else constraints
 
+    def under(self, prompt: Prompt, a: Candidate, b: Candidate, principle: Principle) -> list[Question]:
+        """What tells two candidates apart under one principle: both orders, or a rating of each."""
+        if self.settings.method == "pointwise-logprob":
+            return [self._question(prompt, candidate, None, principle) for candidate in (a, b)]
+        return [self._question(prompt, first, second, principle) for first, second in ((a, b), (b, a))]
+
     def _question(self, prompt: Prompt, first: Candidate, second: Candidate | None, principle: Principle) -> Question:
         second_id = second.id if second else ""
         principle_hash = self._hashes[principle.id]
@@ -137,6 +143,14 @@ class Sheet:
         else:
             text = render_pairwise(messages, first, second.text, question.principle.comparison(), **options)
         return ChoiceRequest(question.id, (Message("user", text),), self.labels)
+
+    def again(self, question: Question) -> ChoiceRequest:
+        """The same question with other marks around the texts, which mean nothing: what changes then is noise."""
+        request, texts = self.request(question), [message.content for message in question.prompt.messages]
+        shown = [candidate.text for candidate in (question.first, question.second) if candidate]
+        nonce = make_nonce(*texts, beside=shown)
+        asked = request.messages[0].content.replace(nonce, make_nonce(nonce, *texts, beside=shown))
+        return replace(request, id=f"{request.id} again", messages=(Message("user", asked),))
 
     def judgment(self, question: Question, choice: Choice) -> Judgment:
         probabilities = _normalised(choice.probabilities, len(self.labels))

@@ -22,9 +22,14 @@ def _template(name: str) -> Template:
     return _environment().from_string(resources.template(name))
 
 
-def make_nonce(*texts: str) -> str:
-    """A few hexadecimal characters that occur in none of the texts: what a candidate cannot have foreseen."""
-    haystack, attempt = "\n".join(texts), 0
+def make_nonce(*texts: str, beside: Sequence[str] = ()) -> str:
+    """A few hexadecimal characters that occur neither in the texts that they are made from nor in those `beside` them.
+
+    The judge's are made from the conversation, so that whatever is asked about one begins with the same words, which
+    an engine reads once. What keeps a candidate from posing as ours is not that it could not foresee them, but that it
+    does not hold them: one that did, by luck or by computing them, would have made them others.
+    """
+    haystack, attempt = "\n".join((*texts, *beside)), 0
     while (nonce := digest("nonce", attempt, *texts, size=2 + attempt // 64)) in haystack:
         attempt += 1
     return nonce
@@ -40,7 +45,7 @@ def render_pairwise(
     labels: Sequence[str] = ("A", "B"),
 ) -> str:
     """The prompt that asks which of two responses is better by one principle (wording: `Principle.comparison()`)."""
-    nonce = make_nonce(*(m.content for m in messages), first, second)
+    nonce = make_nonce(*(m.content for m in messages), beside=(first, second))
     text = {"messages": messages, "first": first, "second": second, "principle": principle, "preamble": preamble}
     return _template("judge_pairwise").render(text, labels=labels, nonce=nonce).strip()
 
@@ -54,6 +59,6 @@ def render_pointwise(
     labels: Sequence[str] = ("1", "2", "3", "4", "5"),
 ) -> str:
     """The prompt that asks for a rating of one response by one principle (wording: `Principle.norm()`)."""
-    nonce = make_nonce(*(m.content for m in messages), response)
+    nonce = make_nonce(*(m.content for m in messages), beside=(response,))
     text = {"messages": messages, "response": response, "principle": principle, "preamble": preamble}
     return _template("judge_pointwise").render(text, labels=labels, nonce=nonce).strip()
