@@ -70,6 +70,11 @@ class Case:
         return _flip(self.before.verdict, self.after.verdict)
 
     @property
+    def added(self) -> bool:
+        """Whether the principle is a new one."""
+        return self.again is None and self.after.verdict != "not asked"
+
+    @property
     def noisy(self) -> bool:
         """Whether the old text itself says something else when asked again."""
         return self.again is not None and self.again.verdict != self.before.verdict
@@ -170,8 +175,8 @@ def preview(
     judge_id, open_judge = _judge(work, number)
     desk = _Desk(old, edited, work.settings.judge, judge_id, open_judge())
     cases = desk.cases(drawn)
-    kept = [case for case in cases if case.again is not None or case.after.verdict == "not asked"]
-    added = [case for case in cases if case not in kept]
+    kept = [case for case in cases if not case.added]
+    added = [case for case in cases if case.added]
     return Preview(
         run.path.name, number, judge_id, change, tuple(cases),
         principles=_by(kept, lambda case: [case.principle]), added=_by(added, lambda case: [case.principle]),
@@ -340,8 +345,8 @@ def _judge(work: Work, number: int) -> tuple[str, Callable[[], RememberingJudge]
     )
     if found != judge_id:
         raise PreviewError(
-            f"round {number} was judged by {found}, and {settings.judge.model} is {judge_id} now: the judge is not what "
-            "it was. Put its folder back, or preview on a round judged since"
+            f"round {number} was judged by {found}, and the judge {settings.judge.model} is {judge_id} now: not the "
+            "one that it was. Put its folder back, or preview on a round judged since"
         )
     return judge_id, open_judge
 
