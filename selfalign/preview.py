@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from selfalign import constitution as constitutions
 from selfalign.calibration import wilson_interval
-from selfalign.config import Campaign, Judge, in_round
+from selfalign.config import Campaign, in_round
 from selfalign.constitution import Constitution, Principle
 from selfalign.constitution.diff import Diff, diff
 from selfalign.engines.base import ChoiceRequest
@@ -41,7 +41,10 @@ class PreviewError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """What a judge makes of a pair. `lead` of the first: 2p - 1, or the difference of two ratings."""
+    """What a judge makes of a pair. `lead` of the first: 2p - 1, or the difference of two ratings.
+
+    A lead under `pairs.min_margin` is a tie, for it makes no pair to train on.
+    """
 
     verdict: Verdict
     lead: float | None = None
@@ -173,7 +176,7 @@ def preview(
     change = diff(old, edited)
     drawn, unchanged = _draw(_Stored(run, number), old, edited, change, pairs, seed)
     judge_id, open_judge = _judge(work, number)
-    desk = _Desk(old, edited, work.settings.judge, judge_id, open_judge())
+    desk = _Desk(old, edited, work.settings, judge_id, open_judge())
     cases = desk.cases(drawn)
     kept = [case for case in cases if not case.added]
     added = [case for case in cases if case.added]
@@ -355,9 +358,9 @@ class _Desk:
     """Where questions on pairs are put, known answers first."""
 
     def __init__(
-        self, old: Constitution, new: Constitution, settings: Judge, judge_id: str, engine: RememberingJudge
+        self, old: Constitution, new: Constitution, settings: Campaign, judge_id: str, engine: RememberingJudge
     ) -> None:
-        self._before, self._after = (Sheet(rules, settings, judge_id, SEED) for rules in (old, new))
+        self._before, self._after = (Sheet(rules, settings.judge, judge_id, SEED) for rules in (old, new))
         self._old, self._new = ({p.id: p for p in rules.active} for rules in (old, new))
         self._settings, self._engine = settings, engine
         self._said: dict[str, Judgment] = {}
@@ -428,14 +431,14 @@ class _Desk:
     def _reading(self, pair: _Pair, judgments: Sequence[Judgment]) -> Said:
         if any(judgment.verdict == "invalid" for judgment in judgments):
             return Said("invalid")
-        if self._settings.method == "pointwise-logprob":
+        if self._settings.judge.method == "pointwise-logprob":
             ratings = {judgment.first_id: judgment.rating for judgment in judgments}
             return self._by_lead(ratings[pair.first.id] - ratings[pair.second.id])
         return self._by_lead(2.0 * fmean(p_of(judgment, pair.first.id) for judgment in judgments) - 1.0)
 
     def _by_lead(self, lead: float) -> Said:
-        margin = 0.0 if self._settings.method == "pointwise-logprob" else 2.0 * self._settings.tie_margin
-        return Said("tie" if abs(lead) <= margin else "first" if lead > 0 else "second", lead)
+        tie = lead == 0 or abs(lead) < self._settings.pairs.min_margin
+        return Said("tie" if tie else "first" if lead > 0 else "second", lead)
 
 
 def _under(sheet: Sheet, pair: _Pair, principle: Principle | None) -> list[Question]:

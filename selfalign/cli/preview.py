@@ -131,7 +131,7 @@ def _share(share: Share) -> str:
 
 def _remarks(found: Preview) -> Iterator[str]:
     yield f"{one_line(found.change.before)} → {one_line(found.change.after)}, on pairs of round {found.round}"
-    yield "noise: the old text asked again with other marks around the answers; intervals of 95%"
+    yield "noise: the old text asked again with other marks around the answers; a lead under pairs.min_margin is a tie"
     if held := sum(found.unchanged.values()):
         yield f"verdicts hold on {held:,} pairs under {len(found.unchanged)} principles whose words did not change"
     unseen = {c.kind for c in found.change.changes} & {"reweighted", "moved", "retired"}
