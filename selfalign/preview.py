@@ -25,6 +25,7 @@ from selfalign.preferences import p_of, pair_key
 from selfalign.records import Candidate, Interval, Judgment, Prompt, digest
 from selfalign.roles import Baseline, judge_model, trained_in
 from selfalign.stages import train
+from selfalign.stages.judge.budget import dollars
 from selfalign.stages.judge.cache import RememberingJudge
 from selfalign.stages.judge.sheet import Question, Sheet
 from selfalign.steps import Work, Workers
@@ -223,6 +224,9 @@ class _Reader:
     def view(self, name: str) -> Any:
         return self.run.view(name)
 
+    def events(self) -> Any:
+        return ()  # a preview has a budget of its own
+
     def emit(self, event: str, **fields: Any) -> None:
         if event == "warning":
             self.tell(fields["message"])
@@ -370,7 +374,8 @@ class _Desk:
     @property
     def cost(self) -> Cost:
         asked, known = self._engine.asked, self._engine.known + self._from_run
-        return Cost(asked, known, self._engine.tokens, self._seconds)
+        price, tokens = self._settings.judge.price, self._engine.tokens
+        return Cost(asked, known, tokens, self._seconds, dollars(price, tokens, asked) if price else None)
 
     def cases(self, drawn: Sequence[tuple[str, _Pair]]) -> list[Case]:
         """Ask everything in one stream, then read it pair by pair."""

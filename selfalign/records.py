@@ -420,7 +420,7 @@ class Report:
     "previous" and "policy"; `judges` "labelling" and "evaluating"; `candidates` and `discarded` the counts of
     what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs", "rankings",
     "demonstrations" or "rollouts"; `seconds` stages. `length_ratio` is the policy's mean number of tokens over
-    the base's.
+    the base's; `dollars` what an API judge cost.
     """
 
     round: int
@@ -441,3 +441,4 @@ class Report:
     gate: Gate
     samples: tuple[Sample, ...]
     seconds: dict[str, float]
+    dollars: float | None = None

@@ -11,6 +11,7 @@ from selfalign.engines.base import Engine
 from selfalign.engines.hardware import has_fast_bf16, has_gpu
 from selfalign.records import Candidate, Checkpoint, Prompt
 from selfalign.stages import train
+from selfalign.stages.judge.budget import EVENT, Budget, spent
 from selfalign.stages.judge.cache import FILE, RememberingJudge
 from selfalign.steps import Work
 from selfalign.store import Step
@@ -51,7 +52,7 @@ def judge_model(work: Work, settings: config.Judge, policy: Checkpoint, baseline
     local = (engine.backend, engine.dtype, has_gpu(), has_fast_bf16())  # what the numbers hang on, beside the weights
     identity = (judge_id, settings.base_url, *(() if settings.model.startswith("openai:") else local))
     path, tell = work.run.path.parent / FILE if settings.cache else None, partial(_warn, work)
-    return judge_id, lambda: RememberingJudge(open_judge, path, identity, tell)
+    return judge_id, lambda: RememberingJudge(open_judge, path, identity, tell, _budget(work, settings))
 
 
 def _asked_judge(work: Work, settings: config.Judge, policy: Checkpoint, baseline: Baseline) -> JudgeModel:
@@ -62,6 +63,16 @@ def _asked_judge(work: Work, settings: config.Judge, policy: Checkpoint, baselin
         return own.id, lambda: policy_engine(work, own, baseline)
     other = train.base_checkpoint(settings.model, settings.revision)
     return other.id, lambda: work.workers.engine(other.path, trust_remote_code=settings.trust_remote_code)
+
+
+def _budget(work: Work, settings: config.Judge) -> Budget | None:
+    if settings.price is None or not settings.model.startswith("openai:"):
+        return None
+
+    def note(prompt_tokens: int, answers: int, dollars: float) -> None:
+        work.run.emit(EVENT, prompt_tokens=prompt_tokens, answers=answers, dollars=dollars)
+
+    return Budget(settings.price, settings.max_cost, sum(spent(work.run.events()).values()), note)
 
 
 def _warn(work: Work, message: str) -> None:

@@ -32,6 +32,7 @@ from selfalign.stages import (
     reward,
     train,
 )
+from selfalign.stages.judge.budget import spent
 from selfalign.steps import NoGo, Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
 from selfalign.training.guards import Reading
@@ -355,8 +356,9 @@ def evaluate_policy(
     labelled = chain(
         ((candidates.read(Candidate, index), said) for index, said in verdicts_read), judged_rollouts(work, number)
     )
-    return evaluate.make_report(
+    outcome = evaluate.make_report(
         heldout, constitution, work.settings,
         round=number, policy=trained, labelling=evaluate.judge_health(labelled, constitution),
         candidates=candidates.counts, seconds=report.stage_seconds(work.run, number), **learned,
     )  # fmt: skip
+    return replace(outcome, dollars=spent(work.run.events()).get(number))

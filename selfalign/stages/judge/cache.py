@@ -17,7 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 
@@ -25,6 +25,7 @@ import msgspec
 
 from selfalign.engines.base import Choice, ChoiceRequest, Engine
 from selfalign.records import digest
+from selfalign.stages.judge.budget import Budget
 
 FILE = ".judgments.sqlite"  # in the folder of runs
 
@@ -126,9 +127,15 @@ class RememberingJudge:
     """
 
     def __init__(
-        self, open_engine: Callable[[], Engine], path: Path | None, identity: Sequence[object], tell: Tell
+        self,
+        open_engine: Callable[[], Engine],
+        path: Path | None,
+        identity: Sequence[object],
+        tell: Tell,
+        budget: Budget | None = None,
     ) -> None:
         self._open, self._path, self._identity, self._tell = open_engine, path, digest("judge", *identity), tell
+        self._budget = budget
         self._engine: Engine | None = None
         self._unchecked: list[tuple[str, ...]] = []
         self.asked = self.known = self.tokens = 0
@@ -156,52 +163,63 @@ class RememberingJudge:
         except AnswersUnusable as error:
             self._tell(f"answers of judges are neither found nor kept: {error}")
             self._path = answers = None
-        if answers is None:
-            yield from self._count(self.engine.choose(requests))
-            return
-        with closing(answers):
-            yield from self._remembered(iter(requests), answers)
+        try:
+            with closing(answers) if answers else nullcontext():
+                yield from self._remembered(iter(requests), answers)
+        finally:
+            if self._budget:
+                self._budget.note()
 
     def _count(self, choices: Iterator[Choice]) -> Iterator[Choice]:
         with closing(choices):  # type: ignore[type-var]
             for choice in choices:
                 self.asked += 1
                 self.tokens += choice.num_prompt_tokens
+                if self._budget:
+                    self._budget.settle(choice)
                 yield choice
 
-    def _remembered(self, source: Iterator[ChoiceRequest], answers: Answers) -> Iterator[Choice]:
+    def _remembered(self, source: Iterator[ChoiceRequest], answers: Answers | None) -> Iterator[Choice]:
         """Known answers as they are met, between those of the engine.
 
         The engine reads ahead for what it can work on. Where it would have to read too far through what is known, its
-        call ends, and another begins: memory stays flat, however much is known.
+        call ends, and another begins: memory stays flat, however much is known. It ends too where the budget cannot pay
+        for a question before those under way are paid for; StageError is raised where none is.
         """
         known: deque[Choice] = deque()
         keys: dict[str, bytes] = {}
+        held: list[ChoiceRequest] = []
         ended = False
 
         def unknown() -> Iterator[ChoiceRequest]:
             nonlocal ended
             while len(known) < _MOST_WAITING:
-                if (request := next(source, None)) is None:
+                if (request := held.pop() if held else next(source, None)) is None:
                     ended = True
                     return
                 key = self._key(request)
-                if (found := answers.get(key)) is None:
-                    keys[request.id] = key
-                    yield request
-                else:
+                if answers and (found := answers.get(key)):
                     probabilities, raw, num_prompt_tokens = found
                     known.append(Choice(request.id, probabilities, raw, num_prompt_tokens, 0.0))
+                elif self._budget and not self._budget.admits(request):
+                    held.append(request)
+                    return
+                else:
+                    keys[request.id] = key
+                    yield request
 
         while not ended:
             missing = unknown()
             if (first := next(missing, None)) is not None:
                 with closing(self._count(self.engine.choose(chain([first], missing)))) as choices:
                     for choice in choices:
-                        if key := keys.pop(choice.id, None):
+                        key = keys.pop(choice.id, None)
+                        if answers and key:
                             answers.put(key, choice)
                         yield from self._drained(known)
                         yield choice
+            elif held:
+                raise self._budget.exhausted(held[0])
             yield from self._drained(known)
 
     def _drained(self, known: deque[Choice]) -> Iterator[Choice]:
