@@ -3,7 +3,9 @@
 The answers lie in one SQLite file beside the runs. They are found by their content: the judge, how it computes, the
 words it was shown and the labels it could answer by. So an edited constitution asks only under the principles whose
 words changed, other tie margins ask nothing, and what was asked before a crash is still known after it. The file is no
-part of any run: it may be deleted whenever no campaign runs, and costs nothing but the answers.
+part of any run: it may be deleted whenever no campaign runs, and costs nothing but the answers. Campaigns of one
+machine share it. Across a network file system SQLite's write-ahead log does not work; `judge.cache: false` does
+without it.
 """
 
 from __future__ import annotations
