@@ -509,7 +509,8 @@ class Report:
     "previous" and "policy"; `judges` and `humans` "labelling" and "evaluating"; `candidates` and `discarded` the
     counts of what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs",
     "rankings", "demonstrations" or "rollouts"; `seconds` stages. `length_ratio` is the policy's mean number of tokens
-    over the base's. `standard` names the constitution that the policy was judged by, where it is not `constitution`.
+    over the base's. `standard` names the constitution that the policy was judged by, where it is not `constitution`;
+    `dollars` is what an API judge cost.
     """
 
     round: int
@@ -532,3 +533,4 @@ class Report:
     seconds: dict[str, float]
     standard: str | None = None
     humans: dict[str, HumanAgreement] = field(default_factory=dict)
+    dollars: float | None = None

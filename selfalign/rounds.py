@@ -36,6 +36,7 @@ from selfalign.stages import (
     reward,
     train,
 )
+from selfalign.stages.judge.budget import spent
 from selfalign.steps import NoGo, Shards, Work, nothing, only, perform, perform_training, records_of
 from selfalign.store import Step
 from selfalign.training.guards import Reading
@@ -396,13 +397,14 @@ def evaluate_policy(
     verdicts = chain(
         ((candidates.read(Candidate, index), said) for index, said in verdicts_read), judged_rollouts(work, number)
     )
-    return evaluate.make_report(
+    outcome = evaluate.make_report(
         heldout, constitution, standard, work.settings,
         round=number, policy=trained, guard=report.read_guard(work.run, number),
         labelling=evaluate.judge_health(verdicts, constitution),
         candidates=candidates.counts, seconds=report.stage_seconds(work.run, number),
         humans=agreement_with_people(work, number), **learned,
     )  # fmt: skip
+    return replace(outcome, dollars=spent(work.run.events()).get(number))
 
 
 def agreement_with_people(work: Work, number: int) -> dict[str, HumanAgreement]:

@@ -280,6 +280,8 @@ def test_an_unknown_recipe_is_refused_where_it_is_named(tmp_path: Path) -> None:
         ("judge.labels_pointwise=[a, b]", "judge.labels_pointwise", "rates no answers"),
         ("judge.base_url=http://localhost", "judge.base_url", "not reached over an API"),
         ("judge.revision=main", "judge.revision", "has its own"),
+        ("judge.max_cost=2", "judge.max_cost", "nothing says what the judge's tokens cost"),
+        ("judge.price={input: 0.15}", "judge.price", "not reached over an API"),
         ("train.max_length=9000", "train.max_length", "does not fit"),
         ("evaluate.against=[base]", "accept.win_rate_lower_bound", "win rate against the previous policy"),
         ("evaluate.against=[base, previous, base]", "evaluate.against", "stands twice"),

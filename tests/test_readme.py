@@ -111,7 +111,8 @@ def test_every_algorithm_strategy_and_loss_is_named() -> None:
 
 
 def test_the_commands_of_constitutions_do_what_they_say(clone: Path) -> None:
-    shown = [command for command in commands() if "selfalign constitution" in command]
+    needs_a_run = "constitution preview"
+    shown = [command for command in commands() if "selfalign constitution" in command and needs_a_run not in command]
     assert len(shown) == 4
     for command in shown:
         said = typed(command, clone)

@@ -24,6 +24,7 @@ from selfalign.constitution import Constitution
 from selfalign.objective import judge_rewards
 from selfalign.records import Message, Prompt
 from selfalign.stages.examples import RECORDS, kind_of
+from selfalign.stages.judge.budget import dollars
 from selfalign.stages.report.training import loss_name
 from selfalign.stages.train import evaluating_judge
 from selfalign.text import clean
@@ -124,6 +125,10 @@ def estimates(
 
     counts = [(name, count) for name, count in _counts(settings, work) if any(map(count, work.rounds))]
     rows = [row(name, count, lambda value: f"{value:,.0f}") for name, count in counts]
+    if settings.judge.price is not None:
+        rows.append(
+            row("dollars for the judge", lambda one: _dollars(settings, work, one), lambda value: f"{value:,.2f}")
+        )
     if needs.disk is not None:
         rows.append(("disk, about", *[size(needs.disk / len(work.rounds))] * len(stretches), size(needs.disk)))
     if speed is not None:
@@ -132,6 +137,14 @@ def estimates(
         rows += [row(f"{stage}, about", lambda one, of=stage: taken[one.round][of], duration) for stage in stages]
         rows.append(row("time, about", lambda one: sum(taken[one.round].values()), duration, speed.start_seconds))
     return rows
+
+
+def _dollars(settings: Campaign, work: Workload, one: RoundWork) -> float:
+    """What those judgments of a round cost that are asked over an API."""
+    labelled = (settings.judge.model, one.judgments + one.rollout_judgments)
+    held_out = (evaluating_judge(settings).model, one.heldout_judgments)
+    asked = sum(count for model, count in (labelled, held_out) if model.startswith("openai:"))
+    return dollars(settings.judge.price, asked * work.judge_tokens, asked)
 
 
 def _counts(settings: Campaign, work: Workload) -> list[tuple[str, Count]]:
@@ -201,6 +214,9 @@ def _facts(loaded: Any, work: Workload, needs: Needs, speed: Speed | None, examp
             **asdict(work),
             "total": {name: work.total(lambda one, name=name: vars(one)[name]) for name in COUNTS},
         },
+        "dollars": [_dollars(loaded.campaign, work, one) for one in work.rounds]
+        if loaded.campaign.judge.price
+        else None,
         "needs": {**asdict(needs), "fits": needs.fits},
         "probe": asdict(speed) if speed else None,
         "seconds": [speed.seconds(one, work) for one in work.rounds] if speed else None,

@@ -113,6 +113,7 @@ def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     yield from _method(campaign)
     if judge.base_url and not judge.model.startswith("openai:"):
         yield "judge.base_url", f"the judge {judge.model!r} is not reached over an API", "Use `model: openai:NAME`."
+    yield from _cost(campaign)
     if judge.revision and judge.model in ("self", "base"):
         yield "judge.revision", f"the judge is the policy ({judge.model}), which has its own", "Set policy.revision."
 
@@ -140,6 +141,15 @@ def _method(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     if reasons and length is not None and judge.cot_tokens >= length and not judge.model.startswith("openai:"):
         why = f"reasons of {judge.cot_tokens} tokens leave no room for a question in engine.max_model_len"
         yield "judge.cot_tokens", why, f"Set it below {length}, or raise engine.max_model_len."
+
+
+def _cost(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    judge, models = campaign.judge, (campaign.judge.model, campaign.evaluate.judge.model or "")
+    if judge.max_cost is not None and judge.price is None:
+        fix = "Add `price: {input: 0.15, output: 0.6}` under judge: dollars per million tokens."
+        yield "judge.max_cost", "nothing says what the judge's tokens cost", fix
+    if judge.price is not None and not any(model.startswith("openai:") for model in models):
+        yield "judge.price", f"the judge {judge.model!r} is not reached over an API", "Remove it, or use openai:NAME."
 
 
 def _budget(judge: Judge, samples: int) -> Iterator[tuple[str, str, str]]:

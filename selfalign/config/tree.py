@@ -63,6 +63,14 @@ class Generate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Price:
+    """Dollars per million tokens."""
+
+    input: NonNegative = 0.0
+    output: NonNegative = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judge:
     """`model: self` judges with the round's own policy, `base` with the campaign's first, `openai:NAME` over an API."""
 
@@ -84,6 +92,9 @@ class Judge:
     max_invalid: Fraction = 0.1  # above this share of invalid verdicts the stage stops
     base_url: str | None = None
     max_concurrency: Count = 16
+    price: Price | None = None  # of an API judge
+    max_cost: Positive | None = None  # dollars a campaign; asking ends before they are exceeded
+    cache: bool = True  # what a judge has answered, in whichever run of the folder, is not asked again
     trust_remote_code: bool = False
 
     @property

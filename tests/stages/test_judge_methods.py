@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from selfalign.config import Judge
+from selfalign.config import Judge, Price
 from selfalign.constitution import Constitution, Example, Level, Principle, Rubric
 from selfalign.engines.base import Choice, ChoiceRequest, GenerateRequest, Generation
 from selfalign.engines.scripted import ScriptedEngine
@@ -16,6 +16,8 @@ from selfalign.preferences import read_prompt
 from selfalign.records import Message
 from selfalign.stages import StageError
 from selfalign.stages.judge import count_verdicts, judge, template_hash, words_hash
+from selfalign.stages.judge.budget import Budget, dollars
+from selfalign.stages.judge.cache import FILE, RememberingJudge
 from selfalign.stages.judge.scales import Scale, scale_of
 from selfalign.stages.judge.worked import worked_examples
 from tests.scripted import RESPONSE, RESPONSES, SIGN
@@ -29,6 +31,7 @@ LEVELS = (Level(score=10, means="all warmth"), Level(score=0, means="cold"), Lev
 GRADED = Principle(id="graded", text="Be warm.", rubric=Rubric(levels=LEVELS))
 HOUSE = Constitution(name="house", version="1", principles=(WARM,))
 ASK = prompt("How are you?")
+TWO_WORDS = (Message("user", "Which one?"),)
 TWO = [candidate(ASK, "fine", 0), candidate(ASK, "well, thank you", 1)]
 
 
@@ -287,3 +290,44 @@ def test_an_engines_kind_of_nothing_is_kept():
             yield from (Choice(request.id, None, "down", 0, 0.0, "error") for request in requests)
 
     assert {j.invalid_reason for j in run(Sick(), method="pairwise-logprob")} == {"error"}
+
+
+# Beside what was answered before.
+
+
+def test_reasons_are_remembered_and_paid_for_once(tmp_path):
+    def remembering(engine, limit=None, noted=None):
+        budget = Budget(Price(input=1.0, output=2.0), limit, 0.0, lambda *told: noted.append(told))
+        return budget, RememberingJudge(lambda: engine, tmp_path / FILE, ["j"], print, budget)
+
+    engine, noted = reasoned(), []
+    budget, judge_of_record = remembering(engine, noted=noted)
+    judgments = run(judge_of_record)
+    assert judgments == run(reasoned()) and len(engine.asked) == 4
+    paid = 2 * dollars(Price(input=1.0, output=2.0), 20, 3) + 2 * dollars(Price(input=1.0, output=2.0), 7, 1)
+    assert budget.spent == pytest.approx(paid)
+    again = reasoned()
+    budget, judge_of_record = remembering(again, limit=0.0)
+    assert [replace(j, seconds=0.0) for j in run(judge_of_record)] == [replace(j, seconds=0.0) for j in judgments]
+    assert again.asked == [] and budget.spent == 0.0
+    _, judge_of_record = remembering(again, limit=0.0)
+    with pytest.raises(StageError, match=r"judge\.max_cost"):
+        run(judge_of_record, cot_tokens=64)
+    assert again.asked == []
+
+
+def test_verdicts_after_other_reasons_are_other_questions(tmp_path):
+    engine = reasoned(choose=lambda request: (0.9, 0.1) if "It is longer." in request.prefix else (0.2, 0.8))
+    judge_of_record = RememberingJudge(lambda: engine, tmp_path / FILE, ["j"], print)
+    (first,) = judge_of_record.choose([ChoiceRequest("1", TWO_WORDS, ("A", "B"), 'so: "It is longer." ')])
+    (other,) = judge_of_record.choose([ChoiceRequest("2", TWO_WORDS, ("A", "B"), "so: ")])
+    assert first.probabilities != other.probabilities
+
+
+def test_errors_are_asked_again(tmp_path):
+    failing = reasoned(lambda request: generation(request, "the prompt is too long", "error"))
+    assert {j.invalid_reason for j in run(RememberingJudge(lambda: failing, tmp_path / FILE, ["j"], print))} == {
+        "error"
+    }
+    engine = reasoned()
+    assert run(RememberingJudge(lambda: engine, tmp_path / FILE, ["j"], print)) == run(reasoned())

@@ -16,7 +16,7 @@ from selfalign.preferences import verdict_of
 from selfalign.records import Candidate, InvalidReason, Judgment, Message, Prompt, Verdict, derived_seed, digest
 from selfalign.stages import StageError
 from selfalign.stages.judge.scales import scale_of
-from selfalign.stages.judge.wording import render_pairwise, render_pointwise, sign
+from selfalign.stages.judge.wording import make_nonce, render_pairwise, render_pointwise, sign
 from selfalign.stages.judge.worked import worked_examples
 
 
@@ -165,6 +165,12 @@ class Sheet:
         constraints = [p for p in principles if p.kind == "hard_constraint"]
         return [drawn, *constraints] if drawn else constraints
 
+    def under(self, prompt: Prompt, a: Candidate, b: Candidate, principle: Principle) -> list[Question]:
+        """What tells two candidates apart under one principle: both orders, or a rating of each."""
+        if self.settings.method == "pointwise-logprob":
+            return [self._question(prompt, candidate, None, principle) for candidate in (a, b)]
+        return [self._question(prompt, first, second, principle) for first, second in ((a, b), (b, a))]
+
     def _question(self, prompt: Prompt, first: Candidate, second: Candidate | None, principle: Principle) -> Question:
         second_id = second.id if second else ""
         principle_hash = self._hashes[principle.id]
@@ -197,6 +203,15 @@ class Sheet:
         if second is None:
             return render_pointwise(messages, first, scale.norm(principle), levels=scale.levels, **options)
         return render_pairwise(messages, first, second.text, principle.comparison(), **options)
+
+    def again(self, question: Question) -> ChoiceRequest:
+        """The same question with other marks around the texts, which mean nothing: what changes then is noise."""
+        request, texts = self.request(question), [message.content for message in question.prompt.messages]
+        shown = [candidate.text for candidate in (question.first, question.second) if candidate]
+        nonce = make_nonce(*texts, beside=shown)
+        *worked, question_in_words = request.messages
+        asked = question_in_words.content.replace(nonce, make_nonce(nonce, *texts, beside=shown))
+        return replace(request, id=f"{request.id} again", messages=(*worked, Message("user", asked)))
 
     def judgment(self, question: Question, choice: Choice) -> Judgment:
         """What the answer to `request` means."""

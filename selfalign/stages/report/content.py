@@ -127,7 +127,9 @@ def round_cells(report: Report) -> list[str]:
 def details(report: Report) -> list[Block]:
     blocks: list[Block] = [_win_table(report), *_principle_table(report), _behaviour_table(report), _data_table(report)]
     seconds = tuple((stage, f"{value:,.1f}") for stage, value in report.seconds.items())
-    return [*blocks, Table(("stage", "seconds"), seconds, "Time")]
+    if report.dollars is not None:
+        seconds += (("judge over an API", f"{report.dollars:,.4f} dollars"),)
+    return [*blocks, Table(("stage", "seconds"), seconds, "Time" if report.dollars is None else "Time and cost")]
 
 
 def _win_table(report: Report) -> Table:
