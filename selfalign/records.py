@@ -316,6 +316,30 @@ class RewardReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryRate:
+    """How often the judge prefers one kind of canary to a real answer, a tie counting half."""
+
+    name: str
+    rate: float
+    interval: Interval
+    num_comparisons: int
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryReport:
+    """How often a round's judge prefers replies without content to real answers, a tie counting half."""
+
+    round: int
+    judge_ids: tuple[str, ...]
+    rate: float
+    interval: Interval
+    num_comparisons: int
+    num_prompts: int
+    by_canary: tuple[CanaryRate, ...]
+    stopped: str | None = None  # why the round ended with it, if it did
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model on disk, and where it came from."""
 

@@ -17,6 +17,7 @@ from selfalign.config import Campaign, Judge, in_round
 from selfalign.constitution import Constitution
 from selfalign.objective import judge_rewards, needs_reference, needs_rewards
 from selfalign.records import Prompt
+from selfalign.stages import canaries
 from selfalign.stages.examples import Kind, kind_of
 from selfalign.stages.judge import render_pairwise, render_pointwise
 from selfalign.stages.train import evaluating_judge
@@ -42,6 +43,7 @@ class RoundWork:
     candidates: int = 0
     revisions: int = 0
     judgments: int = 0
+    canary_judgments: int = 0
     examples: int = 0
     replayed: int = 0
     rollout_prompts: int = 0
@@ -59,7 +61,7 @@ class RoundWork:
 
     @property
     def verdicts(self) -> int:
-        return self.judgments + self.rollout_judgments + self.heldout_judgments
+        return self.judgments + self.canary_judgments + self.rollout_judgments + self.heldout_judgments
 
     @property
     def trained_prompts(self) -> int:
@@ -165,6 +167,8 @@ def _rounds(
             _bootstrap(settings, prompts) if number < campaign.first_round else _made(settings, prompts, constitution)
         )
         kind = kind_of(settings.train.algorithm)
+        if number >= campaign.first_round and canaries.judged(settings):
+            made["canary_judgments"] = _canaries(settings.judge, prompts.get("heldout", []), constitution)
         heldout, verdicts = _evaluation(settings, number, prompts.get("heldout", []), constitution)
         work = RoundWork(round=number, kind=kind, heldout=heldout, heldout_judgments=verdicts, **made)
         replayed = _replayed(settings, work, done)
@@ -238,6 +242,14 @@ def _verdicts(settings: Campaign, constitution: Constitution) -> int:
     if judge.method == "pointwise-logprob":
         return samples * _panel(judge, constitution)
     return comparisons_per_prompt(judge, samples) * (2 if judge.both_orders else 1) * _panel(judge, constitution)
+
+
+def _canaries(judge: Judge, heldout: Sequence[Prompt], constitution: Constitution) -> int:
+    """Judgments on canaries: a rating of each and of the real answer, or a comparison of each with it."""
+    asked = min(judge.canaries, len(heldout)) if heldout else judge.canaries
+    met = len(canaries.TEXTS)
+    each = met + 1 if judge.method == "pointwise-logprob" else met * (2 if judge.both_orders else 1)
+    return asked * each * _panel(judge, constitution)
 
 
 def _panel(judge: Judge, constitution: Constitution) -> int:

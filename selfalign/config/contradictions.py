@@ -90,6 +90,9 @@ def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         yield "pairs.length_balance", why, "Remove it, or use strategy best-worst."
     if judge.base_url and not judge.model.startswith("openai:"):
         yield "judge.base_url", f"the judge {judge.model!r} is not reached over an API", "Use `model: openai:NAME`."
+    if judge.canaries == 0 and judge.max_canary_wins != Judge.max_canary_wins:
+        why = "there are no canaries (judge.canaries is 0)"
+        yield "judge.max_canary_wins", why, "Remove it, or set judge.canaries to 8."
     if judge.revision and judge.model in ("self", "base"):
         yield "judge.revision", f"the judge is the policy ({judge.model}), which has its own", "Set policy.revision."
 

@@ -75,6 +75,8 @@ class Judge:
     labels_pointwise: tuple[str, ...] = ("1", "2", "3", "4", "5")
     tie_margin: Fraction = 0.0  # |p_first - 0.5| at or under this is a tie
     max_invalid: Fraction = 0.1  # above this share of invalid verdicts the stage stops
+    canaries: Whole = 8  # held-out prompts on which replies without content meet real answers; 0: none
+    max_canary_wins: Fraction = 0.4  # above this share of wins the round stops; a judge that cannot read gives 0.5
     base_url: str | None = None
     max_concurrency: Count = 16
     trust_remote_code: bool = False

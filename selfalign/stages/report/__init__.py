@@ -15,8 +15,8 @@ import msgspec
 
 from selfalign import config
 from selfalign.config import Campaign
-from selfalign.records import Report, RewardReport
-from selfalign.stages.report import card, content, reward_model
+from selfalign.records import CanaryReport, Report, RewardReport
+from selfalign.stages.report import card, content, judge, reward_model
 from selfalign.stages.report.document import to_html, to_markdown
 from selfalign.stages.report.steps import seconds as stage_seconds
 from selfalign.store import Run
@@ -45,7 +45,7 @@ def render(run: Run, rounds: Sequence[int] | None = None) -> list[str]:
     for found in stopped:
         if rounds is None or found.round in rounds:
             title = f"{run.path.name}: round {found.round}"
-            written += _write_pages(run, f"{folder(found.round)}/", title, reward_model.stopped_page(found))
+            written += _write_pages(run, f"{folder(found.round)}/", title, content.stopped_page(found))
     return written
 
 
@@ -56,10 +56,20 @@ def write_reward_model(run: Run, found: RewardReport) -> None:
         render(run, [found.round])
 
 
-def not_to_follow(run: Run) -> list[RewardReport]:
-    """What is known of the reward models for which rounds were stopped, in order."""
-    found = (reward_model.read(run, number) for number in run.rounds())
-    return [one for one in found if one is not None and not one.go]
+def write_canaries(run: Run, found: CanaryReport) -> None:
+    """Write how a round's judge took canaries, and the pages where it is stopped for it. Needs the run's lock."""
+    run.write_json(f"{folder(found.round)}/{judge.CANARIES}", found)
+    if found.stopped:
+        render(run, [found.round])
+
+
+def not_to_follow(run: Run) -> list[RewardReport | CanaryReport]:
+    """What is known of the judges and reward models for which rounds were stopped, in order."""
+    rewards = ((number, reward_model.read(run, number)) for number in run.rounds())
+    canaries = ((number, judge.read_canaries(run, number)) for number in run.rounds())
+    stopped = [(number, one) for number, one in rewards if one is not None and not one.go]
+    stopped += [(number, one) for number, one in canaries if one is not None and one.stopped]
+    return [one for _, one in sorted(stopped, key=lambda item: item[0])]
 
 
 def read(run: Run) -> list[Report]:
@@ -105,4 +115,4 @@ def _write_pages(run: Run, prefix: str, title: str, blocks: Sequence[Any]) -> li
     return [f"{prefix}report.md", f"{prefix}report.html"]
 
 
-__all__ = ["gold", "not_to_follow", "read", "render", "stage_seconds", "write", "write_reward_model"]
+__all__ = ["gold", "not_to_follow", "read", "render", "stage_seconds", "write", "write_canaries", "write_reward_model"]

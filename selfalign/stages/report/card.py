@@ -5,6 +5,7 @@ from __future__ import annotations
 from selfalign.config import Campaign, in_round
 from selfalign.records import Report
 from selfalign.stages.report import content, training
+from selfalign.stages.report import judge as judges
 from selfalign.stages.report.document import Block, Heading, Paragraph, Table, markdown, to_markdown
 from selfalign.store import Run
 
@@ -61,6 +62,7 @@ def _blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
         *content.details(report),
         Heading("The judges"),
         content.judge_table([report]),
+        *judges.blocks(run, report.round),
         Heading("Limits"),
         Paragraph(LIMITS),
         Heading("Lineage"),
