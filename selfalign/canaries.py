@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 from selfalign import config
+from selfalign import constitution as constitutions
 from selfalign.constitution import Constitution
 from selfalign.heldout import previous_answers
 from selfalign.records import CanaryReport, Candidate, Checkpoint, Judgment, Prompt, derived_seed
-from selfalign.roles import Baseline, judge_model
-from selfalign.stages import canaries, judge, report
+from selfalign.roles import Baseline, judge_model, trained_in
+from selfalign.stages import canaries, judge, report, train
 from selfalign.steps import NoGo, Shards, Work, perform, records_of
 from selfalign.store import Step
 
@@ -59,7 +60,7 @@ def judge_canaries(
     work: Work, number: int, met: Step, constitution: Constitution, policy: Checkpoint, baseline: Baseline
 ) -> Step:
     """What the labelling judge says of canaries and real answers."""
-    settings, seed = asked_of_all(work.settings.judge), derived_seed(work.settings.seed, "judge", "canaries")
+    settings, seed = asked_of_all(work.settings.judge), judging_seed(work)
     judge_id, open_judge = judge_model(work, settings, policy, baseline)
     candidates = records_of(met, Candidate)
     facing = {candidate.prompt_id for candidate in candidates}
@@ -87,3 +88,28 @@ def measure(
 ) -> CanaryReport | None:
     seed = derived_seed(work.settings.seed, "canaries", number)
     return canaries.measure(candidates, judgments, constitution, work.settings.pairs, round=number, seed=seed)
+
+
+def judge_again(work: Work, number: int, prompts: int) -> CanaryReport | None:
+    """Put canaries before the judge of a finished round once more, on `prompts` prompts, and keep nothing of it."""
+    settings = asked_of_all(replace(work.settings.judge, canaries=prompts))
+    baseline = Baseline(
+        train.base_checkpoint(work.settings.policy.model, work.settings.policy.revision),
+        work.run.view("baseline/prompts"),
+        work.run.view("baseline/candidates"),
+    )
+    policy = trained_in(work, number - 1, baseline) if number else baseline.policy
+    constitution = constitutions.load(work.run.path / f"rounds/{number:03d}/constitution.yaml")
+    answers = records_of(previous_answers(work, number, baseline), Candidate)
+    met = canaries.meet(records_of(baseline.prompts, Prompt), answers, settings, seed=work.settings.seed)
+    candidates = [candidate for _, real, against in met for candidate in (real, *against)]
+    judge_id, open_judge = judge_model(work, settings, policy, baseline)
+    said = judge.judge(
+        canaries.shards([prompt for prompt, *_ in met], candidates, settings), open_judge(), constitution, settings,
+        judge_id=judge_id, seed=judging_seed(work),
+    )  # fmt: skip
+    return measure(work, number, candidates, [judgment for _, shard in said for judgment in shard], constitution)
+
+
+def judging_seed(work: Work) -> int:
+    return derived_seed(work.settings.seed, "judge", "canaries")

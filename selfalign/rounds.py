@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any
 
-from selfalign import config
+from selfalign import config, judge_card
 from selfalign import constitution as constitutions
 from selfalign.constitution import Constitution
 from selfalign.heldout import judge_heldout, previous_answers, sample_heldout, score_heldout, write_prompts
@@ -355,6 +355,7 @@ def evaluate_policy(
     labelled = chain(
         ((candidates.read(Candidate, index), said) for index, said in verdicts_read), judged_rollouts(work, number)
     )
+    report.write_judge_cards(work.run, number, judge_card.measure(work.run, number) if judgments else [])
     return evaluate.make_report(
         heldout, constitution, work.settings,
         round=number, policy=trained, labelling=evaluate.judge_health(labelled, constitution),

@@ -146,6 +146,8 @@ def test_rollouts_that_the_judge_rewards_need_no_pairs(rules: Constitution) -> N
     assert counted(rules, train=Train(algorithm="ppo"), judge=every, ppo=ppo)[0].rollout_judgments == 40 * panel
     assert work.canary_judgments == 3 * 7 * 2  # the real answer of each held-out prompt, and six canaries
     assert work.verdicts == 40 * 2 + work.heldout_judgments + work.canary_judgments
+    campaign = Campaign(rounds=1, train=Train(algorithm="ppo"), judge=judge, ppo=ppo)
+    assert works_of(campaign) == ["roll out and judge"]
 
 
 @pytest.mark.parametrize(
@@ -160,8 +162,6 @@ def test_rollouts_that_the_judge_rewards_need_no_pairs(rules: Constitution) -> N
 def test_judgments_on_canaries(judge: dict, judgments: int, rules: Constitution) -> None:
     assert counted(rules, judge=Judge(**judge))[0].canary_judgments == judgments
     assert counted(rules, judge=Judge(**judge), pairs=Pairs(strategy="spin"))[0].canary_judgments == 0
-    campaign = Campaign(rounds=1, train=Train(algorithm="ppo"), judge=judge, ppo=ppo)
-    assert works_of(campaign) == ["roll out and judge"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import msgspec
 
 from selfalign import config
 from selfalign.config import Campaign
-from selfalign.records import CanaryReport, Report, RewardReport
+from selfalign.records import CanaryReport, JudgeCard, Report, RewardReport
 from selfalign.stages.report import card, content, judge, reward_model
 from selfalign.stages.report.document import to_html, to_markdown
 from selfalign.stages.report.steps import seconds as stage_seconds
@@ -61,6 +61,12 @@ def write_canaries(run: Run, found: CanaryReport) -> None:
     run.write_json(f"{folder(found.round)}/{judge.CANARIES}", found)
     if found.stopped:
         render(run, [found.round])
+
+
+def write_judge_cards(run: Run, number: int, cards: Sequence[JudgeCard]) -> None:
+    """Write what is known of a round's judges, for the pages to come. Needs the run's lock."""
+    if cards:
+        run.write_json(f"{folder(number)}/{judge.CARDS}", list(cards))
 
 
 def not_to_follow(run: Run) -> list[RewardReport | CanaryReport]:
@@ -115,4 +121,14 @@ def _write_pages(run: Run, prefix: str, title: str, blocks: Sequence[Any]) -> li
     return [f"{prefix}report.md", f"{prefix}report.html"]
 
 
-__all__ = ["gold", "not_to_follow", "read", "render", "stage_seconds", "write", "write_canaries", "write_reward_model"]
+__all__ = [
+    "gold",
+    "not_to_follow",
+    "read",
+    "render",
+    "stage_seconds",
+    "write",
+    "write_canaries",
+    "write_judge_cards",
+    "write_reward_model",
+]
