@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from selfalign import config
 from selfalign import constitution as constitutions
 from selfalign.constitution import Constitution
+from selfalign.engines.base import Engine
 from selfalign.heldout import previous_answers
+from selfalign.judging import perform_judging
 from selfalign.records import CanaryReport, Candidate, Checkpoint, Judgment, Prompt, derived_seed
-from selfalign.roles import Baseline, judge_model, trained_in
+from selfalign.roles import Baseline, judge_models, trained_in
 from selfalign.stages import canaries, judge, report, train
 from selfalign.steps import NoGo, Shards, Work, perform, records_of
 from selfalign.store import Step
@@ -61,20 +64,19 @@ def judge_canaries(
 ) -> Step:
     """What the labelling judge says of canaries and real answers."""
     settings, seed = asked_of_all(work.settings.judge), judging_seed(work)
-    judge_id, open_judge = judge_model(work, settings, policy, baseline)
     candidates = records_of(met, Candidate)
     facing = {candidate.prompt_id for candidate in candidates}
     prompts = [prompt for prompt in records_of(baseline.prompts, Prompt) if prompt.id in facing]
     asked = canaries.shards(prompts, candidates, settings)
 
-    def process(missing: list[int]) -> Shards:
+    def ask(missing: list[int], open_judge: Callable[[], Engine], member: config.Judge, judge_id: str) -> Shards:
         wanted = [asked[index] for index in missing]
-        return judge.judge(wanted, open_judge(), constitution, settings, judge_id=judge_id, seed=seed)
+        return judge.judge(wanted, open_judge(), constitution, member, judge_id=judge_id, seed=seed)
 
-    return perform(
-        work, "judge", f"rounds/{number:03d}/canaries/judgments", process,
-        num_shards=len(asked), after=[met], inputs={"constitution": constitution.hash, "judge": judge_id},
-        config=[settings, seed], count=lambda _, rows: judge.count_verdicts(rows), round=number, told=False,
+    return perform_judging(
+        work, "judge", f"rounds/{number:03d}/canaries/judgments", ask, settings, policy, baseline,
+        num_shards=len(asked), after=[met], inputs={"constitution": constitution.hash}, config=[seed],
+        round=number, told=False, check=False,
     )  # fmt: skip
 
 
@@ -103,12 +105,12 @@ def judge_again(work: Work, number: int, prompts: int) -> CanaryReport | None:
     answers = records_of(previous_answers(work, number, baseline), Candidate)
     met = canaries.meet(records_of(baseline.prompts, Prompt), answers, settings, seed=work.settings.seed)
     candidates = [candidate for _, real, against in met for candidate in (real, *against)]
-    judge_id, open_judge = judge_model(work, settings, policy, baseline)
-    said = judge.judge(
-        canaries.shards([prompt for prompt, *_ in met], candidates, settings), open_judge(), constitution, settings,
-        judge_id=judge_id, seed=judging_seed(work),
-    )  # fmt: skip
-    return measure(work, number, candidates, [judgment for _, shard in said for judgment in shard], constitution)
+    asked, seed = canaries.shards([prompt for prompt, *_ in met], candidates, settings), judging_seed(work)
+    said: list[Judgment] = []
+    for member, (judge_id, open_judge) in judge_models(work, settings, policy, baseline):
+        answered = judge.judge(asked, open_judge(), constitution, member, judge_id=judge_id, seed=seed)
+        said += [judgment for _, shard in answered for judgment in shard]
+    return measure(work, number, candidates, said, constitution)
 
 
 def judging_seed(work: Work) -> int:

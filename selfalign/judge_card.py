@@ -43,16 +43,19 @@ def measure(run: Run, number: int, labels: Labels | None = None, price: float | 
         return []
     settings = config.in_round(config.load(run.path / "campaign.yaml").campaign, number)
     constitution = constitutions.load(run.path / f"rounds/{number:03d}/constitution.yaml")
-    seconds = sum(float(said.counts.get("seconds", 0.0)) for _, said in steps if said.done)
+    seconds = sum(_seconds(run, said) for _, said in steps)
     labels = known_labels(run) if labels is None else labels
     canaries, seed = read_canaries(run, number), derived_seed(settings.seed, "judge card", number)
+    decided = {name: decisions(_said_by(name, steps), constitution, settings.pairs) for name in sorted(counts)}
+    alpha = krippendorff_alpha(list(decided.values())) if len(decided) > 1 else None
     cards = []
     for judge_id, count in sorted(counts.items()):
         card = make_card(
             _said_by(judge_id, steps), constitution, settings.pairs, labels,
             round=number, judge_id=judge_id, seconds=seconds * count / counts.total(), price=price, seed=seed,
         )  # fmt: skip
-        cards.append(replace(card, canaries=canaries))
+        others = {name: kappa(decided[judge_id], said) for name, said in decided.items() if name != judge_id}
+        cards.append(replace(card, canaries=canaries, kappa_with=others, panel_alpha=alpha))
     return cards
 
 
@@ -128,6 +131,7 @@ class Labelled:
     p: float  # the judge's probability that this answer is better
     label: float  # above 0 where it is
     longer_by: int  # tokens
+    alike: bool = False  # to the judge: its lead is below pairs.min_margin
 
 
 def agreement(found: Sequence[Labelled], *, resamples: int = _RESAMPLES, seed: int = 0) -> LabelAgreement | None:
@@ -175,7 +179,7 @@ def _tables(found: Sequence[Labelled]) -> np.ndarray:
     place = {name: index for index, name in enumerate(dict.fromkeys(one.prompt_id for one in found))}
     tables = np.zeros((len(place), 3, 3))
     for one in found:
-        row, column = int(np.sign(one.p - 0.5)) + 1, int(np.sign(one.label)) + 1
+        row, column = int(0 if one.alike else np.sign(one.p - 0.5)) + 1, int(np.sign(one.label)) + 1
         tables[place[one.prompt_id], row, column] += 0.5
         tables[place[one.prompt_id], 2 - row, 2 - column] += 0.5
     return tables
@@ -194,6 +198,50 @@ def longer_preferred(found: Sequence[Labelled]) -> float | None:
     features = np.stack([np.sign([one.label for one in found]), scaled], axis=1)
     _, phi = fit_logistic(features, np.array([one.p for one in found]))
     return sigmoid(float(phi) * math.tanh(1.0))
+
+
+# Beside other judges -------------------------------------------------------------------------------------------------
+
+Decisions = Mapping[PairKey, int]  # 1 where the first is better, -1 where the second is, 0 where they are alike
+
+
+def decisions(shards: Shards, constitution: Constitution, settings: config.Pairs) -> Decisions:
+    """What a judge's labels would be by itself; a pair of which it says nothing valid is left out."""
+    found: dict[PairKey, int] = {}
+    for _, judgments in shards:
+        for said in by_prompt(judgments).values():
+            readings = read_prompt(said, constitution, settings.rating_scale)
+            for a, b in readings.pairs:
+                lead = readings.decision(a, b, settings.min_margin)
+                if lead is not None:
+                    found[a, b] = 0 if abs(lead) < settings.min_margin else int(np.sign(lead))
+    return found
+
+
+def kappa(ours: Decisions, theirs: Decisions) -> float | None:
+    """Cohen's kappa (1960) of two judges on the pairs that both decided; None without any, or by chance alone."""
+    both = [(ours[pair], theirs[pair]) for pair in ours.keys() & theirs.keys()]
+    found = calibration.agreement(*zip(*both, strict=True)) if both else None
+    return found.kappa if found is not None else None
+
+
+def krippendorff_alpha(judges: Sequence[Decisions]) -> float | None:
+    """Krippendorff's alpha (2004, chapter 11) for nominal data and any number of judges, each of which may miss pairs.
+
+    1 - (n - 1) sum o_ck / sum n_c n_k over the values c != k, o being coincidences of values within a pair. Each pair
+    counts in both orders, half each. None where fewer than two judges decided a pair, or all say the same.
+    """
+    coincidences = np.zeros((3, 3))
+    for pair in set().union(*judges):
+        said = [judge[pair] for judge in judges if pair in judge]
+        counts = np.bincount([value + 1 for value in said], minlength=3).astype(float)
+        if len(said) > 1:
+            within = (np.outer(counts, counts) - np.diag(counts)) / (len(said) - 1)
+            coincidences += (within + within[::-1, ::-1]) / 2
+    total, shares = float(coincidences.sum()), coincidences.sum(axis=1)
+    expected = total**2 - float(shares @ shares)
+    observed = total - float(np.trace(coincidences))
+    return 1 - (total - 1) * observed / expected if expected > 0 else None
 
 
 # What was said -------------------------------------------------------------------------------------------------------
@@ -228,8 +276,8 @@ class _Evidence:
         for a, b in readings.pairs.keys() & self.labels.keys():
             lead = readings.decision(a, b, self.settings.min_margin)
             if lead is not None:
-                p, longer_by = readings.probability(lead), lengths[a] - lengths[b]
-                self.labelled.append(Labelled(prompt_id, p, self.labels[a, b], longer_by))
+                p, alike = readings.probability(lead), abs(lead) < self.settings.min_margin
+                self.labelled.append(Labelled(prompt_id, p, self.labels[a, b], lengths[a] - lengths[b], alike))
 
 
 def invalid_kind(judgment: Judgment) -> str:
@@ -277,6 +325,12 @@ def _labelled(run: Run, number: int) -> Iterator[tuple[Step, Step]]:
         answers, said = run.view(f"{name}/candidates"), run.view(f"{name}/judgments")
         if answers is not None and said is not None:
             yield answers, said
+
+
+def _seconds(run: Run, said: Step) -> float:
+    """The time that a step of judgments took, and on a panel the steps of the judges that it was put together from."""
+    members = [step for name in said.inputs if "/panel/" in name and (step := run.view(name)) is not None]
+    return sum(float(step.counts.get("seconds", 0.0)) for step in (said, *members) if step.done)
 
 
 def _log_odds(p: float) -> float:

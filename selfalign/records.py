@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
@@ -421,9 +421,10 @@ class LabelAgreement:
     """How far a judge agrees with labels that do not come from it: gold, or people's.
 
     `accuracy` is the share of pairs ordered as their labels order them, a tie of the judge counting half and ties of
-    the labels left out; `kappa` (Cohen 1960) counts ties on both sides. Intervals are of 95%, prompts resampled. `ece`
-    and `bins` are of how sure the judge is. `longer_preferred` is the chance that of two answers that the labels find
-    alike it prefers the longer, which is longer by the usual difference; None where all are of one length.
+    the labels left out; `kappa` (Cohen 1960) counts ties on both sides, the judge's being leads below
+    `pairs.min_margin`. Intervals are of 95%, prompts resampled. `ece` and `bins` are of how sure the judge is.
+    `longer_preferred` is the chance that of two answers that the labels find alike it prefers the longer, which is
+    longer by the usual difference; None where all are of one length.
     """
 
     num_pairs: int
@@ -445,8 +446,9 @@ class JudgeCard:
     `retest_difference` is the mean absolute difference of the probabilities that it gave an answer in the two orders,
     which are two wordings of one question; `retest_noise` the standard deviation of one such probability once the
     liking for a position is taken off. Both are None where nothing was asked twice. `invalid_kinds` counts invalid
-    verdicts by what came instead. Tokens are those read; `seconds_per_pair` is time by the clock, and cost is in the
-    currency of the price per million tokens that was given.
+    verdicts by what came instead. `kappa_with` is Cohen's kappa with each other judge of a panel, `panel_alpha`
+    Krippendorff's alpha of all of them. Canaries are the whole panel's. Tokens are those read; `seconds_per_pair` is
+    time by the clock, and cost is in the currency of the price per million tokens that was given.
     """
 
     round: int
@@ -462,6 +464,8 @@ class JudgeCard:
     cost_per_pair: float | None = None
     agreement: LabelAgreement | None = None
     canaries: CanaryReport | None = None
+    kappa_with: dict[str, float | None] = field(default_factory=dict)
+    panel_alpha: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,17 @@ def judge_model(work: Work, settings: config.Judge, policy: Checkpoint, baseline
     return other.id, lambda: work.workers.engine(other.path, trust_remote_code=settings.trust_remote_code)
 
 
+def judge_models(
+    work: Work, settings: config.Judge, policy: Checkpoint, baseline: Baseline
+) -> list[tuple[config.Judge, JudgeModel]]:
+    """The judges of a panel, each once: in the first round the policy itself is the base."""
+    found = {}
+    for member in settings.members():
+        model = judge_model(work, member, policy, baseline)
+        found.setdefault(model[0], (member, model))
+    return list(found.values())
+
+
 def reference_policy(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> train.Shares:
     """What training is regularised toward: one model, or several whose weights are averaged by these shares."""
     reference = work.settings.reference

@@ -25,7 +25,7 @@ FLOORS = {
 SAME_ROOM = {
     "settings": "config", "objective": "config", "contest": "preferences", "selection": "preferences",
     "steps": "campaign", "rounds": "campaign", "bootstrap": "campaign", "roles": "campaign", "heldout": "campaign",
-    "rollouts": "campaign", "canaries": "campaign", "judge_card": "campaign", "__main__": "cli",
+    "rollouts": "campaign", "canaries": "campaign", "judge_card": "campaign", "judging": "campaign", "__main__": "cli",
 }  # fmt: skip
 STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names

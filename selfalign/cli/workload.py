@@ -253,6 +253,11 @@ def _canaries(judge: Judge, heldout: Sequence[Prompt], constitution: Constitutio
 
 
 def _panel(judge: Judge, constitution: Constitution) -> int:
+    """How many verdicts decide one comparison in one order: each judge's, under each principle that is asked for."""
+    return len(judge.members()) * _principles(judge, constitution)
+
+
+def _principles(judge: Judge, constitution: Constitution) -> int:
     """How many principles judge one comparison: all, or one that is drawn beside every hard constraint."""
     if judge.principles == "all":
         return len(constitution.active)

@@ -61,6 +61,16 @@ class Generate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PanelJudge:
+    """A judge beside `judge`, which is asked the same questions in the same words. The labels are the mean of all."""
+
+    model: str
+    revision: str | None = None
+    base_url: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judge:
     """`model: self` judges with the round's own policy, `base` with the campaign's first, `openai:NAME` over an API."""
 
@@ -80,6 +90,12 @@ class Judge:
     base_url: str | None = None
     max_concurrency: Count = 16
     trust_remote_code: bool = False
+    panel: tuple[PanelJudge, ...] = ()  # judges beside this one, of any kind: labels are the mean of all
+
+    def members(self) -> list[Judge]:
+        """The judges of the panel as judges by themselves, this one first."""
+        alone = dataclasses.replace(self, panel=())
+        return [alone, *(dataclasses.replace(alone, **vars(other)) for other in self.panel)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,7 +266,10 @@ class Revise:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJudge:
-    """The judge of the held-out evaluation; every field left out is the labelling judge's."""
+    """The judge of the held-out evaluation; every field left out is the labelling judge's.
+
+    A panel takes part unless a model is named here, which then judges alone.
+    """
 
     model: str | None = None
     revision: str | None = None

@@ -44,7 +44,8 @@ def model_digest(folder: Path) -> str:
 def evaluating_judge(settings: Campaign) -> Judge:
     """The judge of the evaluation: the labelling judge, but for the fields that `evaluate.judge` sets."""
     given = {name: value for name, value in asdict(settings.evaluate.judge).items() if value is not None}
-    return replace(settings.judge, **given)
+    alone = {"panel": ()} if "model" in given else {}
+    return replace(settings.judge, **alone, **given)
 
 
 @dataclass(frozen=True)

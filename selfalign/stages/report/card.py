@@ -44,7 +44,7 @@ def _blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
         ("training", training.method(settings)),
         ("reference", training.reference(settings, report.round)),
         ("constitution", f"{report.constitution}, hash {report.constitution_hash}"),
-        ("labelling judge", f"{judge.model}, {judge.method}"),
+        ("labelling judge", f"{', '.join(one.model for one in judge.members())}, {judge.method}"),
         ("evaluating judge", evaluating),
         ("seed", str(settings.seed)),
     )

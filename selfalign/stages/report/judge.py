@@ -75,6 +75,9 @@ def card_rows(card: JudgeCard) -> Iterator[tuple[str, str]]:
     yield "pairs of answers", f"{card.num_pairs:,}"
     if card.agreement is not None:
         yield from _agreement_rows(card.agreement)
+    yield from ((f"kappa with {name}", _figure(value)) for name, value in card.kappa_with.items())
+    if card.kappa_with:
+        yield "Krippendorff's alpha of the panel", _figure(card.panel_alpha)
     yield "swap consistency", share(health.swap_consistency)
     yield "first preferred", share(health.first_preferred)
     yield "longer preferred", share(health.longer_preferred)
