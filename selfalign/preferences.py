@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from selfalign.constitution import Constitution, Principle
+from selfalign.constitution import Constitution, Principle, by_id
 from selfalign.records import Judgment
 
 PairKey = tuple[str, str]
@@ -82,7 +82,7 @@ def read_prompt(judgments: Sequence[Judgment], constitution: Constitution, ratin
     judge's liking for a position. A tie counts as p = 0.5. Where several judges answer, each has a vote under each
     principle, and the mean of the votes stands. Raises KeyError for a principle that is not in the constitution.
     """
-    principles = {principle.id: principle for principle in constitution.principles}
+    principles = by_id(constitution)
     rated = any(judgment.second_id == "" for judgment in judgments)
     pairs = _rated_pairs(judgments, principles) if rated else _compared_pairs(judgments, principles)
     return Readings(pairs, rated, rating_scale)
@@ -96,7 +96,7 @@ def ratings(judgments: Iterable[Judgment], constitution: Constitution) -> dict[s
     other makes up for. One invalid verdict leaves a candidate without a rating, for none must gain by a question that
     it makes unanswerable. Raises KeyError for a principle that is not in the constitution.
     """
-    principles = {principle.id: principle for principle in constitution.principles}
+    principles = by_id(constitution)
     said: dict[str, list[Judgment]] = defaultdict(list)
     for judgment in judgments:
         if _weight(principles[judgment.principle_id]) > 0:

@@ -17,6 +17,7 @@ Verdict = Literal["first", "second", "tie", "not_applicable", "invalid"]
 FinishReason = Literal["stop", "length", "duplicate", "error"]
 CheckpointKind = Literal["policy", "reward_model"]
 GOLD = "gold"  # stands for the policy of answers that came with their prompts
+WHOLE = "(whole)"  # stands for the principle of judgments by all principles at once; no file can name one so
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 

@@ -14,7 +14,7 @@ from typing import Any
 from selfalign import resources
 from selfalign.cli.models import token_counter
 from selfalign.config import Campaign, Judge, in_round
-from selfalign.constitution import Constitution
+from selfalign.constitution import Constitution, whole
 from selfalign.objective import judge_rewards, needs_reference, needs_rewards
 from selfalign.records import Prompt
 from selfalign.stages import canaries
@@ -144,6 +144,8 @@ def count_work(campaign: Campaign, prompts: Mapping[str, Sequence[Prompt]], cons
 def render_example(campaign: Campaign, constitution: Constitution, prompt: Prompt) -> str:
     """A judge prompt as it will be sent, with placeholders for the responses."""
     principle = constitution.active[0]
+    if campaign.judge.principles == "whole":
+        principle = whole(constitution, prompt) or principle
     preamble = constitution.preamble
     if campaign.judge.method == "pointwise-logprob":
         labels = campaign.judge.labels_pointwise
@@ -258,9 +260,9 @@ def _panel(judge: Judge, constitution: Constitution) -> int:
 
 
 def _principles(judge: Judge, constitution: Constitution) -> int:
-    """How many principles judge one comparison: all, or one that is drawn beside every hard constraint."""
-    if judge.principles == "all":
-        return len(constitution.active)
+    """How many principles judge one comparison: all, the whole as one, or one drawn beside every hard constraint."""
+    if judge.principles != "sample":
+        return len(constitution.active) if judge.principles == "all" else 1
     constraints = sum(principle.kind == "hard_constraint" for principle in constitution.active)
     return constraints + (constraints < len(constitution.active))
 

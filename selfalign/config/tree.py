@@ -78,7 +78,7 @@ class Judge:
     revision: str | None = None
     method: Literal["pairwise-logprob", "pointwise-logprob"] = "pairwise-logprob"
     both_orders: bool = True
-    principles: Literal["sample", "all"] = "sample"
+    principles: Literal["sample", "all", "whole"] = "sample"  # one drawn, each by itself, all in one question
     comparisons: Literal["all", "ring", "random", "active"] = "all"  # all k(k-1)/2 pairs, a random cycle, or budget
     budget: Count | None = None  # active, random: comparisons a prompt; active spends them where they tell most
     labels_pairwise: tuple[str, str] = ("A", "B")
@@ -275,7 +275,7 @@ class EvaluateJudge:
     revision: str | None = None
     base_url: str | None = None
     method: Literal["pairwise-logprob", "pointwise-logprob"] | None = None
-    principles: Literal["sample", "all"] | None = None
+    principles: Literal["sample", "all", "whole"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from itertools import combinations
 
 from selfalign import resources
 from selfalign.config import Judge
-from selfalign.constitution import Constitution, Principle
+from selfalign.constitution import Constitution, Principle, whole
 from selfalign.engines.base import Choice, ChoiceRequest
 from selfalign.records import Candidate, Judgment, Message, Prompt, Verdict, derived_seed, digest
 from selfalign.stages import StageError
@@ -112,8 +112,12 @@ class Sheet:
     def panel(self, prompt: Prompt, *compared: str) -> list[Principle]:
         """The principles that judge a comparison: all that apply, or one of them, drawn by weight (Bai et al. 2022).
 
-        Hard constraints are never left to the draw: a veto that is rarely asked for is none.
+        Hard constraints are never left to the draw: a veto that is rarely asked for is none. Where the whole is asked
+        for, it is one principle, with neither tiers nor vetoes but in words.
         """
+        if self.settings.principles == "whole":
+            together = whole(self.constitution, prompt)
+            return [together] if together is not None else []
         principles = self.constitution.applicable(prompt)
         if self.settings.principles == "all":
             return list(principles)
@@ -123,11 +127,14 @@ class Sheet:
 
     def _question(self, prompt: Prompt, first: Candidate, second: Candidate | None, principle: Principle) -> Question:
         second_id = second.id if second else ""
-        principle_hash = self._hashes[principle.id]
+        principle_hash = self._hash(principle)
         judgment_id = Judgment.make_id(
             prompt.id, first.id, second_id, principle_hash, self.judge_id, self.template_hash
         )
         return Question(judgment_id, prompt, first, second, principle)
+
+    def _hash(self, principle: Principle) -> str:
+        return self._hashes.get(principle.id) or principle.hash  # that of the whole hangs on the prompt
 
     def request(self, question: Question) -> ChoiceRequest:
         messages, first, second = question.prompt.messages, question.first.text, question.second
@@ -147,7 +154,7 @@ class Sheet:
             first_id=question.first.id,
             second_id=question.second.id if question.second else "",
             principle_id=question.principle.id,
-            principle_hash=self._hashes[question.principle.id],
+            principle_hash=self._hash(question.principle),
             judge_id=self.judge_id,
             template_hash=self.template_hash,
             verdict=verdict,
