@@ -1,8 +1,8 @@
 """The constitution as a living document: principles as data, and all that is done with them.
 
 `model` what a principle is · `together` all of them as one · `loading` from files, with the place of every mistake ·
-`editing` files that keep their comments · `lint` what a judge would stumble over · `diff` what an edit means · `importing` and `exporting` what others
-read and write.
+`editing` files that keep their comments · `lint` what a judge would stumble over · `diff` what an edit means ·
+`importing` and `exporting` what others read and write.
 """
 
 from selfalign.constitution.editing import dump, open_document
