@@ -99,7 +99,8 @@ def ratings(judgments: Iterable[Judgment], constitution: Constitution) -> dict[s
     principles = by_id(constitution)
     said: dict[str, list[Judgment]] = defaultdict(list)
     for judgment in judgments:
-        if _weight(principles[judgment.principle_id]) > 0:
+        left_out = judgment.verdict == "not_applicable" and judgment.rating is None
+        if _weight(principles[judgment.principle_id]) > 0 and not left_out:
             said[judgment.first_id].append(judgment)
     return {
         name: _worst_tier([Reading(principles[judgment.principle_id], 0.0, judgment.rating) for judgment in asked])

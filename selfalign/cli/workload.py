@@ -241,9 +241,16 @@ def comparisons_per_prompt(judge: Judge, samples: int) -> int:
 def _verdicts(settings: Campaign, constitution: Constitution) -> int:
     """Judgments on the candidates of one prompt."""
     judge, samples = settings.judge, settings.generate.samples
+    scopes, panel = _scopes(judge, constitution), _panel(judge, constitution)
     if judge.method == "pointwise-logprob":
-        return samples * _panel(judge, constitution)
-    return comparisons_per_prompt(judge, samples) * (2 if judge.both_orders else 1) * _panel(judge, constitution)
+        return scopes + samples * panel
+    return scopes + comparisons_per_prompt(judge, samples) * (2 if judge.both_orders else 1) * panel
+
+
+def _scopes(judge: Judge, constitution: Constitution) -> int:
+    """Questions of whether principles apply to a prompt, each in both orders of yes and no."""
+    asked = sum(bool(principle.applies_when.ask) for principle in constitution.active)
+    return 2 * asked * len(judge.members()) if judge.applicability == "ask" else 0
 
 
 def _canaries(judge: Judge, heldout: Sequence[Prompt], constitution: Constitution) -> int:
@@ -251,7 +258,7 @@ def _canaries(judge: Judge, heldout: Sequence[Prompt], constitution: Constitutio
     asked = min(judge.canaries, len(heldout)) if heldout else judge.canaries
     met = len(canaries.TEXTS)
     each = met + 1 if judge.method == "pointwise-logprob" else met * (2 if judge.both_orders else 1)
-    return asked * each * _panel(judge, constitution)
+    return asked * (each * _panel(judge, constitution) + _scopes(judge, constitution))
 
 
 def _panel(judge: Judge, constitution: Constitution) -> int:
@@ -273,10 +280,10 @@ def _evaluation(
     """Held-out answers and the judgments on them; before the first round the previous policy is the base."""
     asked = min(settings.evaluate.prompts, len(heldout)) if heldout else settings.evaluate.prompts
     judge, opponents = evaluating_judge(settings), len(settings.evaluate.against) if number else 1
-    each = _panel(judge, constitution)
+    each, scopes = _panel(judge, constitution), _scopes(judge, constitution)
     if judge.method == "pointwise-logprob":
-        return asked, asked * (1 + opponents) * each
-    return asked, asked * opponents * (2 if judge.both_orders else 1) * each
+        return asked, asked * ((1 + opponents) * each + opponents * scopes)
+    return asked, asked * opponents * ((2 if judge.both_orders else 1) * each + scopes)
 
 
 def _replayed(settings: Campaign, work: RoundWork, done: Sequence[RoundWork]) -> int:

@@ -79,6 +79,7 @@ class Judge:
     method: Literal["pairwise-logprob", "pointwise-logprob"] = "pairwise-logprob"
     both_orders: bool = True
     principles: Literal["sample", "all", "whole"] = "sample"  # one drawn, each by itself, all in one question
+    applicability: Literal["tags", "ask"] = "tags"  # ask: by applies_when.ask too, which the judge answers
     comparisons: Literal["all", "ring", "random", "active"] = "all"  # all k(k-1)/2 pairs, a random cycle, or budget
     budget: Count | None = None  # active, random: comparisons a prompt; active spends them where they tell most
     labels_pairwise: tuple[str, str] = ("A", "B")

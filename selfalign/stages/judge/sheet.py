@@ -56,6 +56,7 @@ class Sheet:
         self.labels = _labels(settings)
         self.template_hash = template_hash(settings, constitution.preamble)
         self._hashes = _wording_hashes(constitution)
+        self.scopes: dict[tuple[str, str], float | None] = {}  # by prompt and principle: p that it applies, if asked
 
     def ask(
         self, index: int, prompts: Sequence[Prompt], candidates: Sequence[Candidate]
@@ -116,12 +117,12 @@ class Sheet:
         for, it is one principle, with neither tiers nor vetoes but in words.
         """
         if self.settings.principles == "whole":
-            together = whole(self.constitution, prompt)
+            together = whole(self._scoped(self.constitution, prompt), prompt)
             return [together] if together is not None else []
-        principles = self.constitution.applicable(prompt)
+        principles = self._scoped(self.constitution, prompt).applicable(prompt)
         if self.settings.principles == "all":
             return list(principles)
-        drawn = self._drawable.sample(prompt, derived_seed(self.seed, "principle", *compared))
+        drawn = self._scoped(self._drawable, prompt).sample(prompt, derived_seed(self.seed, "principle", *compared))
         constraints = [p for p in principles if p.kind == "hard_constraint"]
         return [drawn, *constraints] if drawn else constraints
 
@@ -132,6 +133,34 @@ class Sheet:
             prompt.id, first.id, second_id, principle_hash, self.judge_id, self.template_hash
         )
         return Question(judgment_id, prompt, first, second, principle)
+
+    def applies(self, prompt: Prompt, principle: Principle) -> bool:
+        """Whether the judge, if it was asked, holds that a principle applies; what it is unsure of does."""
+        p = self.scopes.get((prompt.id, principle.id))
+        return p is None or p >= 0.5
+
+    def _scoped(self, constitution: Constitution, prompt: Prompt) -> Constitution:
+        if not self.scopes:
+            return constitution
+        kept = tuple(principle for principle in constitution.principles if self.applies(prompt, principle))
+        return replace(constitution, principles=kept)
+
+    def not_applicable(self, prompt: Prompt, answers: Sequence[Candidate], principle: Principle) -> Judgment:
+        """The record that the judge held a principle not to apply."""
+        question = self._question(prompt, answers[0], answers[1] if len(answers) > 1 else None, principle)
+        return Judgment(
+            id=question.id,
+            prompt_id=prompt.id,
+            first_id=answers[0].id,
+            second_id=answers[1].id if len(answers) > 1 else "",
+            principle_id=principle.id,
+            principle_hash=self._hash(principle),
+            judge_id=self.judge_id,
+            template_hash=self.template_hash,
+            verdict="not_applicable",
+            p_first=None,
+            raw=f"p(applies) {self.scopes[prompt.id, principle.id]:.3f}",
+        )
 
     def _hash(self, principle: Principle) -> str:
         return self._hashes.get(principle.id) or principle.hash  # that of the whole hangs on the prompt
