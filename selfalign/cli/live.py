@@ -16,7 +16,7 @@ from rich.text import Text
 
 from selfalign.cli.output import clock, console, duration, is_unicode, sparkline
 from selfalign.cli.progress import OPTIONAL, STAGES, Progress, StageProgress
-from selfalign.cli.words import gate_text, metrics_text, rate_text, reward_text, watched
+from selfalign.cli.words import canaries_text, gate_text, metrics_text, rate_text, reward_text, watched
 from selfalign.text import one_line
 
 REFRESH_PER_SECOND = 4
@@ -74,6 +74,9 @@ def render(
     if progress.reward_models:
         round = max(progress.reward_models)
         parts.append(Text(f"round {round} {reward_text(progress.reward_models[round])}", style="dim"))
+    if progress.canaries:
+        round = max(progress.canaries)
+        parts.append(Text(f"round {round} {canaries_text(progress.canaries[round])}", style="dim"))
     parts.append(Text(""))
     if progress.current is not None and not progress.current.finished:
         parts.append(_current(progress.current, now, live=(state or progress.state) in ("running", "stalled")))

@@ -105,6 +105,7 @@ class Progress:
         self.gates: dict[int, Mapping[str, Any]] = {}
         self.proofs: dict[int, Mapping[str, Any]] = {}
         self.reward_models: dict[int, Mapping[str, Any]] = {}
+        self.canaries: dict[int, Mapping[str, Any]] = {}
         self.train_history: dict[int, deque[Mapping[str, Any]]] = {}  # of steps, or the first steps of iterations
         self.finished_rounds: set[int] = set()
         self.warnings: list[str] = []
@@ -272,6 +273,10 @@ class Progress:
     def _on_reward_model(self, event: Mapping[str, Any], time: float) -> None:
         if isinstance(event.get("round"), int):
             self.reward_models[event["round"]] = event
+
+    def _on_canaries(self, event: Mapping[str, Any], time: float) -> None:
+        if isinstance(event.get("round"), int):
+            self.canaries[event["round"]] = event
 
     def _on_warning(self, event: Mapping[str, Any], time: float) -> None:
         self.warnings.append(str(event.get("message")))
