@@ -21,6 +21,7 @@ from selfalign.bootstrap import (
     draw_revised_prompts,
     revise_answers,
 )
+from selfalign.canaries import check_canaries
 from selfalign.records import Checkpoint, Report
 from selfalign.roles import Baseline
 from selfalign.rounds import (
@@ -82,6 +83,7 @@ def run_round(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -
     drawn = draw_prompts(work, number)
     candidates = generate_candidates(work, number, drawn, policy, baseline)
     judgments = judge_candidates(work, number, drawn, candidates, constitution, policy, baseline)
+    check_canaries(work, number, constitution, policy, baseline)
     examples = build_examples(work, number, drawn, candidates, judgments, constitution)
     data = training_data(work, number, drawn, candidates, examples)
     data = add_rewards(work, number, data, policy, baseline)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from selfalign import config
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
+from selfalign.judging import perform_judging
 from selfalign.records import Candidate, Checkpoint, Prompt, derived_seed
-from selfalign.roles import Baseline, judge_model, policy_engine
+from selfalign.roles import Baseline, policy_engine
 from selfalign.stages import evaluate, generate, judge, train
 from selfalign.steps import Shards, Work, only, perform, records_of
 from selfalign.store import Step
@@ -65,7 +67,6 @@ def judge_heldout(
 ) -> Step:
     """Compare the new answers with the previous policy's and the base's, by a judge that may be another."""
     settings = train.evaluating_judge(work.settings)
-    judge_id, open_judge = judge_model(work, settings, policy, baseline)
     opponents = {"previous": earlier, "base": baseline.candidates}
     shards = evaluate.comparisons(
         records_of(baseline.prompts, Prompt),
@@ -75,20 +76,16 @@ def judge_heldout(
     )
     seed = derived_seed(work.settings.seed, "judge", "heldout")
 
-    def process(missing: list[int]) -> Shards:
+    def ask(missing: list[int], open_judge: Callable[[], Engine], member: config.Judge, judge_id: str) -> Shards:
         engine = open_judge()
         for index in missing:  # one call a shard: a rating of the new answer serves the match with each opponent
-            asked = [shards[index]]
-            yield from judge.judge(asked, engine, constitution, settings, judge_id=judge_id, seed=seed)
+            yield from judge.judge([shards[index]], engine, constitution, member, judge_id=judge_id, seed=seed)
 
-    verdicts = perform(
-        work, "evaluate", name, process,
+    return perform_judging(
+        work, "evaluate", name, ask, settings, policy, baseline,
         num_shards=len(shards), after=[answers, earlier, baseline.candidates],
-        inputs={"constitution": judge.words_hash(constitution, settings), "judge": judge_id}, config=[settings, seed],
-        count=lambda _, rows: judge.count_verdicts(rows), round=number, told=told,
+        inputs={"constitution": judge.words_hash(constitution, settings)}, config=[seed], round=number, told=told,
     )  # fmt: skip
-    judge.check_invalid_share(verdicts.counts, settings.max_invalid)
-    return verdicts
 
 
 def previous_answers(work: Work, number: int, baseline: Baseline) -> Step:

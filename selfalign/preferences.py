@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from selfalign.constitution import Constitution, Principle
+from selfalign.constitution import Constitution, Principle, by_id
 from selfalign.judge_calibration import JudgeCalibration
 from selfalign.records import Judgment, Verdict
 
@@ -95,10 +95,10 @@ def read_prompt(
     """The readings of one prompt's judgments.
 
     A comparison that is invalid in one order says nothing under that principle, for what is left would carry the
-    judge's liking for a position. A tie counts as p = 0.5. Raises KeyError for a principle that is not in the
-    constitution.
+    judge's liking for a position. A tie counts as p = 0.5. Where several judges answer, each has a vote under each
+    principle, and the mean of the votes stands. Raises KeyError for a principle that is not in the constitution.
     """
-    principles = {principle.id: principle for principle in constitution.principles}
+    principles = by_id(constitution)
     rated = any(judgment.second_id == "" for judgment in judgments)
     pairs = _rated_pairs(judgments, principles) if rated else _compared_pairs(judgments, principles)
     return Readings(pairs, rated, rating_scale, clamp)
@@ -112,10 +112,11 @@ def ratings(judgments: Iterable[Judgment], constitution: Constitution) -> dict[s
     other makes up for. One invalid verdict leaves a candidate without a rating, for none must gain by a question that
     it makes unanswerable. Raises KeyError for a principle that is not in the constitution.
     """
-    principles = {principle.id: principle for principle in constitution.principles}
+    principles = by_id(constitution)
     said: dict[str, list[Judgment]] = defaultdict(list)
     for judgment in judgments:
-        if _weight(principles[judgment.principle_id]) > 0:
+        left_out = judgment.verdict == "not_applicable" and judgment.rating is None
+        if _weight(principles[judgment.principle_id]) > 0 and not left_out:
             said[judgment.first_id].append(judgment)
     return {
         name: _worst_tier([Reading(principles[judgment.principle_id], 0.0, judgment.rating) for judgment in asked])
@@ -230,27 +231,48 @@ def _compared_pairs(
             said[pair_key(judgment.first_id, judgment.second_id)][judgment.principle_id].append(judgment)
     return {
         key: tuple(
-            Reading(principles[name], 2.0 * fmean(p_of(judgment, key[0]) for judgment in orders) - 1.0)
-            for name, orders in asked.items()
-            if all(judgment.verdict != "invalid" for judgment in orders)
+            Reading(principles[name], 2.0 * fmean(votes) - 1.0)
+            for name, judgments in asked.items()
+            if (votes := _votes(judgments, key[0]))
         )
         for key, asked in said.items()
     }
 
 
+def _votes(judgments: Sequence[Judgment], candidate_id: str) -> list[float]:
+    """What each judge makes of a comparison: its mean probability for the candidate over both orders, both valid."""
+    by_judge: dict[str, list[Judgment]] = defaultdict(list)
+    for judgment in judgments:
+        by_judge[judgment.judge_id].append(judgment)
+    return [
+        fmean(p_of(judgment, candidate_id) for judgment in orders)
+        for orders in by_judge.values()
+        if all(judgment.verdict != "invalid" for judgment in orders)
+    ]
+
+
 def _rated_pairs(
     judgments: Sequence[Judgment], principles: Mapping[str, Principle]
 ) -> dict[PairKey, tuple[Reading, ...]]:
-    ratings: dict[str, dict[str, float]] = defaultdict(dict)
+    ratings: dict[str, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for judgment in judgments:
         if judgment.rating is not None:
-            ratings[judgment.principle_id][judgment.first_id] = judgment.rating
+            ratings[judgment.principle_id][judgment.judge_id][judgment.first_id] = judgment.rating
     shown = sorted({judgment.first_id for judgment in judgments})
-    used = [(principles[name], rated) for name, rated in ratings.items() if _weight(principles[name]) > 0]
+    used = [
+        (principles[name], list(judges.values())) for name, judges in ratings.items() if _weight(principles[name]) > 0
+    ]
     return {
-        (a, b): tuple(
-            Reading(p, rated[a] - rated[b], (rated[a] + rated[b]) / 2) for p, rated in used if a in rated and b in rated
-        )
+        (a, b): tuple(reading for p, judges in used if (reading := _rated_pair(p, judges, a, b)) is not None)
         for i, a in enumerate(shown)
         for b in shown[i + 1 :]
     }
+
+
+def _rated_pair(principle: Principle, judges: Sequence[Mapping[str, float]], a: str, b: str) -> Reading | None:
+    """The mean over the judges that rated both; None without any. A judge is compared with nobody but itself."""
+    both = [rated for rated in judges if a in rated and b in rated]
+    if not both:
+        return None
+    level = fmean((rated[a] + rated[b]) / 2 for rated in both)
+    return Reading(principle, fmean(rated[a] - rated[b] for rated in both), level)

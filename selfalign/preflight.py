@@ -112,6 +112,8 @@ def _models(loaded: Loaded) -> Iterator[Problem]:
         "judge.model": (campaign.judge.model, campaign.judge.trust_remote_code),
         "evaluate.judge.model": (campaign.evaluate.judge.model, campaign.judge.trust_remote_code),
     }
+    for index, judge in enumerate(campaign.judge.panel):
+        named[f"judge.panel.{index}.model"] = (judge.model, judge.trust_remote_code)
     for setting, (model, trust) in named.items():
         if model and model not in NOT_FOLDERS and not model.startswith("openai:"):
             yield from _model(loaded, setting, model, trust)

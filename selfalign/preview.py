@@ -436,7 +436,7 @@ class _Desk:
     def _reading(self, pair: _Pair, judgments: Sequence[Judgment]) -> Said:
         if any(judgment.verdict == "invalid" for judgment in judgments):
             return Said("invalid")
-        if self._settings.judge.method == "pointwise-logprob":
+        if self._settings.judge.pointwise:
             ratings = {judgment.first_id: judgment.rating for judgment in judgments}
             return self._by_lead(ratings[pair.first.id] - ratings[pair.second.id])
         return self._by_lead(2.0 * fmean(p_of(judgment, pair.first.id) for judgment in judgments) - 1.0)

@@ -18,6 +18,7 @@ InvalidReason = Literal["", "refused", "truncated", "malformed", "contradictory"
 FinishReason = Literal["stop", "length", "duplicate", "error"]
 CheckpointKind = Literal["policy", "reward_model"]
 GOLD = "gold"  # stands for the policy of answers that came with their prompts
+WHOLE = "(whole)"  # stands for the principle of judgments by all principles at once; no file can name one so
 
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
@@ -364,6 +365,30 @@ class RewardReport:
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryRate:
+    """How often the judge prefers one kind of canary to a real answer, a tie counting half."""
+
+    name: str
+    rate: float
+    interval: Interval
+    num_comparisons: int
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryReport:
+    """How often a round's judge prefers replies without content to real answers, a tie counting half."""
+
+    round: int
+    judge_ids: tuple[str, ...]
+    rate: float
+    interval: Interval
+    num_comparisons: int
+    num_prompts: int
+    by_canary: tuple[CanaryRate, ...]
+    stopped: str | None = None  # why the round ended with it, if it did
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A model on disk, and where it came from."""
 
@@ -479,6 +504,58 @@ class HumanAgreement:
     kappa: float | None
     low: float | None
     high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelAgreement:
+    """How far a judge agrees with labels that do not come from it: gold, or people's.
+
+    `accuracy` is the share of pairs ordered as their labels order them, a tie of the judge counting half and ties of
+    the labels left out; `kappa` (Cohen 1960) counts ties on both sides, the judge's being leads below
+    `pairs.min_margin`. Intervals are of 95%, prompts resampled. `ece` and `bins` are of how sure the judge is.
+    `longer_preferred` is the chance that of two answers that the labels find alike it prefers the longer, which is
+    longer by the usual difference; None where all are of one length.
+    """
+
+    num_pairs: int
+    num_prompts: int
+    accuracy: float
+    interval: Interval
+    kappa: float | None
+    kappa_interval: Interval | None
+    ece: float
+    ece_by_chance: float
+    bins: tuple[Bin, ...]
+    longer_preferred: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeCard:
+    """What is known of one judge from what it said in one round. `num_pairs` pairs of answers were put before it.
+
+    `retest_difference` is the mean absolute difference of the probabilities that it gave an answer in the two orders,
+    which are two wordings of one question; `retest_noise` the standard deviation of one such probability once the
+    liking for a position is taken off. Both are None where nothing was asked twice. `invalid_kinds` counts invalid
+    verdicts by what came instead. `kappa_with` is Cohen's kappa with each other judge of a panel, `panel_alpha`
+    Krippendorff's alpha of all of them. Canaries are the whole panel's. Tokens are those read; `seconds_per_pair` is
+    time by the clock, and cost is in the currency of the price per million tokens that was given.
+    """
+
+    round: int
+    judge_id: str
+    health: JudgeHealth
+    num_pairs: int
+    num_retested: int
+    retest_difference: float | None
+    retest_noise: float | None
+    invalid_kinds: dict[str, int]
+    tokens_per_pair: float | None
+    seconds_per_pair: float | None
+    cost_per_pair: float | None = None
+    agreement: LabelAgreement | None = None
+    canaries: CanaryReport | None = None
+    kappa_with: dict[str, float | None] = field(default_factory=dict)
+    panel_alpha: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,6 +65,17 @@ def _asked_judge(work: Work, settings: config.Judge, policy: Checkpoint, baselin
     return other.id, lambda: work.workers.engine(other.path, trust_remote_code=settings.trust_remote_code)
 
 
+def judge_models(
+    work: Work, settings: config.Judge, policy: Checkpoint, baseline: Baseline
+) -> list[tuple[config.Judge, JudgeModel]]:
+    """The judges of a panel, each once: in the first round the policy itself is the base."""
+    found = {}
+    for member in settings.members():
+        model = judge_model(work, member, policy, baseline)
+        found.setdefault(model[0], (member, model))
+    return list(found.values())
+
+
 def _budget(work: Work, settings: config.Judge) -> Budget | None:
     if settings.price is None or not settings.model.startswith("openai:"):
         return None

@@ -5,18 +5,20 @@ Shard i of a step is about the prompts of shard i, so that a stage reads, works 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from selfalign import config, judge_calibration, labels, source
+from selfalign import config, judge_calibration, judge_card, labels, source
 from selfalign import constitution as constitutions
 from selfalign.compared import human_agreement, labelled
 from selfalign.constitution import Constitution
+from selfalign.engines.base import Engine
 from selfalign.heldout import judge_heldout, previous_answers, sample_heldout, score_heldout, write_prompts
 from selfalign.judge_calibration import JudgeCalibration
+from selfalign.judging import perform_judging
 from selfalign.objective import judge_rewards, needs_rewards
 from selfalign.preferences import calibrated
 from selfalign.records import Candidate, Checkpoint, HumanAgreement, Judgment, Prompt, Report, Scored, derived_seed
@@ -122,23 +124,19 @@ def judge_candidates(
     """Let the judge compare the candidates under the constitution's principles, where that decides anything."""
     spin = work.settings.train.algorithm == "dpo" and work.settings.pairs.strategy == "spin"
     seed = derived_seed(work.settings.seed, "judge", number)
-    judge_id, open_judge = judge_model(work, work.settings.judge, policy, baseline)
 
-    def process(missing: list[int]) -> Shards:
+    def ask(missing: list[int], open_judge: Callable[[], Engine], settings: config.Judge, judge_id: str) -> Shards:
         if spin or not candidates.counts["candidates"]:
             return nothing(missing)
         shards = ((index, drawn.read(Prompt, index), candidates.read(Candidate, index)) for index in missing)
-        return judge.judge(shards, open_judge(), constitution, work.settings.judge, judge_id=judge_id, seed=seed)
+        return judge.judge(shards, open_judge(), constitution, settings, judge_id=judge_id, seed=seed)
 
-    judgments = perform(
-        work, "judge", f"rounds/{number:03d}/judgments", process,
-        after=[drawn, candidates],
-        inputs={"constitution": judge.words_hash(constitution, work.settings.judge), "judge": judge_id},
-        config=[replace(work.settings.judge, calibration=None), seed, spin],
-        count=lambda _, rows: judge.count_verdicts(rows), round=number,
+    return perform_judging(
+        work, "judge", f"rounds/{number:03d}/judgments", ask, replace(work.settings.judge, calibration=None), policy,
+        baseline, after=[drawn, candidates], config=[seed, spin],
+        inputs={"constitution": judge.words_hash(constitution, work.settings.judge)},
+        num_shards=drawn.num_shards, round=number,
     )  # fmt: skip
-    judge.check_invalid_share(judgments.counts, work.settings.judge.max_invalid)
-    return judgments
 
 
 def build_examples(
@@ -397,6 +395,7 @@ def evaluate_policy(
     verdicts = chain(
         ((candidates.read(Candidate, index), said) for index, said in verdicts_read), judged_rollouts(work, number)
     )
+    report.write_judge_cards(work.run, number, judge_card.measure(work.run, number) if judgments else [])
     outcome = evaluate.make_report(
         heldout, constitution, standard, work.settings,
         round=number, policy=trained, guard=report.read_guard(work.run, number),

@@ -24,6 +24,7 @@ from selfalign.store import Run
 from tests.crash_child import die_after
 from tests.scripted import ScriptedWorkers, start, write_campaign
 
+_BY_THE_CLOCK = ("seconds", "seconds_per_pair", "checksum")
 NOT_COMPARED = {"events.jsonl", "run.lock", "lock.json", "written.json"}
 
 
@@ -36,7 +37,7 @@ def campaign(folder: Path, settings: Any) -> None:
 def without_times(value: Any) -> Any:
     """JSON without what a clock decides: durations, and digests of documents that show them."""
     if isinstance(value, dict):
-        return {name: without_times(item) for name, item in value.items() if name not in ("seconds", "checksum")}
+        return {name: without_times(item) for name, item in value.items() if name not in _BY_THE_CLOCK}
     return [without_times(item) for item in value] if isinstance(value, list) else value
 
 

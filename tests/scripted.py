@@ -52,6 +52,14 @@ def write_model(folder: Path, skill: float) -> None:
     atomic_write(folder / "model.safetensors", f"weights {skill}".encode())
 
 
+RATED = ((1.0, 0.0, 0.0, 0.0, 0.0), (0.0, 0.8, 0.0, 0.2, 0.0), (0.0, 0.2, 0.0, 0.8, 0.0))  # by merit
+
+
+def merit(text: str) -> int:
+    """2 for kind words, 1 for rude ones, 0 for what is no answer."""
+    return 2 if text.startswith("kind") else int(text.startswith("rude"))
+
+
 class KindEngine:
     """Serves a model folder made by `write_model`."""
 
@@ -73,12 +81,10 @@ class KindEngine:
         for request in requests:
             asked = request.messages[-1].content
             if len(request.labels) > 2:
-                kind = RESPONSE.search(asked).group(1).startswith("kind")
-                yield Choice(request.id, (0.0, 0.2, 0.0, 0.8, 0.0) if kind else (0.0, 0.8, 0.0, 0.2, 0.0), "", 5, 0.0)
+                yield Choice(request.id, RATED[merit(RESPONSE.search(asked).group(1))], "", 5, 0.0)
                 continue
             first, second = RESPONSES.search(asked).groups()
-            lead = first.startswith("kind") - second.startswith("kind")
-            p = 0.5 + 0.4 * lead
+            p = 0.5 + 0.4 * (merit(first) > merit(second)) - 0.4 * (merit(first) < merit(second))
             yield Choice(request.id, (p, 1 - p), "", 5, 0.0)
 
     def score(self, requests: Iterable[ScoreRequest]) -> Iterator[Score]:

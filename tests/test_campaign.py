@@ -15,7 +15,9 @@ from selfalign.campaign import Outcome, run_campaign
 from selfalign.engines.base import EngineError
 from selfalign.records import Candidate, Judgment, Pair, Prompt
 from selfalign.stages import StageError
-from selfalign.steps import Interrupted
+from selfalign.stages.canaries import is_canary
+from selfalign.stages.report import not_to_follow
+from selfalign.steps import Interrupted, records_of
 from selfalign.store import StepChanged
 from tests.scripted import ScriptedWorkers, start, write_campaign
 
@@ -103,6 +105,44 @@ def test_a_rejected_round_stops_the_campaign_and_keeps_the_last_good_policy(tmp_
     assert outcome.policy.path == workers.jobs[0].output_dir
     assert "win rate" in outcome.stopped and events(tmp_path, "campaign_stopped")[0]["round"] == 1
     assert run(tmp_path, settings).stopped == outcome.stopped
+
+
+def test_canaries_are_judged_every_round_and_never_trained_on(tmp_path: Path) -> None:
+    settings, workers = write_campaign(tmp_path, judge__canaries=4), ScriptedWorkers()
+    assert run(tmp_path, settings, workers).stopped is None
+    opened = start(tmp_path, settings, workers).run
+    met = [records_of(opened.view(f"rounds/00{number}/canaries/candidates"), Candidate) for number in range(2)]
+    assert [len(one) for one in met] == [4 * 7] * 2 and {c.prompt_id for c in met[0]} == {c.prompt_id for c in met[1]}
+    canaries = {c.id for c in (*met[0], *met[1]) if is_canary(c)}
+    trained = [pair for number in range(2) for pair in records_of(opened.view(f"rounds/00{number}/pairs"), Pair)]
+    assert canaries.isdisjoint(name for pair in trained for name in (pair.chosen_id, pair.rejected_id))
+    read = [folder for job in workers.jobs for folder in (*job.candidates_dirs, *job.examples_dirs)]
+    assert read and not any("/canaries/" in folder for folder in read)
+    told = events(tmp_path, "canaries")
+    assert [(event["round"], event["go"], event["rate"], event["comparisons"]) for event in told] == [
+        (0, True, 0.0, 24),
+        (1, True, 0.0, 24),
+    ]
+    assert "Canaries, replies without content" in (opened.path / "rounds/001/report.md").read_text()
+    assert opened.verify() == []
+
+
+def test_a_judge_that_falls_for_canaries_stops_the_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.scripted.merit", lambda text: 0)  # to this judge all is alike
+    settings, workers = write_campaign(tmp_path), ScriptedWorkers()
+    for _ in range(2):  # the same command again finds the same
+        outcome = run(tmp_path, settings, workers)
+        assert "judge.max_canary_wins" in outcome.stopped and outcome.reports == () and workers.jobs == []
+    opened = start(tmp_path, settings, workers).run
+    assert [found.round for found in not_to_follow(opened)] == [0] and opened.verify() == []
+    for page in ("report.md", "report.html", "rounds/000/report.html"):
+        assert "its judge falls for canaries" in (opened.path / page).read_text()
+
+
+def test_without_canaries_none_are_judged(tmp_path: Path) -> None:
+    settings = write_campaign(tmp_path, judge__canaries=0)
+    assert run(tmp_path, settings).stopped is None
+    assert start(tmp_path, settings, ScriptedWorkers()).run.view("rounds/000/canaries/candidates") is None
 
 
 def test_a_stale_engine_is_caught_before_it_answers(tmp_path: Path) -> None:

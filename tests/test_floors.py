@@ -28,7 +28,8 @@ SAME_ROOM = {
     "agreement": "calibration", "judge_calibration": "calibration",
     "label_formats": "labelling", "compared": "labelling", "recalibrate": "labelling",
     "steps": "campaign", "rounds": "campaign", "bootstrap": "campaign", "roles": "campaign", "heldout": "campaign",
-    "rollouts": "campaign", "preview": "campaign", "__main__": "cli",
+    "rollouts": "campaign", "preview": "campaign", "canaries": "campaign", "judge_card": "campaign",
+    "judging": "campaign", "__main__": "cli",
 }  # fmt: skip
 STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names

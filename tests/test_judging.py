@@ -1,81 +1,201 @@
-"""The judge of whole campaigns: what it is asked once, and what it may cost."""
+"""Panels: every judge answers every question, votes are averaged, and what two judges share is measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import itertools
+import json
+from collections import Counter
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
 
 from selfalign import config
 from selfalign.campaign import run_campaign
-from selfalign.engines.base import Choice, ChoiceRequest
-from selfalign.records import Judgment
-from selfalign.stages import StageError, report
-from selfalign.steps import Work
+from selfalign.constitution import Constitution, Principle
+from selfalign.constitution import load as load_constitution
+from selfalign.judge_card import kappa, krippendorff_alpha, measure
+from selfalign.preferences import pair_key, read_prompt
+from selfalign.records import Judgment, Pair
+from selfalign.stages import StageError
+from selfalign.stages.train import evaluating_judge
+from selfalign.steps import records_of
 from selfalign.store import Run
-from tests.scripted import KindEngine, ScriptedWorkers, write_campaign
+from tests import scripted
+from tests.scripted import ScriptedWorkers, start, write_campaign, write_model
+from tests.stages.world import both_orders, candidate, compared, prompt, rated
+
+GOOD = Principle(id="good", compare="Choose the better response.", text="Be good.")
+HOUSE = Constitution(name="house", version="1", principles=(GOOD,))
+ASK = prompt("How are you?")
+A, B, C = (candidate(ASK, text, i) for i, text in enumerate(["fine", "well", "so so"]))
 
 
-class Counting(ScriptedWorkers):
-    """Counts what its judge is asked; behind an API too."""
+def by(judge: str, *said: Judgment) -> list[Judgment]:
+    fields = [{name: getattr(one, name) for name in one.__dataclass_fields__} for one in said]
+    return [Judgment(**{**found, "judge_id": judge, "id": f"{judge} {found['id']}"}) for found in fields]
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.asked = 0
 
-    def engine(self, model: str, *, trust_remote_code: bool = False) -> KindEngine:
+def lead(said: list[Judgment], a=A, b=B) -> float | None:
+    return read_prompt(said, HOUSE).decision(a.id, b.id, 0.1)
+
+
+def test_each_judge_has_one_vote() -> None:
+    """.9 and .6 make .75, whichever orders they were asked in."""
+    said = [*by("x", *both_orders(A, B, 0.9, GOOD)), *by("y", compared(A, B, 0.6, GOOD))]
+    assert lead(said) == pytest.approx(0.5)
+    assert lead(by("x", *both_orders(A, B, 0.9, GOOD))) == pytest.approx(0.8)
+
+
+def test_a_judge_that_is_invalid_in_one_order_has_no_vote() -> None:
+    said = by("y", compared(A, B, 0.1, GOOD), compared(B, A, None, GOOD))
+    assert lead([*by("x", *both_orders(A, B, 0.9, GOOD)), *said]) == pytest.approx(0.8)
+    assert lead(said) is None
+
+
+def test_ratings_are_compared_within_each_judge() -> None:
+    """A strict judge and a mild one agree that A is better by 1; C was rated by the mild one alone."""
+    said = [*by("strict", rated(A, 2.0, GOOD), rated(B, 1.0, GOOD))]
+    said += by("mild", rated(A, 5.0, GOOD), rated(B, 4.0, GOOD), rated(C, 4.5, GOOD))
+    assert lead(said) == pytest.approx(1.0)
+    assert lead(said, A, C) == pytest.approx(0.5)
+    assert read_prompt(said, HOUSE).ratings(A.id, B.id, 0.1) == pytest.approx((3.5, 2.5))
+
+
+def naive_alpha(judges: list[dict]) -> float:
+    """Krippendorff's alpha by its definition: observed over expected disagreement of pairs of values."""
+    units = [[judge[pair] for judge in judges if pair in judge] for pair in set().union(*judges)]
+    units = [unit for unit in units if len(unit) > 1]
+    both = [*units, *([-value for value in unit] for unit in units)]
+    values = [value for unit in both for value in unit]
+    observed = sum(sum(a != b for a, b in itertools.permutations(unit, 2)) / (len(unit) - 1) for unit in both)
+    counts = Counter(values)
+    differing = sum(counts[a] * counts[b] for a in counts for b in counts if a != b)
+    n = len(values) / 2
+    return 1 - (n - 1) * (observed / 2) / (differing / 4)
+
+
+def test_alpha_against_its_definition() -> None:
+    draw = np.random.default_rng(5)
+    truth = {("a", str(i)): int(draw.choice([-1, 1])) for i in range(60)}
+    judges = [
+        {
+            pair: value if draw.random() < 0.8 else int(draw.choice([-1, 0, 1]))
+            for pair, value in truth.items()
+            if draw.random() < 0.9
+        }
+        for _ in range(3)
+    ]
+    assert krippendorff_alpha(judges) == pytest.approx(naive_alpha(judges))
+    assert krippendorff_alpha([truth, truth]) == pytest.approx(1.0)
+    assert krippendorff_alpha([truth, {pair: -value for pair, value in truth.items()}]) < -0.9
+    assert krippendorff_alpha([truth, {}]) is None
+
+
+def test_kappa_of_two_judges() -> None:
+    one = {("a", str(i)): 1 if i % 2 else -1 for i in range(40)}
+    other = {pair: value if int(pair[1]) < 30 else -value for pair, value in one.items()}
+    assert kappa(one, one) == pytest.approx(1.0)
+    assert kappa(one, other) == pytest.approx(0.5)  # 3/4 alike, 1/2 by chance
+    assert kappa(one, {}) is None
+
+
+# In a campaign.
+
+
+class Judges(ScriptedWorkers):
+    """A panel whose second judge, `contrary`, prefers what is rude."""
+
+    def engine(self, model: str, *, trust_remote_code: bool = False):
         engine = super().engine(model)
-        choose = type(engine).choose
+        if Path(model).name != "contrary":
+            return engine
 
-        def counted(requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
-            for choice in choose(engine, requests):
-                self.asked += 1
-                yield choice
+        class Contrary(scripted.KindEngine):
+            def choose(self, requests):
+                for choice in super().choose(requests):
+                    yield type(choice)(choice.id, choice.probabilities[::-1], "", 5, 0.0)
 
-        engine.choose = counted
-        return engine
-
-    def api(self, judge: config.Judge) -> KindEngine:
-        return self.engine(self.served[0])
+        self.used = [*getattr(self, "used", []), model]
+        return Contrary(model)
 
 
-def judged_campaign(folder: Path, name: str, workers: Counting, **settings: Any) -> Work:
-    settings = write_campaign(folder, rounds=1, name=name, **settings)
-    run = Run.create(folder / name, config.to_yaml(settings))
-    work = Work(run, settings, workers)
-    with run.lock():
+def campaign(folder: Path, **overrides) -> config.Campaign:
+    write_model(folder / "contrary", 0.5)
+    panel = json.dumps([{"model": str(folder / "contrary")}])
+    return write_campaign(folder, judge__panel=panel, judge__max_canary_wins=1, rounds=1, **overrides)
+
+
+def ran(folder: Path, settings: config.Campaign, workers: ScriptedWorkers) -> Run:
+    work = start(folder, settings, workers)
+    with work.run.lock():
         run_campaign(work)
-    return work
+    return work.run
 
 
-def judgments_of(work: Work, *names: str) -> list[Judgment]:
-    steps = (work.run.view(f"rounds/000/{name}") for name in names or ("judgments", "heldout/judgments"))
-    return [replace(row, seconds=0.0) for step in steps for _, rows in step.shards(Judgment) for row in rows]
+def test_a_panel_answers_all_questions_and_its_labels_are_the_mean(tmp_path: Path) -> None:
+    settings = campaign(tmp_path, pairs__min_margin=0, judge__canaries=0, evaluate__judge__model="base")
+    with pytest.raises(StageError):  # two judges who always contradict each other leave nothing to learn
+        ran(tmp_path, settings, Judges())
+    run = start(tmp_path, None, ScriptedWorkers()).run
+    alone = [records_of(run.view(f"rounds/000/panel/{place}/judgments"), Judgment) for place in range(2)]
+    said = records_of(run.view("rounds/000/judgments"), Judgment)
+    assert len(said) == len(alone[0]) + len(alone[1]) and len({one.id for one in said}) == len(said)
+    asked = [sorted((one.first_id, one.second_id, one.principle_id) for one in judge) for judge in alone]
+    assert asked[0] == asked[1] and len({one.judge_id for one in said}) == 2
+    pairs = {(one.prompt_id, *pair_key(one.first_id, one.second_id)) for one in said}
+    house = load_constitution(run.path / "rounds/000/constitution.yaml")
+    for prompt_id, a, b in pairs:
+        mine = [one for one in said if one.prompt_id == prompt_id]
+        assert read_prompt(mine, house).decision(a, b, 0.0) == pytest.approx(0.0)
+    kind, contrary = measure(run, 0)
+    (kappa_with,) = kind.kappa_with.values()
+    assert kappa_with < 0.5 and kind.panel_alpha == contrary.panel_alpha < 0.5  # they agree on ties alone
+    assert kind.health.swap_consistency == contrary.health.swap_consistency == 1.0
 
 
-def test_campaigns_of_one_folder_ask_their_judge_only_what_is_new(tmp_path: Path) -> None:
-    first, second, forgetful = Counting(), Counting(), Counting()
-    said = judgments_of(judged_campaign(tmp_path, "first", first))
-    assert judgments_of(judged_campaign(tmp_path, "second", second)) == said
-    assert (first.asked, second.asked) == (len(said), 0)
-    labels = judgments_of(judged_campaign(tmp_path, "third", forgetful, judge__cache=False), "judgments")
-    assert labels == said[: len(labels)]
-    assert forgetful.asked == len(said)
-    assert (tmp_path / ".judgments.sqlite").is_file()
+def test_a_panel_runs_to_a_report_and_again_for_nothing(tmp_path: Path) -> None:
+    write_model(tmp_path / "other", 0.9)
+    panel = json.dumps([{"model": str(tmp_path / "other")}, {"model": "self"}])
+    settings = write_campaign(tmp_path, judge__panel=panel, rounds=2)
+    run = ran(tmp_path, settings, ScriptedWorkers())
+    assert run.verify() == []
+    assert {one.p_chosen for one in records_of(run.view("rounds/000/pairs"), Pair)} == {0.9}
+    members = [len(list((run.path / f"rounds/00{number}/panel").iterdir())) for number in range(2)]
+    assert members == [2, 3]  # in round 0 the policy is the base, which is asked once
+    assert "Krippendorff's alpha of the panel" in (run.path / "rounds/001/report.md").read_text()
+    assert "kappa with" in (run.path / "rounds/000/report.html").read_text()
+    again = ScriptedWorkers()
+    ran(tmp_path, settings, again)
+    assert again.served == []
 
 
-def test_an_api_judge_is_paid_until_its_limit_and_no_question_twice(tmp_path: Path) -> None:
-    api = {"judge.model": "openai:some", "judge.price.input": 1.0, "judge.price.output": 2.0}
-    whole = judged_campaign(tmp_path / "whole", "whole", workers := Counting(), **api)
-    (outcome,) = report.read(whole.run)
-    assert outcome.dollars == pytest.approx(workers.asked * (5 * 1.0 + 2.0) / 1e6)
-    assert "dollars" in (whole.run.path / "rounds/000/report.md").read_text()
-    limit = 0.8 * outcome.dollars
-    with pytest.raises(StageError, match=r"judge\.max_cost"):
-        judged_campaign(tmp_path / "short", "short", short := Counting(), **api, **{"judge.max_cost": limit})
-    assert 0 < short.asked < workers.asked
-    judged_campaign(tmp_path / "short", "longer", longer := Counting(), **api, **{"judge.max_cost": 10 * limit})
-    assert short.asked + longer.asked == workers.asked
+def test_a_judge_of_the_panel_that_gives_no_verdicts_stops_the_round(tmp_path: Path) -> None:
+    class Mute(Judges):
+        def engine(self, model: str, *, trust_remote_code: bool = False):
+            engine = super().engine(model)
+            if Path(model).name == "contrary":
+                engine.choose = lambda requests: (scripted.Choice(one.id, None, "no", 5, 0.0) for one in requests)
+            return engine
+
+    with pytest.raises(StageError, match=r"judge.max_invalid"):
+        ran(tmp_path, campaign(tmp_path), Mute())
+
+
+def test_an_evaluating_judge_of_its_own_judges_alone(tmp_path: Path) -> None:
+    assert evaluating_judge(campaign(tmp_path, evaluate__judge__model="base")).panel == ()
+    assert len(evaluating_judge(campaign(tmp_path)).panel) == 1
+
+
+@pytest.mark.parametrize(
+    ("panel", "more", "why"),
+    [
+        ('[{"model": "base"}]', {}, "sits on the panel twice"),
+        ('[{"model": "other", "base_url": "http://x"}]', {}, "not reached over an API"),
+        ('[{"model": "other"}]', {"judge__comparisons": "active", "judge__budget": 2}, "of its own"),
+        ('[{"revision": "x"}]', {}, "model"),
+    ],
+)
+def test_panels_that_make_no_sense_are_refused(tmp_path: Path, panel: str, more: dict, why: str) -> None:
+    with pytest.raises(config.ConfigError, match=why):
+        write_campaign(tmp_path, judge__panel=panel, **more)

@@ -41,6 +41,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
             "List, show and export answers to learn as they are",
         ),
         Command("revisions", "selfalign.cli.revisions:app", "List and show critiques and revisions"),
+        Command("judge", "selfalign.cli.judge:app", "Show how far a run's judge can be trusted"),
         Command("report", "selfalign.cli.report:report", "Write the report of a run, as Markdown and HTML"),
         Command("verify", "selfalign.cli.start:verify", "Check every file of a run against its digest"),
     ),

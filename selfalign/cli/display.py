@@ -12,7 +12,16 @@ from typing import IO, Any, Literal, Protocol
 
 from selfalign.cli.output import duration, is_plain
 from selfalign.cli.progress import Progress, StageProgress
-from selfalign.cli.words import done_text, gate_text, guard_text, progress_text, proof_text, reused_text, reward_text
+from selfalign.cli.words import (
+    canaries_text,
+    done_text,
+    gate_text,
+    guard_text,
+    progress_text,
+    proof_text,
+    reused_text,
+    reward_text,
+)
 from selfalign.text import clean, one_line
 
 PLAIN_SECONDS = 10.0  # between progress lines of one stage
@@ -76,6 +85,8 @@ class PlainDisplay:
                 return f"{_where_of({**event, 'stage': 'reward'})}{reward_text(event)}"
             case "guard":
                 return f"{_where_of({**event, 'stage': 'guard'})}{guard_text(event)}"
+            case "canaries":
+                return f"{_where_of({**event, 'stage': 'judge'})}{canaries_text(event)}"
             case "gate":
                 return f"{_where_of({**event, 'stage': 'gate'})}{gate_text(event)}"
             case "warning":

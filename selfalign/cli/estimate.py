@@ -131,7 +131,7 @@ class Speed:
         return {
             "generate": work.candidates * answer,
             "revise": work.revisions * answer,
-            "judge": work.judgments / self.judgments_per_second,
+            "judge": (work.judgments + work.canary_judgments) / self.judgments_per_second,
             "reward": work.reward_passes * (campaign.prompt_tokens + self.tokens_per_answer) * forward,
             "train": work.rollouts * answer
             + work.rollout_judgments / self.judgments_per_second

@@ -1,192 +1,138 @@
-"""`selfalign judge`: is the judge to be believed, and what has to be put right before its word is trained on."""
+"""`selfalign judge`: how far the judge of a run can be trusted, and how it takes replies without content."""
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, TypeVar
 
 from cyclopts import App, Parameter
-from rich.text import Text
 
-from selfalign import labels as files
 from selfalign.cli.arguments import Json, Round, RunName, Runs
-from selfalign.cli.errors import FAILED, USAGE, CommandError
-from selfalign.cli.export import write_text
-from selfalign.cli.output import console, is_unicode, print_json, print_parts, print_table, say
+from selfalign.cli.calibrate import calibrate
+from selfalign.cli.errors import USAGE, CommandError
+from selfalign.cli.examples import chosen_rounds
+from selfalign.cli.output import is_unicode, print_json, print_table, say
 from selfalign.cli.reliability import reliability_lines
 from selfalign.cli.targets import RUNS, find_run
-from selfalign.compared import ROLES, Comparison, Source, labelled, principles_of
-from selfalign.config import load
-from selfalign.labels import MIN_LABELS, RANDOM
-from selfalign.recalibrate import Figures, Recalibration, recalibrate
-from selfalign.records import Label
+from selfalign.records import CanaryReport, JudgeCard
+from selfalign.stages.report import judge as pages
+from selfalign.stages.report.document import Table
 from selfalign.store import Run
-
-NONE = "–"
-ROWS = ("accuracy", "kappa", "clear enough for a pair", "ECE", "ECE by chance", "log-loss", "Brier score")
-WIDEST = 100  # columns of a diagram in a pipe
+from selfalign.text import one_line
 
 app = App(
-    name="judge", help="Calibrate a judge by what people said.", help_format="plaintext", result_action="return_value"
+    name="judge",
+    help="Show how far a run's judge can be trusted; calibrate it by what people said.",
+    help_format="plaintext",
+    result_action="return_value",
 )
+
+app.command(calibrate)
+
+Found = TypeVar("Found")
+_CHART_WIDTH = 100  # columns, where nobody looks
 
 
 @app.command
-def calibrate(
+def card(
     run: RunName,
     /,
     *,
-    of: Source = "training",
     round: Round = None,
-    labeller: Annotated[list[str], Parameter(negative=())] = [],  # noqa: B006 (cyclopts reads the default)
-    random: bool = False,
-    out: Annotated[Path | None, Parameter(help="Write the calibration to this new file.")] = None,
+    price: Annotated[float | None, Parameter(help="What a million tokens read by the judge cost.")] = None,
     json: Json = False,
     runs: Runs = RUNS,
 ) -> int:
-    """Fit the judge's temperature and its liking for the answer shown first to labels, and show what that changes.
+    """Show what the records tell of the judge of a round, by default of the last that was judged.
 
-    p' = sigmoid((logit p - bias) / T). The figures before and after are of labels that the fit has not seen: five folds
-    by prompt. A campaign with `judge: {calibration: FILE}` reads its verdicts so when it makes pairs of them.
-
-    Parameters
-    ----------
-    of
-        training: the labelling judge; heldout: the judge of the evaluation.
-    labeller
-        Only labels of this person, or of an imported file; may be given more than once.
-    random
-        Only labels of pairs drawn at random, a fair sample of what the judge compares.
+    How right it is can be told where the run's folder holds labels of gold, gold_labels.jsonl.
     """
+    from selfalign import judge_card
+
     opened = find_run(run, runs)
-    about = _about(opened, of, round, labeller, random)
-    settings = load(opened.path / "campaign.yaml").campaign
-    if not any(one.judgments for _, one in about):
-        why = "ratings know no first answer to like; how far they agree with people, `selfalign labels ls` tells"
-        fix = "judge: {method: pairwise-logprob} makes a judge that compares"
-        raise CommandError("this judge rates answers one by one", why=why, fix=fix, code=USAGE)
-    constitutions = {number: principles_of(opened, number) for number in {one.round for _, one in about}}
-    try:
-        found = recalibrate(about, constitutions, settings.judge.tie_margin, settings.pairs.min_margin)
-    except ValueError as error:
-        fix = f"read some of its verdicts: selfalign pairs ls {run}; or collect more labels: selfalign label {run}"
-        raise CommandError(str(error), where=str(opened.path), fix=fix, code=FAILED) from error
-    if out is not None:
-        write_text(_file(found, opened, about), out)
+    number, cards = _last(opened, round, lambda at: judge_card.measure(opened, at, price=price))
+    if not cards:
+        raise _nothing(opened, round, "judgments")
     if json:
-        print_json(facts(found))
-    else:
-        _print(found)
-    if out is not None:
-        say(f"next:  set `judge: {{calibration: {out}}}` in the campaign's file, or --set judge.calibration={out}")
-    else:
-        say(f"next:  selfalign judge calibrate {run} --out calibration.json")
+        print_json(cards)
+        return 0
+    _print(pages.card_table(cards), f"{opened.path}, round {number}")
+    for one in cards:
+        _print_chart(one)
     return 0
 
 
-def _about(
-    run: Run, of: Source, round: int | None, labellers: list[str], random: bool
-) -> list[tuple[Label, Comparison]]:
-    """The labels that were asked for, with what they are about. Raises CommandError where there are too few."""
-    everyone = files.read(run.path)
-    unknown = [name for name in labellers if name not in everyone]
-    if unknown:
-        raise CommandError(
-            f"nobody called {unknown[0]!r} has labelled anything",
-            where=str(run.path / files.FOLDER),
-            why=f"there are labels of {', '.join(everyone) or 'nobody'}",
-            fix=f"selfalign labels ls {run.path}",
-            code=USAGE,
-        )
-    said = [label for name in labellers or everyone for label in everyone[name]]
-    said = [label for label in said if label.stratum == RANDOM or not random]
-    settings = load(run.path / "campaign.yaml").campaign
-    about = labelled(run, said, settings)
-    about = [(label, one) for label, one in about if one.source == of and round in (None, one.round)]
-    if len(about) < MIN_LABELS:
-        raise CommandError(
-            f"{len(about)} labels are too few to calibrate the {ROLES[of]} judge: {MIN_LABELS} are needed",
-            where=str(run.path / files.FOLDER),
-            fix=f"selfalign label {run.path} --of {of}; or selfalign labels import {run.path} FILE --format jsonl",
-            code=USAGE,
-        )
-    return about
+@app.command
+def canaries(
+    run: RunName,
+    /,
+    *,
+    round: Round = None,
+    again: Annotated[int, Parameter(help="Put canaries on so many prompts before the judge now; keep nothing.")] = 0,
+    json: Json = False,
+    runs: Runs = RUNS,
+) -> int:
+    """Show how often the judge of a round preferred replies without content to the policy's own answers.
+
+    A round that is left out is the last with canaries, or with --again the last that was finished.
+    """
+    opened = find_run(run, runs)
+    number, found = _again(opened, round, again) if again else _last(opened, round, _reader(opened))
+    if found is None:
+        raise _nothing(opened, round, "canaries")
+    if json:
+        print_json(found)
+        return 0
+    _print(pages.canary_table(found), f"{opened.path}, round {number}")
+    if found.stopped:
+        say(f"the round was stopped: {found.stopped}")
+    return 0
 
 
-def _file(found: Recalibration, run: Run, about: list[tuple[Label, Comparison]]) -> str:
-    return found.calibration.to_json(
-        run=run.path.name,
-        labellers=sorted({label.labeller for label, _ in about}),
-        **{name: value for name, value in facts(found).items() if name not in ("temperature", "bias")},
-    )
+def _reader(run: Run) -> Callable[[int], CanaryReport | None]:
+    return lambda number: pages.read_canaries(run, number)
 
 
-def facts(found: Recalibration) -> dict[str, Any]:
-    """Everything about a calibration, for JSON."""
-    return {
-        "temperature": found.calibration.temperature,
-        "bias": found.calibration.bias,
-        "judge_ids": found.judge_ids,
-        "labels": found.num_labels,
-        "verdicts": found.num_verdicts,
-        "before": _figures(found.before),
-        "after": _figures(found.after),
-    }
+def _last(run: Run, round: int | None, read: Callable[[int], Found]) -> tuple[int, Found | None]:
+    """What is found of the round, or of the last round of which anything is."""
+    for number in reversed(chosen_rounds(run, round)):
+        if found := read(number):
+            return number, found
+    return 0, None
 
 
-def _figures(figures: Figures) -> dict[str, Any]:
-    accuracy, kappa = figures.accuracy, figures.kappa
-    return {
-        "accuracy": None if accuracy is None else accuracy.value,
-        "accuracy_interval": None if accuracy is None else accuracy.cautious,
-        "kappa": kappa.value,
-        "kappa_interval": kappa.interval,
-        "pairs": kappa.num_pairs,
-        "prompts": kappa.num_prompts,
-        "clear": figures.clear,
-        "ece": figures.ece,
-        "ece_by_chance": figures.ece_by_chance,
-        "nll": figures.nll,
-        "brier": figures.brier,
-        "bins": figures.bins,
-    }
+def _nothing(run: Run, round: int | None, what: str) -> CommandError:
+    of = "" if round is None else f" of round {round}"
+    name = one_line(run.path)
+    fix = f"selfalign status {name}" if what == "judgments" else f"selfalign judge canaries {name} --again 8"
+    return CommandError(f"{run.path} has no {what}{of}", fix=fix, code=USAGE)
 
 
-def _print(found: Recalibration) -> None:
-    columns = ("", "before", "after")
-    print_table(columns, zip(ROWS, _cells(found.before), _cells(found.after), strict=True), right=columns[1:])
-    print_parts(_diagrams(found))
-    calibration = found.calibration
-    sure = "too sure" if calibration.temperature > 1 else "not sure enough"
-    side = "first" if calibration.bias > 0 else "second"
-    say(
-        f"\ntemperature {calibration.temperature:.3f} (the judge is {sure}), bias {calibration.bias:+.3f} in log-odds "
-        f"for the answer shown {side}; by {found.num_labels:,} labels, {found.num_verdicts:,} verdicts"
-    )
-    if found.after.clear < 0.9 * found.before.clear:
-        say("calibrated leads are smaller, and fewer reach pairs.min_margin: lower it with the calibration")
-    if len(found.judge_ids) > 1:
-        say(f"these are verdicts of {len(found.judge_ids)} judges: --round N calibrates the judge of one round")
+def _again(run: Run, round: int | None, prompts: int) -> tuple[int, CanaryReport | None]:
+    """Canaries before the judge of a round, in an engine that is opened for them."""
+    from selfalign import canaries, config
+    from selfalign.launch.local import LocalWorkers
+    from selfalign.steps import Work
+
+    rounds = [at for at in chosen_rounds(run, round) if run.view(f"rounds/{at:03d}/heldout/candidates") is not None]
+    if not rounds:
+        raise _nothing(run, round, "held-out answers")
+    settings = config.load(run.path / "campaign.yaml").campaign
+    with run.lock(), LocalWorkers(settings, run.path) as workers:
+        work = Work(run, settings, workers).in_round(rounds[-1])
+        return rounds[-1], canaries.judge_again(work, rounds[-1], prompts)
 
 
-def _cells(figures: Figures) -> tuple[str, ...]:
-    accuracy, kappa = figures.accuracy, figures.kappa
-    return (
-        NONE if accuracy is None else f"{accuracy.value:.3f} ({accuracy.cautious})",
-        NONE if kappa.value is None else f"{kappa.value:.3f} ({kappa.interval})",
-        f"{figures.clear:.1%}",
-        f"{figures.ece:.3f}",
-        f"{figures.ece_by_chance:.3f}",
-        f"{figures.nll:.3f}",
-        f"{figures.brier:.3f}",
-    )
+def _print(table: Table, title: str) -> None:
+    print_table(table.columns, table.rows, right=table.columns[1:], title=title)
 
 
-def _diagrams(found: Recalibration) -> Iterator[Text]:
-    width = min(console().width, WIDEST)
-    for title, figures in (("before", found.before), ("after", found.after)):
-        yield Text(f"\nthe answer shown first, {title}: how probable it was called, how often people preferred it")
-        for line in reliability_lines(figures.bins, width, floor=0.0, unicode=is_unicode(sys.stdout)):
-            yield Text(line)
+def _print_chart(found: JudgeCard) -> None:
+    if found.agreement is None:
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _CHART_WIDTH
+    print(f"\n{one_line(found.judge_id)}: how sure, and how often right by the labels")
+    for line in reliability_lines(found.agreement.bins, width, unicode=is_unicode(sys.stdout)):
+        print(line)

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from selfalign.cli.output import clock, console, duration, is_unicode, sparkline
 from selfalign.cli.progress import OPTIONAL, STAGES, Progress, StageProgress
-from selfalign.cli.words import gate_text, guard_text, metrics_text, rate_text, reward_text, watched
+from selfalign.cli.words import canaries_text, gate_text, guard_text, metrics_text, rate_text, reward_text, watched
 from selfalign.text import one_line
 
 REFRESH_PER_SECOND = 4
@@ -77,6 +77,9 @@ def render(
     if progress.looks:
         round = max(progress.looks)
         parts.append(Text(f"round {round} {guard_text(progress.looks[round])}", style="dim"))
+    if progress.canaries:
+        round = max(progress.canaries)
+        parts.append(Text(f"round {round} {canaries_text(progress.canaries[round])}", style="dim"))
     parts.append(Text(""))
     if progress.current is not None and not progress.current.finished:
         parts.append(_current(progress.current, now, live=(state or progress.state) in ("running", "stalled")))

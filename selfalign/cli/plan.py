@@ -153,6 +153,7 @@ def _counts(settings: Campaign, work: Workload) -> list[tuple[str, Count]]:
         ("candidates", lambda one: one.candidates),
         ("critiques and revisions", lambda one: one.revisions),
         ("judgments", lambda one: one.judgments),
+        ("judgments on canaries", lambda one: one.canary_judgments),
         *((kind, lambda one, kind=kind: one.examples * (one.kind == kind)) for kind in RECORDS),
         ("replayed", lambda one: one.replayed),
         ("rollouts", lambda one: one.rollouts),

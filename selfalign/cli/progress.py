@@ -106,6 +106,7 @@ class Progress:
         self.proofs: dict[int, Mapping[str, Any]] = {}
         self.reward_models: dict[int, Mapping[str, Any]] = {}
         self.looks: dict[int, Mapping[str, Any]] = {}  # by round the last one of PPO's guard
+        self.canaries: dict[int, Mapping[str, Any]] = {}
         self.train_history: dict[int, deque[Mapping[str, Any]]] = {}  # of steps, or the first steps of iterations
         self.finished_rounds: set[int] = set()
         self.warnings: list[str] = []
@@ -277,6 +278,10 @@ class Progress:
     def _on_guard(self, event: Mapping[str, Any], time: float) -> None:
         if isinstance(event.get("round"), int):
             self.looks[event["round"]] = event
+
+    def _on_canaries(self, event: Mapping[str, Any], time: float) -> None:
+        if isinstance(event.get("round"), int):
+            self.canaries[event["round"]] = event
 
     def _on_warning(self, event: Mapping[str, Any], time: float) -> None:
         self.warnings.append(str(event.get("message")))

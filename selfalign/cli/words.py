@@ -96,6 +96,14 @@ def proof_text(event: Mapping[str, Any]) -> str:
     return f"{verdict} (log-prob difference {difference:.2g}, bound {bound:.2g})"
 
 
+def canaries_text(event: Mapping[str, Any]) -> str:
+    rate, low, high, comparisons = (event.get(name) for name in ("rate", "low", "high", "comparisons"))
+    if not all(isinstance(value, int | float) for value in (rate, low, high, comparisons)):
+        return "canaries were judged"
+    said = f"canaries win {rate:.1%} of {comparisons:,} comparisons ({low:.1%} to {high:.1%})"
+    return f"{said}: NO-GO" if event.get("go") is False else said
+
+
 def reward_text(event: Mapping[str, Any]) -> str:
     accuracy, pairs = event.get("accuracy"), event.get("pairs")
     if not isinstance(accuracy, int | float) or not isinstance(pairs, int):

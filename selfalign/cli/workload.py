@@ -17,6 +17,7 @@ from selfalign.config import Campaign, Judge, in_round
 from selfalign.constitution import Constitution
 from selfalign.objective import judge_rewards, needs_reference, needs_rewards
 from selfalign.records import Prompt
+from selfalign.stages import canaries
 from selfalign.stages.examples import Kind, kind_of
 from selfalign.stages.judge import example_request
 from selfalign.stages.train import evaluating_judge
@@ -43,6 +44,7 @@ class RoundWork:
     candidates: int = 0
     revisions: int = 0
     judgments: int = 0
+    canary_judgments: int = 0
     examples: int = 0
     replayed: int = 0
     rollout_prompts: int = 0
@@ -61,7 +63,7 @@ class RoundWork:
 
     @property
     def verdicts(self) -> int:
-        return self.judgments + self.rollout_judgments + self.heldout_judgments
+        return self.judgments + self.canary_judgments + self.rollout_judgments + self.heldout_judgments
 
     @property
     def trained_prompts(self) -> int:
@@ -174,6 +176,8 @@ def _rounds(
         )
         kind = kind_of(settings.train.algorithm)
         heldout, verdicts = _evaluation(settings, number, prompts.get("heldout", []), standard)
+        if number >= campaign.first_round and canaries.judged(settings):
+            made["canary_judgments"] = _canaries(settings.judge, prompts.get("heldout", []), constitution)
         work = RoundWork(round=number, kind=kind, heldout=heldout, heldout_judgments=verdicts, **made)
         replayed = _replayed(settings, work, done)
         answers = {"pairs": 2, "rankings": settings.generate.samples, "demonstrations": 1}[kind]
@@ -244,15 +248,35 @@ def comparisons_per_prompt(judge: Judge, samples: int) -> int:
 def _verdicts(settings: Campaign, constitution: Constitution) -> int:
     """Judgments on the candidates of one prompt."""
     judge, samples = settings.judge, settings.generate.samples
+    scopes, panel = _scopes(judge, constitution), _panel(judge, constitution)
     if judge.pointwise:
-        return samples * _panel(judge, constitution)
-    return comparisons_per_prompt(judge, samples) * (2 if judge.both_orders else 1) * _panel(judge, constitution)
+        return scopes + samples * panel
+    return scopes + comparisons_per_prompt(judge, samples) * (2 if judge.both_orders else 1) * panel
+
+
+def _scopes(judge: Judge, constitution: Constitution) -> int:
+    """Questions of whether principles apply to a prompt, each in both orders of yes and no."""
+    asked = sum(bool(principle.applies_when.ask) for principle in constitution.active)
+    return 2 * asked * len(judge.members()) if judge.applicability == "ask" else 0
+
+
+def _canaries(judge: Judge, heldout: Sequence[Prompt], constitution: Constitution) -> int:
+    """Judgments on canaries: a rating of each and of the real answer, or a comparison of each with it."""
+    asked = min(judge.canaries, len(heldout)) if heldout else judge.canaries
+    met = len(canaries.TEXTS)
+    each = met + 1 if judge.pointwise else met * (2 if judge.both_orders else 1)
+    return asked * (each * _panel(judge, constitution) + _scopes(judge, constitution))
 
 
 def _panel(judge: Judge, constitution: Constitution) -> int:
-    """How many principles judge one comparison: all, or one that is drawn beside every hard constraint."""
-    if judge.principles == "all":
-        return len(constitution.active)
+    """How many verdicts decide one comparison in one order: each judge's, under each principle that is asked for."""
+    return len(judge.members()) * _principles(judge, constitution)
+
+
+def _principles(judge: Judge, constitution: Constitution) -> int:
+    """How many principles judge one comparison: all, the whole as one, or one drawn beside every hard constraint."""
+    if judge.principles != "sample":
+        return len(constitution.active) if judge.principles == "all" else 1
     constraints = sum(principle.kind == "hard_constraint" for principle in constitution.active)
     return constraints + (constraints < len(constitution.active))
 
@@ -261,10 +285,10 @@ def _evaluation(settings: Campaign, number: int, heldout: Sequence[Prompt], stan
     """Held-out answers and the judgments on them; before the first round the previous policy is the base."""
     asked = min(settings.evaluate.prompts, len(heldout)) if heldout else settings.evaluate.prompts
     judge, opponents = evaluating_judge(settings), len(settings.evaluate.against) if number else 1
-    each = _panel(judge, standard)
+    each, scopes = _panel(judge, standard), _scopes(judge, standard)
     if judge.pointwise:
-        return asked, asked * (1 + opponents) * each
-    return asked, asked * opponents * (2 if judge.both_orders else 1) * each
+        return asked, asked * ((1 + opponents) * each + opponents * scopes)
+    return asked, asked * opponents * ((2 if judge.both_orders else 1) * each + scopes)
 
 
 def _chains(settings: Campaign, work: RoundWork) -> int:

@@ -114,6 +114,7 @@ def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     if judge.base_url and not judge.model.startswith("openai:"):
         yield "judge.base_url", f"the judge {judge.model!r} is not reached over an API", "Use `model: openai:NAME`."
     yield from _cost(campaign)
+    yield from _panel(campaign)
     if judge.revision and judge.model in ("self", "base"):
         yield "judge.revision", f"the judge is the policy ({judge.model}), which has its own", "Set policy.revision."
 
@@ -150,6 +151,22 @@ def _cost(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
         yield "judge.max_cost", "nothing says what the judge's tokens cost", fix
     if judge.price is not None and not any(model.startswith("openai:") for model in models):
         yield "judge.price", f"the judge {judge.model!r} is not reached over an API", "Remove it, or use openai:NAME."
+
+
+def _panel(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    judge, models = campaign.judge, [(one.model, one.revision, one.base_url) for one in campaign.judge.members()]
+    for index, other in enumerate(judge.panel):
+        if models[index + 1] in models[: index + 1]:
+            why = f"{other.model} sits on the panel twice, and would be asked once"
+            yield f"judge.panel.{index}.model", why, "Name another model, or remove it."
+        if other.base_url and not other.model.startswith("openai:"):
+            why = f"the judge {other.model!r} is not reached over an API"
+            yield f"judge.panel.{index}.base_url", why, "Use `model: openai:NAME`."
+    if judge.panel and judge.comparisons == "active":
+        why = "each judge would choose comparisons of its own, and the panel would not speak of the same ones"
+        yield "judge.comparisons", why, "Use `comparisons: random`, which spends a budget too, or remove judge.panel."
+    if judge.panel and campaign.ppo.reward == "judge":
+        yield "judge.panel", "one judge rewards rollouts (ppo.reward), and no panel", "Remove it, or name one judge."
 
 
 def _budget(judge: Judge, samples: int) -> Iterator[tuple[str, str, str]]:

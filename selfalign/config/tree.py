@@ -71,6 +71,16 @@ class Price:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PanelJudge:
+    """A judge beside `judge`, which is asked the same questions in the same words. The labels are the mean of all."""
+
+    model: str
+    revision: str | None = None
+    base_url: str | None = None
+    trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judge:
     """`model: self` judges with the round's own policy, `base` with the campaign's first, `openai:NAME` over an API."""
 
@@ -78,7 +88,8 @@ class Judge:
     revision: str | None = None
     method: JudgeMethod = "pairwise-logprob"
     both_orders: bool = True
-    principles: Literal["sample", "all"] = "sample"
+    principles: Literal["sample", "all", "whole"] = "sample"  # one drawn, each by itself, all in one question
+    applicability: Literal["tags", "ask"] = "tags"  # ask: by applies_when.ask too, which the judge answers
     comparisons: Literal["all", "ring", "random", "active"] = "all"  # all k(k-1)/2 pairs, a random cycle, or budget
     budget: Count | None = None  # active, random: comparisons a prompt; active spends them where they tell most
     labels_pairwise: tuple[str, str] = ("A", "B")
@@ -90,12 +101,20 @@ class Judge:
     tie_margin: Fraction = 0.0  # |p_first - 0.5| at or under this is a tie
     calibration: str | None = None  # a file of `selfalign judge calibrate`: how verdicts are read when pairs are made
     max_invalid: Fraction = 0.1  # above this share of invalid verdicts the stage stops
+    canaries: Whole = 8  # held-out prompts on which replies without content meet real answers; 0: none
+    max_canary_wins: Fraction = 0.4  # above this share of wins the round stops; a judge that cannot read gives 0.5
     base_url: str | None = None
     max_concurrency: Count = 16
     price: Price | None = None  # of an API judge
     max_cost: Positive | None = None  # dollars a campaign; asking ends before they are exceeded
     cache: bool = True  # what a judge has answered, in whichever run of the folder, is not asked again
     trust_remote_code: bool = False
+    panel: tuple[PanelJudge, ...] = ()  # judges beside this one, of any kind: labels are the mean of all
+
+    def members(self) -> list[Judge]:
+        """The judges of the panel as judges by themselves, this one first."""
+        alone = dataclasses.replace(self, panel=())
+        return [alone, *(dataclasses.replace(alone, **vars(other)) for other in self.panel)]
 
     @property
     def pointwise(self) -> bool:
@@ -291,13 +310,16 @@ class Revise:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateJudge:
-    """The judge of the held-out evaluation; every field left out is the labelling judge's."""
+    """The judge of the held-out evaluation; every field left out is the labelling judge's.
+
+    A panel takes part unless a model is named here, which then judges alone.
+    """
 
     model: str | None = None
     revision: str | None = None
     base_url: str | None = None
     method: JudgeMethod | None = None
-    principles: Literal["sample", "all"] | None = None
+    principles: Literal["sample", "all", "whole"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """The constitution as a living document: principles as data, and all that is done with them.
 
-`model` what a principle is · `loading` from files, with the place of every mistake · `editing` files that keep their
-comments · `lint` what a judge would stumble over · `diff` what an edit means · `importing` and `exporting` what others
-read and write.
+`model` what a principle is · `together` all of them as one · `loading` from files, with the place of every mistake ·
+`editing` files that keep their comments · `lint` what a judge would stumble over · `diff` what an edit means ·
+`importing` and `exporting` what others read and write.
 """
 
 from selfalign.constitution.editing import dump, open_document
@@ -17,6 +17,7 @@ from selfalign.constitution.model import (
     Rubric,
     Source,
 )
+from selfalign.constitution.together import by_id, whole
 
 __all__ = [
     "AppliesWhen",
@@ -27,9 +28,11 @@ __all__ = [
     "Principle",
     "Rubric",
     "Source",
+    "by_id",
     "check_document",
     "dump",
     "load",
     "open_document",
     "to_text",
+    "whole",
 ]

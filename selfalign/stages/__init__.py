@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from selfalign.records import WHOLE
+
 if TYPE_CHECKING:
     from selfalign.constitution import Constitution
     from selfalign.records import Judgment
@@ -16,7 +18,7 @@ class StageError(RuntimeError):
 
 def check_principles(judgments: Iterable[Judgment], constitution: Constitution) -> None:
     """Raise StageError if a judgment is by a principle that the constitution does not have."""
-    known = {principle.id for principle in constitution.principles}
+    known = {*(principle.id for principle in constitution.principles), WHOLE}
     for judgment in judgments:
         if judgment.principle_id not in known:
             raise StageError(

@@ -395,7 +395,7 @@ class _Tally:
 
     def add(self, judgments: Sequence[Judgment], readings: Readings, lengths: Mapping[str, int]) -> None:
         """Count the judgments of one prompt. `lengths`: number of tokens by candidate id."""
-        orders: dict[tuple[str, str, str], list[Judgment]] = defaultdict(list)
+        orders: dict[tuple[str, str, str, str], list[Judgment]] = defaultdict(list)
         for judgment in judgments:
             self.judgments += 1
             self.invalid += judgment.verdict == "invalid"
@@ -404,12 +404,13 @@ class _Tally:
             self.decided += judgment.verdict in ("first", "second")
             self.first += judgment.verdict == "first"
             if judgment.verdict in ("first", "second", "tie"):
-                orders[(judgment.principle_id, *pair_key(judgment.first_id, judgment.second_id))].append(judgment)
+                asked = pair_key(judgment.first_id, judgment.second_id)
+                orders[(*asked, judgment.judge_id, judgment.principle_id)].append(judgment)
         self._add_swaps(orders)
         self._add_lengths(readings, lengths)
 
-    def _add_swaps(self, orders: Mapping[tuple[str, str, str], Sequence[Judgment]]) -> None:
-        for (_, a, _), judgments in orders.items():
+    def _add_swaps(self, orders: Mapping[tuple[str, str, str, str], Sequence[Judgment]]) -> None:
+        for (a, *_), judgments in orders.items():
             if len({judgment.first_id for judgment in judgments}) == 2:
                 sides = {(p > 0.5) - (p < 0.5) for p in (p_of(judgment, a) for judgment in judgments)}
                 self.swapped += 1

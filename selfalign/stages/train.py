@@ -47,7 +47,8 @@ def evaluating_judge(settings: Campaign) -> Judge:
     A calibration is how pairs are read; what is evaluated are the judge's own words.
     """
     given = {name: value for name, value in asdict(settings.evaluate.judge).items() if value is not None}
-    return replace(settings.judge, calibration=None, **given)
+    alone = {"panel": ()} if "model" in given else {}
+    return replace(settings.judge, calibration=None, **alone, **given)
 
 
 @dataclass(frozen=True)

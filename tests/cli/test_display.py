@@ -368,3 +368,17 @@ def test_small_printers() -> None:
     assert sparkline([]) == ""
     assert one_line("a\n b\x1b[31m", 3) == "a b"
     assert one_line("abcdef", 3) == "ab…"
+
+
+def test_how_a_judge_took_canaries_is_told() -> None:
+    out, progress = io.StringIO(), Progress()
+    display = PlainDisplay(out, progress)
+    event = {"time": 0.0, "event": "canaries", "round": 0, "rate": 0.125, "low": 0.05, "high": 0.25, "comparisons": 48}
+    for found in ({**event, "go": True}, {**event, "go": False}, {"event": "canaries", "round": 1, "rate": "x"}):
+        display.handle(found)
+    lines = out.getvalue().splitlines()
+    assert lines[0].endswith("canaries win 12.5% of 48 comparisons (5.0% to 25.0%)")
+    assert lines[1].endswith("NO-GO") and lines[2].endswith("canaries were judged")
+    out = io.StringIO()
+    Console(file=out, width=100, markup=False).print(render(progress, "run", 0.0))
+    assert "round 1 canaries were judged" in out.getvalue()

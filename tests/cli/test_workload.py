@@ -182,9 +182,24 @@ def test_rollouts_that_the_judge_rewards_need_no_pairs(rules: Constitution) -> N
     every = replace(judge, principles="all")
     panel = len(rules.active)
     assert counted(rules, train=Train(algorithm="ppo"), judge=every, ppo=ppo)[0].rollout_judgments == 40 * panel
-    assert work.verdicts == 40 * 2 + work.heldout_judgments
+    assert work.canary_judgments == 3 * 7 * 2  # the real answer of each held-out prompt, and six canaries
+    assert work.verdicts == 40 * 2 + work.heldout_judgments + work.canary_judgments
     campaign = Campaign(rounds=1, train=Train(algorithm="ppo"), judge=judge, ppo=ppo)
     assert works_of(campaign) == ["roll out and judge"]
+
+
+@pytest.mark.parametrize(
+    ("judge", "judgments"),
+    [
+        ({}, 3 * 6 * 2 * 2),  # three held-out prompts are fewer than the eight asked for
+        ({"both_orders": False}, 3 * 6 * 2),
+        ({"canaries": 2, "principles": "all"}, 2 * 6 * 2 * 3),
+        ({"canaries": 0}, 0),
+    ],
+)
+def test_judgments_on_canaries(judge: dict, judgments: int, rules: Constitution) -> None:
+    assert counted(rules, judge=Judge(**judge))[0].canary_judgments == judgments
+    assert counted(rules, judge=Judge(**judge), pairs=Pairs(strategy="spin"))[0].canary_judgments == 0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from selfalign.engines.base import Engine
 from selfalign.engines.streaming import answer_shards
 from selfalign.records import Candidate, Judgment, Prompt
 from selfalign.stages import StageError
+from selfalign.stages.judge.applicability import learn_scopes, left_out
 from selfalign.stages.judge.asking import judged
 from selfalign.stages.judge.chains import sampling_of
 from selfalign.stages.judge.sheet import Sheet, distinct, example_request, template_hash, words_hash
@@ -37,11 +38,26 @@ def judge(
     asks for what the answers so far make most worth knowing, so that the engine's batch drains between waves; a shard
     judged again gets the same questions if it gets the same answers. With reasons the batch drains twice a shard: all
     of them are sampled before verdicts are read after them. A candidate that has no other beside it is rated only where
-    it is to stand `alone`, such as for a reward. Raises EngineError unless each label is a single token of the judge,
-    and StageError for a constitution that the method cannot judge by.
+    it is to stand `alone`, such as for a reward. With `applicability: ask` the judge is asked first which principles
+    apply to the prompts of a shard, and its noes are recorded behind its judgments. Raises EngineError unless each
+    label is a single token of the judge, and StageError for a constitution that the method cannot judge by.
     """
     sheet = Sheet(constitution, settings, judge_id, seed, alone=alone)
     engine.check_labels(sheet.labels)
+    if settings.applicability == "tags":
+        yield from _judged(sheet, engine, shards)
+        return
+    engine.check_labels(settings.labels_pairwise)
+    for index, prompts, candidates in shards:
+        learn_scopes(sheet, engine, prompts)
+        for _, said in _judged(sheet, engine, [(index, prompts, candidates)]):
+            yield index, [*said, *left_out(sheet, prompts, candidates)]
+
+
+def _judged(
+    sheet: Sheet, engine: Engine, shards: Iterable[tuple[int, list[Prompt], list[Candidate]]]
+) -> Iterator[tuple[int, list[Judgment]]]:
+    settings = sheet.settings
     if settings.comparisons == "active" and not settings.pointwise:
         for index, prompts, candidates in shards:
             yield index, judged_in_waves(sheet, engine, prompts, candidates)

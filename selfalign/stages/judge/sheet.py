@@ -10,12 +10,12 @@ from itertools import combinations
 
 from selfalign import resources
 from selfalign.config import Judge
-from selfalign.constitution import Constitution, Principle
+from selfalign.constitution import Constitution, Principle, whole
 from selfalign.engines.base import Choice, ChoiceRequest
 from selfalign.preferences import verdict_of
 from selfalign.records import Candidate, InvalidReason, Judgment, Message, Prompt, Verdict, derived_seed, digest
 from selfalign.stages import StageError
-from selfalign.stages.judge.scales import scale_of
+from selfalign.stages.judge.scales import Scale, scale_of
 from selfalign.stages.judge.wording import make_nonce, render_pairwise, render_pointwise, sign
 from selfalign.stages.judge.worked import worked_examples
 
@@ -79,10 +79,12 @@ def said_by(choice: Choice, num_labels: int) -> Said:
 def example_request(
     constitution: Constitution, settings: Judge, prompt: Prompt, responses: Sequence[str]
 ) -> ChoiceRequest:
-    """A question as it is sent, by the first principle and about responses that stand for sampled ones."""
+    """A question as it is sent, by the first principle or the whole, about responses that stand for sampled ones."""
     first, second = (Candidate(text, prompt.id, "", 0, 0, text, (), "stop") for text in responses)
     shown = None if settings.pointwise else second
-    return Sheet(constitution, settings, "", 0).request(Question("", prompt, first, shown, constitution.active[0]))
+    together = whole(constitution, prompt) if settings.principles == "whole" else None
+    question = Question("", prompt, first, shown, together or constitution.active[0])
+    return Sheet(constitution, settings, "", 0).request(question)
 
 
 class Sheet:
@@ -100,6 +102,7 @@ class Sheet:
         self._hashes = _wording_hashes(constitution, settings)
         self._scales = {principle.id: scale_of(principle, settings) for principle in constitution.active}
         self._examples = {p.id: worked_examples(p, settings, self._scales[p.id]) for p in constitution.active}
+        self.scopes: dict[tuple[str, str], float | None] = {}  # by prompt and principle: p that it applies, if asked
 
     def ask(
         self, index: int, prompts: Sequence[Prompt], candidates: Sequence[Candidate]
@@ -156,36 +159,74 @@ class Sheet:
     def panel(self, prompt: Prompt, *compared: str) -> list[Principle]:
         """The principles that judge a comparison: all that apply, or one of them, drawn by weight (Bai et al. 2022).
 
-        Hard constraints are never left to the draw: a veto that is rarely asked for is none.
+        Hard constraints are never left to the draw: a veto that is rarely asked for is none. Where the whole is asked
+        for, it is one principle, with neither tiers nor vetoes but in words.
         """
-        principles = self.constitution.applicable(prompt)
+        if self.settings.principles == "whole":
+            together = whole(self._scoped(self.constitution, prompt), prompt)
+            return [together] if together is not None else []
+        principles = self._scoped(self.constitution, prompt).applicable(prompt)
         if self.settings.principles == "all":
             return list(principles)
-        drawn = self._drawable.sample(prompt, derived_seed(self.seed, "principle", *compared))
+        drawn = self._scoped(self._drawable, prompt).sample(prompt, derived_seed(self.seed, "principle", *compared))
         constraints = [p for p in principles if p.kind == "hard_constraint"]
         return [drawn, *constraints] if drawn else constraints
 
     def under(self, prompt: Prompt, a: Candidate, b: Candidate, principle: Principle) -> list[Question]:
         """What tells two candidates apart under one principle: both orders, or a rating of each."""
-        if self.settings.method == "pointwise-logprob":
+        if self.settings.pointwise:
             return [self._question(prompt, candidate, None, principle) for candidate in (a, b)]
         return [self._question(prompt, first, second, principle) for first, second in ((a, b), (b, a))]
 
     def _question(self, prompt: Prompt, first: Candidate, second: Candidate | None, principle: Principle) -> Question:
         second_id = second.id if second else ""
-        principle_hash = self._hashes[principle.id]
+        principle_hash = self._hash(principle)
         judgment_id = Judgment.make_id(
             prompt.id, first.id, second_id, principle_hash, self.judge_id, self.template_hash
         )
         return Question(judgment_id, prompt, first, second, principle)
 
+    def applies(self, prompt: Prompt, principle: Principle) -> bool:
+        """Whether the judge, if it was asked, holds that a principle applies; what it is unsure of does."""
+        p = self.scopes.get((prompt.id, principle.id))
+        return p is None or p >= 0.5
+
+    def _scoped(self, constitution: Constitution, prompt: Prompt) -> Constitution:
+        if not self.scopes:
+            return constitution
+        kept = tuple(principle for principle in constitution.principles if self.applies(prompt, principle))
+        return replace(constitution, principles=kept)
+
+    def not_applicable(self, prompt: Prompt, answers: Sequence[Candidate], principle: Principle) -> Judgment:
+        """The record that the judge held a principle not to apply."""
+        question = self._question(prompt, answers[0], answers[1] if len(answers) > 1 else None, principle)
+        return Judgment(
+            id=question.id,
+            prompt_id=prompt.id,
+            first_id=answers[0].id,
+            second_id=answers[1].id if len(answers) > 1 else "",
+            principle_id=principle.id,
+            principle_hash=self._hash(principle),
+            judge_id=self.judge_id,
+            template_hash=self.template_hash,
+            verdict="not_applicable",
+            p_first=None,
+            raw=f"p(applies) {self.scopes[prompt.id, principle.id]:.3f}",
+        )
+
+    def _scale(self, principle: Principle) -> Scale:
+        return self._scales.get(principle.id) or scale_of(principle, self.settings)
+
+    def _hash(self, principle: Principle) -> str:
+        return self._hashes.get(principle.id) or principle.hash  # that of the whole hangs on the prompt
+
     def request(self, question: Question) -> ChoiceRequest:
         """Ask for the probabilities of the labels, with no reasons before them."""
-        return ChoiceRequest(question.id, self.messages(question), self._scales[question.principle.id].labels)
+        return ChoiceRequest(question.id, self.messages(question), self._scale(question.principle).labels)
 
     def messages(self, question: Question) -> tuple[Message, ...]:
         """A question in words, after the principle's worked examples."""
-        return (*self._examples[question.principle.id], Message("user", self._words(question)))
+        return (*self._examples.get(question.principle.id, ()), Message("user", self._words(question)))
 
     def sign(self, question: Question) -> str:
         """What a reply in JSON to this question must bear."""
@@ -194,7 +235,7 @@ class Sheet:
 
     def _words(self, question: Question) -> str:
         messages, first, second = question.prompt.messages, question.first.text, question.second
-        scale, principle = self._scales[question.principle.id], question.principle
+        scale, principle = self._scale(question.principle), question.principle
         options = {
             "preamble": self.constitution.preamble,
             "labels": scale.labels,
@@ -215,7 +256,7 @@ class Sheet:
 
     def judgment(self, question: Question, choice: Choice) -> Judgment:
         """What the answer to `request` means."""
-        return self.record(question, said_by(choice, len(self._scales[question.principle.id].labels)))
+        return self.record(question, said_by(choice, len(self._scale(question.principle).labels)))
 
     def record(self, question: Question, said: Said) -> Judgment:
         verdict, p_first, rating = self._read(question, said.probabilities)
@@ -225,7 +266,7 @@ class Sheet:
             first_id=question.first.id,
             second_id=question.second.id if question.second else "",
             principle_id=question.principle.id,
-            principle_hash=self._hashes[question.principle.id],
+            principle_hash=self._hash(question.principle),
             judge_id=self.judge_id,
             template_hash=self.template_hash,
             verdict=verdict,
@@ -244,7 +285,7 @@ class Sheet:
         """Verdict, p_first and rating. The last two are expectations over the labels."""
         if probabilities is None:
             return "invalid", None, None
-        expected = self._scales[question.principle.id].expected(probabilities)
+        expected = self._scale(question.principle).expected(probabilities)
         if question.second is None:
             return "not_applicable", None, expected
         return verdict_of(expected, self.settings.tie_margin), expected, None

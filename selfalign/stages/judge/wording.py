@@ -64,6 +64,15 @@ def render_pairwise(
     return _template("judge_pairwise").render(text, labels=labels, reasons=reasons, nonce=nonce).strip()
 
 
+def render_applies(
+    messages: Sequence[Message], question: str, meanings: Sequence[str], *, preamble: str = "", labels: Sequence[str]
+) -> str:
+    """The prompt that asks whether a principle applies to a conversation, by the question that is its scope."""
+    nonce = make_nonce(*(m.content for m in messages))
+    text = {"messages": messages, "question": question, "preamble": preamble, "labels": labels, "nonce": nonce}
+    return _template("judge_applies").render(text, meanings=list(zip(labels, meanings, strict=True))).strip()
+
+
 def render_pointwise(
     messages: Sequence[Message],
     response: str,

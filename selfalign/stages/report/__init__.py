@@ -15,8 +15,8 @@ import msgspec
 
 from selfalign import config
 from selfalign.config import Campaign
-from selfalign.records import Guarded, Report, RewardReport
-from selfalign.stages.report import card, content, guard, reward_model
+from selfalign.records import CanaryReport, Guarded, JudgeCard, Report, RewardReport
+from selfalign.stages.report import card, content, guard, judge, reward_model
 from selfalign.stages.report.document import to_html, to_markdown
 from selfalign.stages.report.steps import seconds as stage_seconds
 from selfalign.stages.report.truth import gold
@@ -46,7 +46,7 @@ def render(run: Run, rounds: Sequence[int] | None = None) -> list[str]:
     for found in stopped:
         if rounds is None or found.round in rounds:
             title = f"{run.path.name}: round {found.round}"
-            written += _write_pages(run, f"{folder(found.round)}/", title, reward_model.stopped_page(found))
+            written += _write_pages(run, f"{folder(found.round)}/", title, content.stopped_page(found))
     return written
 
 
@@ -67,10 +67,26 @@ def read_guard(run: Run, number: int) -> Guarded | None:
     return guard.read(run, number)
 
 
-def not_to_follow(run: Run) -> list[RewardReport]:
-    """What is known of the reward models for which rounds were stopped, in order."""
-    found = (reward_model.read(run, number) for number in run.rounds())
-    return [one for one in found if one is not None and not one.go]
+def write_canaries(run: Run, found: CanaryReport) -> None:
+    """Write how a round's judge took canaries, and the pages where it is stopped for it. Needs the run's lock."""
+    run.write_json(f"{folder(found.round)}/{judge.CANARIES}", found)
+    if found.stopped:
+        render(run, [found.round])
+
+
+def write_judge_cards(run: Run, number: int, cards: Sequence[JudgeCard]) -> None:
+    """Write what is known of a round's judges, for the pages to come. Needs the run's lock."""
+    if cards:
+        run.write_json(f"{folder(number)}/{judge.CARDS}", list(cards))
+
+
+def not_to_follow(run: Run) -> list[RewardReport | CanaryReport]:
+    """What is known of the judges and reward models for which rounds were stopped, in order."""
+    rewards = ((number, reward_model.read(run, number)) for number in run.rounds())
+    canaries = ((number, judge.read_canaries(run, number)) for number in run.rounds())
+    stopped = [(number, one) for number, one in rewards if one is not None and not one.go]
+    stopped += [(number, one) for number, one in canaries if one is not None and one.stopped]
+    return [one for _, one in sorted(stopped, key=lambda item: item[0])]
 
 
 def read(run: Run) -> list[Report]:
@@ -110,6 +126,6 @@ def _write_pages(run: Run, prefix: str, title: str, blocks: Sequence[Any]) -> li
 
 
 __all__ = [
-    "gold", "not_to_follow", "read", "read_guard", "render", "stage_seconds", "write", "write_guard",
-    "write_reward_model",
+    "gold", "not_to_follow", "read", "read_guard", "render", "stage_seconds", "write", "write_canaries", "write_guard",
+    "write_judge_cards", "write_reward_model",
 ]  # fmt: skip

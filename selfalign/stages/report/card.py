@@ -5,6 +5,7 @@ from __future__ import annotations
 from selfalign.config import Campaign, in_round
 from selfalign.records import Report
 from selfalign.stages.report import content, training
+from selfalign.stages.report import judge as judges
 from selfalign.stages.report.document import Block, Heading, Paragraph, Table, markdown, to_markdown
 from selfalign.store import Run
 
@@ -44,7 +45,7 @@ def _blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
         ("reference", training.reference(settings, report.round)),
         ("constitution", f"{report.constitution}, hash {report.constitution_hash}"),
         *([("judged by", report.standard)] if report.standard else []),
-        ("labelling judge", f"{judge.model}, {judge.method}"),
+        ("labelling judge", f"{', '.join(one.model for one in judge.members())}, {judge.method}"),
         ("evaluating judge", evaluating),
         ("seed", str(settings.seed)),
     )
@@ -62,6 +63,7 @@ def _blocks(run: Run, report: Report, settings: Campaign) -> list[Block]:
         *content.details(report),
         Heading("The judges"),
         content.judge_table([report]),
+        *judges.blocks(run, report.round),
         Heading("Limits"),
         Paragraph(LIMITS),
         Heading("Lineage"),

@@ -6,8 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from selfalign import principles
 from selfalign.config import Campaign, in_round
-from selfalign.records import Behaviour, HumanAgreement, JudgeHealth, Report, RewardReport, Sample, WinRate
-from selfalign.stages.report import reward_model, steps, training, truth
+from selfalign.records import (
+    Behaviour,
+    CanaryReport,
+    HumanAgreement,
+    JudgeHealth,
+    Report,
+    RewardReport,
+    Sample,
+    WinRate,
+)
+from selfalign.stages.report import judge, reward_model, steps, training, truth
 from selfalign.stages.report.document import Block, Dialogue, Figure, Fold, Heading, Paragraph, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
 from selfalign.store import Run, StoreError
@@ -20,10 +29,10 @@ def campaign_page(
     reports: Sequence[Report],
     campaign: Campaign,
     gold: Mapping[str, Mapping[str, float]],
-    stopped: Sequence[RewardReport] = (),
+    stopped: Sequence[RewardReport | CanaryReport] = (),
 ) -> list[Block]:
     """The page of a whole run: how the figures moved, then every round. `stopped` are rounds that have no report."""
-    ends = [block for found in stopped for block in reward_model.stopped_page(found)]
+    ends = [block for found in stopped for block in stopped_page(found)]
     if not reports:
         return [Paragraph(standing(reports)), *ends]
     last = reports[-1]
@@ -48,6 +57,11 @@ def campaign_page(
     return [*blocks, Heading("Lineage"), *lineage(run, reports)]
 
 
+def stopped_page(found: RewardReport | CanaryReport) -> list[Block]:
+    """The page of a round that ended before its policy was trained."""
+    return reward_model.stopped_page(found) if isinstance(found, RewardReport) else judge.stopped_page(found)
+
+
 def round_page(run: Run, report: Report, previous: Report | None, campaign: Campaign) -> list[Block]:
     """The page of one round. `previous` is the report of the round before, where there was one."""
     changed = previous is not None and previous.constitution_hash != report.constitution_hash
@@ -64,6 +78,7 @@ def round_page(run: Run, report: Report, previous: Report | None, campaign: Camp
         Heading("Judge health"),
         judge_table([report]),
         *people_table([report]),
+        *judge.blocks(run, report.round),
         Heading("Lineage"),
         *lineage(run, [report]),
     ]

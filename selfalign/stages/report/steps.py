@@ -46,6 +46,8 @@ def _stage(name: str) -> str | None:
     The answers of rollouts, whose digests are made from their prompts', belong to the training, and so do the rewards
     that a judge gave them; what its guard looked at is left out.
     """
+    if name.startswith("canaries/"):
+        return "judge"
     if name.startswith("rollouts/"):
         return "train" if name.endswith(("/candidates", "/rewards")) and "/heldout/" not in name else None
     return STAGE_OF.get("heldout" if name.startswith("heldout/") else name.rpartition("/")[2])
