@@ -8,34 +8,32 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-import msgspec
 import numpy as np
 
 from selfalign import calibration, config
 from selfalign import constitution as constitutions
+from selfalign.agreement import krippendorff_alpha, preference_kappa
 from selfalign.constitution import Constitution
+from selfalign.labels import read, together
 from selfalign.preferences import PairKey, by_prompt, p_of, pair_key, read_prompt, sigmoid
-from selfalign.records import Candidate, Interval, JudgeCard, Judgment, LabelAgreement, derived_seed
+from selfalign.records import Candidate, JudgeCard, Judgment, LabelAgreement, derived_seed
 from selfalign.stages import evaluate
 from selfalign.stages.report.judge import read_canaries
 from selfalign.statistics import fit_logistic
-from selfalign.store import Run, Step, StoreError
-from selfalign.text import one_line
+from selfalign.store import Run, Step
 
 Labels = Mapping[PairKey, float]  # of two candidates' ids: above 0 where the first is better, 0 where they are alike
 Shards = Iterable[tuple[Sequence[Candidate], Sequence[Judgment]]]
 
-LABELS = "gold_labels.jsonl"
 _RESAMPLES = 1000
-_KINDS, _KIND_LENGTH = 8, 60  # of what came instead of a verdict: how many are told apart, and in how many characters
 _SUREST = 1e-9  # a probability of 0 or 1 has no log-odds
 
 
 def measure(run: Run, number: int, labels: Labels | None = None, price: float | None = None) -> list[JudgeCard]:
     """The cards of the judges that labelled a round's answers, by judge id; none where nothing was judged yet.
 
-    `labels` are by default those that the run's folder holds. `price` is what a million tokens read cost. Raises
-    StoreError where the records are damaged.
+    `labels` are by default all that the run's folder holds, of people or imported. `price` is what a million tokens
+    read cost. Raises StoreError where the records are damaged.
     """
     steps = list(_labelled(run, number))
     counts = Counter(judgment.judge_id for _, said in steps for _, shard in said.shards(Judgment) for judgment in shard)
@@ -44,10 +42,10 @@ def measure(run: Run, number: int, labels: Labels | None = None, price: float | 
     settings = config.in_round(config.load(run.path / "campaign.yaml").campaign, number)
     constitution = constitutions.load(run.path / f"rounds/{number:03d}/constitution.yaml")
     seconds = sum(_seconds(run, said) for _, said in steps)
-    labels = known_labels(run) if labels is None else labels
+    labels = together(read(run.path).values()) if labels is None else labels
     canaries, seed = read_canaries(run, number), derived_seed(settings.seed, "judge card", number)
     decided = {name: decisions(_said_by(name, steps), constitution, settings.pairs) for name in sorted(counts)}
-    alpha = krippendorff_alpha(list(decided.values())) if len(decided) > 1 else None
+    panel_alpha = alpha(list(decided.values())) if len(decided) > 1 else None
     cards = []
     for judge_id, count in sorted(counts.items()):
         card = make_card(
@@ -55,35 +53,8 @@ def measure(run: Run, number: int, labels: Labels | None = None, price: float | 
             round=number, judge_id=judge_id, seconds=seconds * count / counts.total(), price=price, seed=seed,
         )  # fmt: skip
         others = {name: kappa(decided[judge_id], said) for name, said in decided.items() if name != judge_id}
-        cards.append(replace(card, canaries=canaries, kappa_with=others, panel_alpha=alpha))
+        cards.append(replace(card, canaries=canaries, kappa_with=others, panel_alpha=panel_alpha))
     return cards
-
-
-def known_labels(run: Run) -> dict[PairKey, float]:
-    """The labels that a run's folder holds: of gold, a line {"a": id, "b": id, "lead": 1, 0 or -1} for each pair.
-
-    Raises StoreError with the line of one that is no label.
-    """
-    path = run.path / LABELS
-    if not path.exists():
-        return {}
-    lines = path.read_bytes().splitlines()
-    return dict(_label(line, f"{path}:{number}") for number, line in enumerate(lines, start=1) if line.strip())
-
-
-def _label(line: bytes, where: str) -> tuple[PairKey, float]:
-    try:
-        found = msgspec.json.decode(line, type=_Line)
-    except msgspec.DecodeError as error:
-        raise StoreError(f'{where} is no label: {error}. A label is a line {{"a": ID, "b": ID, "lead": 1}}.') from error
-    return pair_key(found.a, found.b), found.lead if found.a < found.b else -found.lead
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    a: str
-    b: str
-    lead: float
 
 
 def make_card(
@@ -112,7 +83,7 @@ def make_card(
         num_retested=len(seen.retests),
         retest_difference=difference,
         retest_noise=noise,
-        invalid_kinds=dict(seen.invalid.most_common(_KINDS)),
+        invalid_kinds=dict(seen.invalid.most_common()),
         tokens_per_pair=tokens,
         seconds_per_pair=seconds / pairs_seen if seconds and seen.num_pairs else None,
         cost_per_pair=tokens * price / 1e6 if tokens is not None and price is not None else None,
@@ -141,7 +112,10 @@ def agreement(found: Sequence[Labelled], *, resamples: int = _RESAMPLES, seed: i
         return None
     gaps = [math.copysign(1.0, one.label) * _log_odds(one.p) for one in decided]
     right = calibration.accuracy(gaps, [one.prompt_id for one in decided], resamples=resamples, seed=seed)
-    kappa, interval = kappa_with_interval(found, resamples=resamples, seed=seed)
+    ours = [0.0 if one.alike else one.p - 0.5 for one in found]
+    kappa = preference_kappa(
+        ours, [one.label for one in found], [one.prompt_id for one in found], resamples=resamples, seed=seed
+    )
     forecasts = calibration.folded(gaps)
     bins = calibration.reliability(forecasts)
     return LabelAgreement(
@@ -149,40 +123,13 @@ def agreement(found: Sequence[Labelled], *, resamples: int = _RESAMPLES, seed: i
         num_prompts=len({one.prompt_id for one in found}),
         accuracy=right.value,
         interval=right.cautious,
-        kappa=kappa,
-        kappa_interval=interval,
+        kappa=kappa.value,
+        kappa_interval=kappa.interval,
         ece=calibration.expected_calibration_error(bins),
         ece_by_chance=calibration.chance_calibration_error(forecasts, seed=seed),
         bins=bins,
         longer_preferred=longer_preferred(found),
     )
-
-
-def kappa_with_interval(
-    found: Sequence[Labelled], *, resamples: int, seed: int
-) -> tuple[float | None, Interval | None]:
-    """Cohen's kappa of judge and labels (worse, alike, better), and its percentile bootstrap interval over prompts.
-
-    Each pair counts in both orders, half each, for which answer is named first means nothing.
-    """
-    tables = _tables(found)
-    generator = np.random.default_rng(seed)
-    drawn = generator.multinomial(len(tables), np.full(len(tables), 1 / len(tables)), size=resamples)
-    again = [calibration.cohen_kappa(np.tensordot(times, tables, axes=1)) for times in drawn]
-    known = [kappa for kappa in again if kappa is not None]
-    interval = Interval(*map(float, np.quantile(known, [0.025, 0.975]))) if known else None
-    return calibration.cohen_kappa(tables.sum(axis=0)), interval
-
-
-def _tables(found: Sequence[Labelled]) -> np.ndarray:
-    """How often the judge said i and the labels j, for each prompt. [G, 3, 3]"""
-    place = {name: index for index, name in enumerate(dict.fromkeys(one.prompt_id for one in found))}
-    tables = np.zeros((len(place), 3, 3))
-    for one in found:
-        row, column = int(0 if one.alike else np.sign(one.p - 0.5)) + 1, int(np.sign(one.label)) + 1
-        tables[place[one.prompt_id], row, column] += 0.5
-        tables[place[one.prompt_id], 2 - row, 2 - column] += 0.5
-    return tables
 
 
 def longer_preferred(found: Sequence[Labelled]) -> float | None:
@@ -225,23 +172,9 @@ def kappa(ours: Decisions, theirs: Decisions) -> float | None:
     return found.kappa if found is not None else None
 
 
-def krippendorff_alpha(judges: Sequence[Decisions]) -> float | None:
-    """Krippendorff's alpha (2004, chapter 11) for nominal data and any number of judges, each of which may miss pairs.
-
-    1 - (n - 1) sum o_ck / sum n_c n_k over the values c != k, o being coincidences of values within a pair. Each pair
-    counts in both orders, half each. None where fewer than two judges decided a pair, or all say the same.
-    """
-    coincidences = np.zeros((3, 3))
-    for pair in set().union(*judges):
-        said = [judge[pair] for judge in judges if pair in judge]
-        counts = np.bincount([value + 1 for value in said], minlength=3).astype(float)
-        if len(said) > 1:
-            within = (np.outer(counts, counts) - np.diag(counts)) / (len(said) - 1)
-            coincidences += (within + within[::-1, ::-1]) / 2
-    total, shares = float(coincidences.sum()), coincidences.sum(axis=1)
-    expected = total**2 - float(shares @ shares)
-    observed = total - float(np.trace(coincidences))
-    return 1 - (total - 1) * observed / expected if expected > 0 else None
+def alpha(judges: Sequence[Decisions]) -> float | None:
+    """Krippendorff's alpha of any number of judges, each of which may miss pairs."""
+    return krippendorff_alpha([[judge.get(pair) for judge in judges] for pair in sorted(set().union(*judges))])
 
 
 # What was said -------------------------------------------------------------------------------------------------------
@@ -269,7 +202,7 @@ class _Evidence:
 
     def add(self, prompt_id: str, said: Sequence[Judgment], lengths: Mapping[str, int]) -> None:
         self.tokens += sum(judgment.num_tokens for judgment in said)
-        self.invalid.update(invalid_kind(judgment) for judgment in said if judgment.verdict == "invalid")
+        self.invalid.update(judgment.invalid_reason for judgment in said if judgment.verdict == "invalid")
         self.retests += retests(said)
         readings = read_prompt(said, self.constitution, self.settings.rating_scale)
         self.num_pairs += len(readings.pairs)
@@ -278,11 +211,6 @@ class _Evidence:
             if lead is not None:
                 p, alike = readings.probability(lead), abs(lead) < self.settings.min_margin
                 self.labelled.append(Labelled(prompt_id, p, self.labels[a, b], lengths[a] - lengths[b], alike))
-
-
-def invalid_kind(judgment: Judgment) -> str:
-    """What came instead of a verdict, in a few words."""
-    return one_line(judgment.raw, _KIND_LENGTH) or "nothing"
 
 
 def retests(said: Iterable[Judgment]) -> list[float]:

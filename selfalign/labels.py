@@ -118,6 +118,15 @@ def leads(labels: Iterable[Label]) -> dict[tuple[str, str], float]:
     return found
 
 
+def together(labellers: Iterable[Iterable[Label]]) -> dict[tuple[str, str], float]:
+    """What several labellers prefer taken together, by pair: the sum of their leads, 0 where they are even."""
+    found: dict[tuple[str, str], float] = {}
+    for labels in labellers:
+        for pair, lead in leads(labels).items():
+            found[pair] = found.get(pair, 0.0) + lead
+    return found
+
+
 def repeats(labels: Iterable[Label]) -> tuple[list[float], list[float]]:
     """What was said of the pairs that were shown twice: the first time, and again."""
     labels = list(labels)

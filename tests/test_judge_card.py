@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from selfalign import calibration, config
+from selfalign import calibration, config, labels
 from selfalign.campaign import run_campaign
 from selfalign.constitution import Constitution, Principle
 from selfalign.judge_card import (
-    LABELS,
     Labelled,
     agreement,
-    kappa_with_interval,
-    known_labels,
     longer_preferred,
     make_card,
     measure,
     retests,
 )
 from selfalign.preferences import sigmoid
-from selfalign.records import Candidate
+from selfalign.records import Candidate, Label
 from selfalign.stages.report.judge import read_cards
 from selfalign.steps import records_of
-from selfalign.store import StoreError
 from tests.scripted import ScriptedWorkers, start, write_campaign
 from tests.stages.world import both_orders, candidate, compared, prompt, rated
 
@@ -49,7 +44,7 @@ def test_counts_of_what_was_said() -> None:
     found = card(said, seconds=6.0, price=5.0)
     assert (found.round, found.judge_id, found.num_pairs, found.num_retested) == (1, "judge", 2, 1)
     assert found.health.num_judgments == 4 and found.health.invalid == 0.25
-    assert found.invalid_kinds == {"nothing": 1}
+    assert found.invalid_kinds == {"malformed": 1}
     assert found.seconds_per_pair == 3.0 and found.agreement is None and found.canaries is None
 
 
@@ -126,8 +121,9 @@ def test_without_differences_in_length_there_is_no_liking_to_tell() -> None:
 def test_the_interval_of_kappa_resamples_prompts() -> None:
     """A naive loop over resampled prompts gives the same interval, up to chance."""
     found = labelled(200, 2, 1.0, 2.0)
-    kappa, interval = kappa_with_interval(found, resamples=2000, seed=3)
-    assert interval.low < kappa < interval.high
+    agreed = agreement(found, resamples=2000, seed=3)
+    interval = agreed.kappa_interval
+    assert interval.low < agreed.kappa < interval.high
     groups = {}
     for one in found:
         groups.setdefault(one.prompt_id, []).append(one)
@@ -154,23 +150,14 @@ def test_a_run_is_described_from_its_records_and_its_labels(tmp_path: Path) -> N
     assert "judge card" in (work.run.path / "rounds/000/report.md").read_text()
     answers = records_of(work.run.view("rounds/000/candidates"), Candidate)
     kind = {c.id: c.text.startswith("kind") for c in answers}
-    lines = [
-        json.dumps({"a": a.id, "b": b.id, "lead": int(kind[a.id]) - int(kind[b.id])})
+    pairs = [
+        (a, b)
         for a in answers
         for b in answers
-        if a.prompt_id == b.prompt_id and a.sample_index < b.sample_index
+        if a.prompt_id == b.prompt_id and a.sample_index < b.sample_index and kind[a.id] != kind[b.id]
     ]
-    (work.run.path / LABELS).write_text("\n".join(lines) + "\n")
+    said = [Label("ada", a.prompt_id, a.id, b.id, "preferred", a.id if kind[a.id] else b.id) for a, b in pairs]
+    labels.write(work.run.path, "ada", said)
     (found,) = measure(work.run, 0)
     assert found.agreement.accuracy == 1.0 and found.agreement.kappa == pytest.approx(1.0)
     assert measure(work.run, 0, labels={}) == [written]
-
-
-@pytest.mark.parametrize("line", ['{"a": "x"}', "[]", "\x00", '{"a": "x", "b": "y", "lead": "much"}'])
-def test_a_line_that_is_no_label_is_named(tmp_path: Path, line: str) -> None:
-    run = start(tmp_path, write_campaign(tmp_path), ScriptedWorkers()).run
-    (run.path / LABELS).write_text(f'{{"a": "y", "b": "x", "lead": 1}}\n{line}\n')
-    with pytest.raises(StoreError, match=r"gold_labels.jsonl:2 is no label"):
-        known_labels(run)
-    (run.path / LABELS).write_text('{"a": "y", "b": "x", "lead": 1}\n')
-    assert known_labels(run) == {("x", "y"): -1.0}

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from selfalign import config
 from selfalign.campaign import run_campaign
 from selfalign.constitution import Constitution, Principle
 from selfalign.constitution import load as load_constitution
-from selfalign.judge_card import kappa, krippendorff_alpha, measure
+from selfalign.judge_card import alpha, kappa, measure
 from selfalign.preferences import pair_key, read_prompt
 from selfalign.records import Judgment, Pair
 from selfalign.stages import StageError
@@ -62,34 +59,12 @@ def test_ratings_are_compared_within_each_judge() -> None:
     assert read_prompt(said, HOUSE).ratings(A.id, B.id, 0.1) == pytest.approx((3.5, 2.5))
 
 
-def naive_alpha(judges: list[dict]) -> float:
-    """Krippendorff's alpha by its definition: observed over expected disagreement of pairs of values."""
-    units = [[judge[pair] for judge in judges if pair in judge] for pair in set().union(*judges)]
-    units = [unit for unit in units if len(unit) > 1]
-    both = [*units, *([-value for value in unit] for unit in units)]
-    values = [value for unit in both for value in unit]
-    observed = sum(sum(a != b for a, b in itertools.permutations(unit, 2)) / (len(unit) - 1) for unit in both)
-    counts = Counter(values)
-    differing = sum(counts[a] * counts[b] for a in counts for b in counts if a != b)
-    n = len(values) / 2
-    return 1 - (n - 1) * (observed / 2) / (differing / 4)
-
-
-def test_alpha_against_its_definition() -> None:
-    draw = np.random.default_rng(5)
-    truth = {("a", str(i)): int(draw.choice([-1, 1])) for i in range(60)}
-    judges = [
-        {
-            pair: value if draw.random() < 0.8 else int(draw.choice([-1, 0, 1]))
-            for pair, value in truth.items()
-            if draw.random() < 0.9
-        }
-        for _ in range(3)
-    ]
-    assert krippendorff_alpha(judges) == pytest.approx(naive_alpha(judges))
-    assert krippendorff_alpha([truth, truth]) == pytest.approx(1.0)
-    assert krippendorff_alpha([truth, {pair: -value for pair, value in truth.items()}]) < -0.9
-    assert krippendorff_alpha([truth, {}]) is None
+def test_alpha_leaves_out_pairs_of_one_judge() -> None:
+    truth = {("a", str(i)): 1 if i % 2 else -1 for i in range(60)}
+    some = {pair: value for pair, value in truth.items() if int(pair[1]) < 40}
+    assert alpha([truth, some]) == pytest.approx(1.0)
+    assert alpha([truth, {pair: -value for pair, value in truth.items()}]) < -0.9
+    assert alpha([truth, {}]) is None
 
 
 def test_kappa_of_two_judges() -> None:

@@ -74,7 +74,7 @@ class Workers(ScriptedWorkers):
 
 
 def campaign(folder: Path, **settings):
-    settings = write_campaign(folder, rounds=1, judge__principles="all", **settings)
+    settings = write_campaign(folder, judge__canaries=0, rounds=1, judge__principles="all", **settings)
     (folder / "constitution.yaml").write_text(RULES)
     work = start(folder, settings, Workers())
     with work.run.lock():

@@ -41,14 +41,13 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
             "List, show and export answers to learn as they are",
         ),
         Command("revisions", "selfalign.cli.revisions:app", "List and show critiques and revisions"),
-        Command("judge", "selfalign.cli.judge:app", "Show how far a run's judge can be trusted"),
         Command("report", "selfalign.cli.report:report", "Write the report of a run, as Markdown and HTML"),
         Command("verify", "selfalign.cli.start:verify", "Check every file of a run against its digest"),
     ),
     "Hold the judge against people": (
         Command("label", "selfalign.cli.label:label", "Say which of two answers is better, blind"),
         Command("labels", "selfalign.cli.labels:app", "List, import and export labels by people"),
-        Command("judge", "selfalign.cli.judge:app", "Calibrate a judge by what people said"),
+        Command("judge", "selfalign.cli.judge:app", "How far a run's judge can be trusted; calibrate it"),
     ),
     "Look around": (
         Command("config", "selfalign.cli.config:config", "Show every setting and where it came from"),

@@ -47,7 +47,7 @@ def card(
 ) -> int:
     """Show what the records tell of the judge of a round, by default of the last that was judged.
 
-    How right it is can be told where the run's folder holds labels of gold, gold_labels.jsonl.
+    How right it is can be told where there are labels: selfalign label, or selfalign labels import.
     """
     from selfalign import judge_card
 

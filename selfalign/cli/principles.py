@@ -56,10 +56,7 @@ def stats(run: RunName, /, *, round: Round = None, json: bool = False, runs: Run
 
 def people_prefer(run: Path) -> dict[tuple[str, str], str]:
     """What all labellers of a run together prefer, by pair of candidates; pairs on which they are even are left out."""
-    said: dict[tuple[str, str], float] = {}
-    for labelled in labels.read(run).values():
-        for pair, lead in labels.leads(labelled).items():
-            said[pair] = said.get(pair, 0.0) + lead
+    said = labels.together(labels.read(run).values())
     return {pair: pair[0] if lead > 0 else pair[1] for pair, lead in said.items() if lead}
 
 

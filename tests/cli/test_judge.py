@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from selfalign import labels
 from selfalign.campaign import run_campaign
-from selfalign.judge_card import LABELS
-from selfalign.records import Candidate
+from selfalign.records import Candidate, Label
 from selfalign.steps import records_of
 from tests.cli.conftest import Cli
 from tests.scripted import ScriptedWorkers, start, write_campaign
@@ -39,14 +39,14 @@ def test_with_labels_a_card_says_how_right_the_judge_is(judged: Path, cli: Cli) 
     kind, rude = ([c for c in records_of(run.view("rounds/001/candidates"), Candidate) if c.text.startswith(word)]
                   for word in ("kind", "rude"))  # fmt: skip
     pairs = [(a, b) for a in kind for b in rude if a.prompt_id == b.prompt_id]
-    lines = [json.dumps({"a": a.id, "b": b.id, "lead": 1}) for a, b in pairs]
-    (run.path / LABELS).write_text("\n".join(lines) + "\n")
+    said = [Label("ada", a.prompt_id, a.id, b.id, "preferred", a.id) for a, b in pairs]
+    file = labels.write(run.path, "ada", said)
     try:
         done = cli("judge", "card", "run", cwd=judged)
         assert done.returncode == 0 and "how sure, and how often right" in done.stdout
         assert "Cohen's kappa" in done.stdout and "1.000" in done.stdout
     finally:
-        (run.path / LABELS).unlink()
+        file.unlink()
 
 
 def test_canaries_are_listed(judged: Path, cli: Cli) -> None:

@@ -32,7 +32,10 @@ def candidate(prompt: Prompt, text: str, index: int = 0, **fields: object) -> Ca
 
 def compared(first: Candidate, second: Candidate, p_first: float | None, principle: Principle) -> Judgment:
     verdict = "invalid" if p_first is None else "tie" if p_first == 0.5 else "first" if p_first > 0.5 else "second"
-    return _judgment(first.prompt_id, first.id, second.id, principle, verdict=verdict, p_first=p_first)
+    invalid = "malformed" if p_first is None else ""
+    return _judgment(
+        first.prompt_id, first.id, second.id, principle, verdict=verdict, p_first=p_first, invalid_reason=invalid
+    )
 
 
 def both_orders(a: Candidate, b: Candidate, p: float, principle: Principle) -> list[Judgment]:
