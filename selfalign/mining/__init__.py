@@ -1,7 +1,7 @@
 """Inverse constitutional AI (Findeis et al. 2024, arXiv:2406.06560): from preferences to principles that explain them.
 
-`evidence` the preferences, and their split · `proposals` what a model says may explain each · `clusters` near-duplicates
-put together · `votes` what a judge makes of each rule, and which to take together · `draft` the constitution.
+`evidence` the preferences, and their split · `proposals` what a model says may explain each · `clusters` nearly equal
+ones put together · `votes` what a judge makes of each rule, and which to take together · `draft` the constitution.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from selfalign.config import Judge
 from selfalign.engines.base import Engine
 from selfalign.mining.clusters import Cluster, cluster
 from selfalign.mining.evidence import MiningError, Preference, Split, read, split
-from selfalign.mining.proposals import UNUSABLE, Proposals, Told, propose
+from selfalign.mining.proposals import REFUSED, UNUSABLE, Proposals, Told, propose
 from selfalign.mining.votes import Votes, choose, decided, joint, vote
 
 
@@ -92,13 +92,11 @@ def mine(
 def _nothing_usable(proposals: Proposals) -> str:
     counts = proposals.counts
     reasons = ", ".join(f"{counts[reason]} {reason}" for reason in UNUSABLE if counts[reason])
-    refused = ", ".join(
-        f"{n} {reason}" for reason, n in counts.items() if reason not in (*UNUSABLE, "replies", "rules")
-    )
+    refused = ", ".join(f"{counts[reason]} {reason}" for reason in REFUSED if counts[reason])
     said = "; ".join(filter(None, (reasons and f"replies: {reasons}", refused and f"rules: {refused}")))
     return (
-        f"no usable principle in {counts['replies']} replies ({said}): the model does not follow the request for a list "
-        "of rules. Name one that follows instructions by --model, such as Qwen/Qwen3-8B or openai:NAME"
+        f"no usable principle in {counts['replies']} replies ({said}): the model does not follow the request for a "
+        "list of rules. Name one that follows instructions by --model, such as Qwen/Qwen3-8B or openai:NAME"
     )
 
 

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -99,7 +100,7 @@ def _described(texts: Sequence[str], similarity: np.ndarray, supporters: Mapping
 def _features(text: str) -> list[str]:
     words = [word for word in _words(text) if word not in _COMMON]
     letters = [f" {word} "[i : i + 4] for word in words for i in range(max(1, len(word) - 1))]
-    return [*words, *(" ".join(two) for two in zip(words, words[1:], strict=False)), *letters]
+    return [*words, *(" ".join(two) for two in pairwise(words)), *letters]
 
 
 def _is_against(text: str) -> bool:

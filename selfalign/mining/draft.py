@@ -37,8 +37,8 @@ def figures(rule: Rule, mined: Mined) -> str:
     together = f" With the principles above it {rule.together.value:.2f}." if rule.together else ""
     return (
         f"Proposed from {rule.support} of {mined.num_train} pairs, in {len(rule.wordings)} wordings. On "
-        f"{mined.num_heldout} held-out pairs it sides with the preferred answer in {rule.alone.value:.2f} of cases alone "
-        f"(95% interval {rule.alone.cautious.low:.2f} to {rule.alone.cautious.high:.2f}); it decides "
+        f"{mined.num_heldout} held-out pairs it sides with the preferred answer in {rule.alone.value:.2f} of cases "
+        f"alone (95% interval {rule.alone.cautious.low:.2f} to {rule.alone.cautious.high:.2f}); it decides "
         f"{rule.coverage:.2f} of the pairs{decides}.{same}{together}"
     )
 
@@ -46,8 +46,9 @@ def figures(rule: Rule, mined: Mined) -> str:
 def _head(mined: Mined, origin: str, model: str) -> list[str]:
     together = f"{mined.together.value:.3f} (95% interval {mined.together.cautious})" if mined.together else "none"
     return [
-        f"Mined from {one_line(origin, 200)} by {one_line(model, 200)}: inverse constitutional AI (Findeis et al. 2024).",
-        f"Right on held-out pairs: {together}; one side always {mined.majority:.3f}; length alone {mined.length.value:.3f}.",
-        "What explains preferences need not be what is wanted of a policy. Read each, reword or drop it, and set its status",
-        "to active; until one is active there is nothing to judge by.",
+        f"Mined from {one_line(origin, 200)} by {one_line(model, 200)}, as in Findeis et al. 2024 (arXiv:2406.06560).",
+        f"Right on held-out pairs: {together}; always the side that mostly wins: {mined.majority:.3f}; "
+        f"length alone: {mined.length.value:.3f}.",
+        "What explains preferences need not be what is wanted of a policy. Read each principle, reword or drop it, and",
+        "set its status to active; until one is active there is nothing to judge by.",
     ]

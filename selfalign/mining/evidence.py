@@ -6,7 +6,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -101,7 +101,7 @@ def read(path: Path) -> Iterator[Preference | str]:
     JSON lines with `chosen` and `rejected` and a `prompt` or `messages`, as texts or as messages; where the prompt is
     not given, both are whole conversations (TRL's implicit prompts), or transcripts of "Human:" and "Assistant:" (HH).
     `p_chosen` may say how sure the preference is. CSV as inverse constitutional AI (Findeis et al. 2024) has it:
-    text_a, text_b and preferred_text, where `input` may be the prompt. Raises InputError with the line of every mistake.
+    text_a, text_b and preferred_text; `input` may be the prompt. Raises InputError with the line of every mistake.
     """
     if path.suffix == ".csv":
         rows, parse = _csv_rows(path), _of_csv
@@ -140,9 +140,7 @@ def _of_json(place: Place, row: Any) -> Preference:
 
 def _explicit(row: dict[str, Any]) -> tuple[tuple[Message, ...], str, str]:
     prompt = row.get("prompt")
-    asked = (
-        {"messages": prompt} if isinstance(prompt, list) else {k: row[k] for k in ("prompt", "messages") if k in row}
-    )
+    asked = {"messages": prompt} if isinstance(prompt, list) else row
     return messages_of(asked), _answer(row, "chosen"), _answer(row, "rejected")
 
 

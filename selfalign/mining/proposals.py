@@ -54,7 +54,7 @@ Told = Callable[[str, int, int], None]  # what is being done, how much of it is 
 
 @dataclass(frozen=True)
 class Proposals:
-    """`rules` has for each the ids of the pairs that proposed it; `counts` how many replies and rules were of no use."""
+    """`rules` has for each the ids of the pairs that proposed it; `counts` how many there were, and of no use."""
 
     rules: dict[str, list[str]]
     counts: Counter[str]

@@ -24,8 +24,11 @@ LEAST_GAIN = 0.01  # of accuracy on the pairs learnt from, below which no furthe
 
 @dataclass(frozen=True)
 class Votes:
-    """`p` [K, N, 2]: by each of K rules, the probability that the preferred answer of each of N pairs is the better one,
-    shown first and shown second; nan where the judge gave no valid verdict."""
+    """What a judge says of N pairs by each of K rules.
+
+    `p` [K, N, 2]: the probability that the preferred answer is the better one, where it is shown first and where it is
+    shown second; nan for no valid verdict.
+    """
 
     p: np.ndarray
 
@@ -40,8 +43,10 @@ class Votes:
 
     @property
     def log_odds(self) -> np.ndarray:
-        """Of the mean of both orders [K, N], at most those of `SUREST`; 0 where a verdict is missing, since what is left
-        would carry the judge's liking for a position."""
+        """Of the mean of both orders [K, N], at most those of `SUREST`.
+
+        0 where one verdict is missing, for the other would carry the judge's liking for a position.
+        """
         p = np.clip(np.nan_to_num(self.p.mean(axis=2), nan=0.5), 1 - SUREST, SUREST)
         return np.log(p) - np.log1p(-p)
 
@@ -51,7 +56,7 @@ class Votes:
         return decided(self.log_odds) != 0
 
     def consistency(self) -> np.ndarray:
-        """By rule the share of pairs with both verdicts on which both orders favour the same answer [K]; nan for none."""
+        """Of the pairs with both verdicts, the share on which these favour the same answer [K]; nan for no pair."""
         valid = ~np.isnan(self.p).any(axis=2)
         same = ((self.p > 0.5).all(axis=2) | (self.p < 0.5).all(axis=2)) & valid
         return np.divide(same.sum(1), valid.sum(1), out=np.full(len(self.p), np.nan), where=valid.any(1))
@@ -60,7 +65,10 @@ class Votes:
 def vote(
     rules: Sequence[str], pairs: Sequence[Preference], engine: Engine, settings: Judge, *, seed: int, told: Told
 ) -> Votes:
-    """Put every pair before the judge by every rule, in both orders. Raises MiningError where it mostly cannot answer."""
+    """Put every pair before the judge by every rule, in both orders.
+
+    Raises MiningError where more than `max_invalid` of its verdicts are none.
+    """
     settings = replace(
         settings, method="pairwise-logprob", both_orders=True, principles="all", comparisons="all", tie_margin=0.0
     )
@@ -80,8 +88,9 @@ def vote(
     found = Votes(p)
     if found.invalid > settings.max_invalid:
         raise MiningError(
-            f"the model gave no valid verdict on {found.invalid:.0%} of the questions: it does not answer by the labels "
-            f"{' and '.join(settings.labels_pairwise)}, or the pairs are longer than its context. Name another by --model"
+            f"the model gave no valid verdict on {found.invalid:.0%} of the questions: it does not answer by the "
+            f"labels {' and '.join(settings.labels_pairwise)}, or the pairs are longer than its context. Name another "
+            "by --model"
         )
     return found
 
