@@ -27,7 +27,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command("branch", "selfalign.cli.start:branch", "Start a new campaign from a round of another"),
     ),
     "Write the principles": (
-        Command("constitution", "selfalign.cli.constitution:app", "Lint, compare, import and export constitutions"),
+        Command("constitution", "selfalign.cli.constitution:app", "Lint, compare, mine, import, export constitutions"),
     ),
     "Read what it made": (
         Command("runs", "selfalign.cli.runs:app", "List and compare runs"),

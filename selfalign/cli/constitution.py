@@ -37,10 +37,12 @@ from selfalign.text import clean, one_line
 
 app = App(
     name="constitution",
-    help="Lint, compare, import and export constitutions.",
+    help="Lint, compare, mine, import and export constitutions.",
     help_format="plaintext",
     result_action="return_value",
 )
+
+app.command("selfalign.cli.mine:mine", name="mine")
 
 _EXIT = {"error": USAGE, "warning": FAILED, "note": 0}
 
