@@ -24,7 +24,7 @@ from selfalign.cli.targets import CAMPAIGN_FILE, RUNS, find_run
 from selfalign.cli.workload import model_folder
 from selfalign.constitution import check_document
 from selfalign.engines.base import Engine
-from selfalign.mining import Mined, Preference, Rule, Split, Told
+from selfalign.mining import Mined, Preference, Rule, Told
 from selfalign.mining.draft import draft
 from selfalign.mining.proposals import REFUSED, UNUSABLE
 from selfalign.preflight import HUB_NAME, model_problems
@@ -81,6 +81,8 @@ def mine(
     seed
         Draws the pairs, splits them, and orders what the model is shown.
     """
+    if min(pairs, candidates, most) < 1:
+        raise CommandError("--pairs, --candidates and --most are 1 or more", code=USAGE)
     source = _source(target, round, runs)
     output = output or Path(f"{source.name}.mined.yaml")
     _check_output(output)
@@ -266,9 +268,7 @@ def _conclude(mined: Mined, output: Path) -> None:
         say(f"{len(mined.taken)} principles, all drafts, in {clean(str(output))}")
         say(f"next:  read them, set `status: active`, then   selfalign constitution lint {output}")
     else:
-        say(
-            "no rule explains the preferences better than a coin; no draft is written. Try more pairs, or another --model"
-        )
+        say("no rule explains the preferences better than a coin: no draft is written. Try more pairs or another model")
 
 
 def _left_out(mined: Mined) -> Iterator[str]:

@@ -174,11 +174,11 @@ def as_row(pair: Example[Pair]) -> dict[str, Any]:
 
 def origin(run: Run, pair: Example[Pair]) -> dict[str, Any]:
     """Where a pair comes from: its policy, judge and samples, and the steps of its round with their digests."""
-    sides = dict(zip(("chosen", "rejected"), sides(pair), strict=True))
+    named = dict(zip(("chosen", "rejected"), sides(pair), strict=True))
     return {
-        **lineage(run, "pairs", pair, sides["rejected"].policy_id),
-        "samples": {name: "gold answer" if _is_gold(side) else side.sample_index for name, side in sides.items()},
-        "seeds": {name: None if _is_gold(side) else side.seed for name, side in sides.items()},
+        **lineage(run, "pairs", pair, named["rejected"].policy_id),
+        "samples": {name: "gold answer" if _is_gold(side) else side.sample_index for name, side in named.items()},
+        "seeds": {name: None if _is_gold(side) else side.seed for name, side in named.items()},
     }
 
 

@@ -14,9 +14,11 @@ import numpy as np
 ALIKE = 0.5  # cosine at which two groups of wordings are one rule, by average linkage
 MOST = 1500  # wordings that are compared each with each; the rarest of more are left out
 _OPENING = re.compile(r"^select the response that ")
-_COMMON = frozenset(
+_COMMON = frozenset(  # what nearly every rule says
     re.findall(
-        r"\w+", "a an the of to in on for with that which is are be it its as and or by this does do has more most"
+        r"\w+",
+        "a an the of to in on for with that which is are be it its as and or by this has have more most provides gives "
+        "offers uses shows includes contains makes user answer response question",
     )
 )
 _AGAINST = frozenset(

@@ -15,7 +15,7 @@ def draft(mined: Mined, *, name: str, origin: str, model: str) -> str:
 
     `origin` says what they were mined from. Its comments tell what they are worth together, and how to go on.
     """
-    found = [_principle(rule, mined, origin) for rule in mined.taken]
+    found = [_principle(rule, mined, origin) for rule in mined.taken]  # in the order in which they were taken
     rules = Constitution(name=slug(name) or "mined", version="0.1.0", principles=tuple(with_ids(found)))
     return "".join(f"# {one_line(line)}\n" for line in _head(mined, origin, model)) + rules.to_yaml()
 
@@ -34,7 +34,8 @@ def figures(rule: Rule, mined: Mined) -> str:
     """What a rule is worth, in words."""
     decides = f", right on {rule.when_decisive:.2f} of them" if rule.when_decisive is not None else ""
     same = f" Both orders agree on {rule.consistency:.2f}." if rule.consistency is not None else ""
-    together = f" With the principles above it {rule.together.value:.2f}." if rule.together else ""
+    later = rule.together is not None and rule is not mined.taken[0]
+    together = f" With the principles above it {rule.together.value:.2f}." if later else ""
     return (
         f"Proposed from {rule.support} of {mined.num_train} pairs, in {len(rule.wordings)} wordings. On "
         f"{mined.num_heldout} held-out pairs it sides with the preferred answer in {rule.alone.value:.2f} of cases "
