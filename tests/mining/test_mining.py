@@ -61,7 +61,7 @@ def test_two_rules_that_each_explain_a_part_are_taken_together() -> None:
 
 
 def test_the_same_seed_gives_the_same_draft_and_another_split_another(tmp_path: Path) -> None:
-    found = [mined(seed=seed) for seed in (17, 17, 4)]
+    found = [mined(seed=seed) for seed in (17, 17, 5)]
     texts = [written(each, tmp_path).read_text() for each in found]
     assert texts[0] == texts[1] and asdict(found[0])["rules"] != asdict(found[2])["rules"]
     backwards = mined(preferences()[::-1])
