@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import json
+import random
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from selfalign.config import Judge
+from selfalign.config import EngineSettings, Judge
 from selfalign.constitution import load
 from selfalign.constitution.lint import lint
+from selfalign.engines.transformers import TransformersEngine
 from selfalign.mining import Mined, MiningError, Preference, mine, split
 from selfalign.mining.draft import draft
 from selfalign.mining.proposals import UNUSABLE
+from selfalign.pocket import JUDGE, world
 from tests.mining.world import engine, preference, preferences, prompt, proposal, silent
 
 
@@ -139,3 +144,29 @@ def test_pairs_of_one_prompt_stay_on_one_side() -> None:
     assert not names[0] & names[1] and len(names[1]) == 5
     assert len(parts.train) + len(parts.heldout) == 50 and parts.left_out == {"not drawn": 10}
     assert parts != split(several, seed=4, limit=50)
+
+
+@pytest.mark.parametrize(
+    ("first", "expected"), [(lambda i: True, 1.0), (lambda i: False, 1.0), (lambda i: i % 4 > 0, 0.75)]
+)
+def test_a_side_that_mostly_wins_is_a_baseline(first: Callable[[int], bool], expected: float) -> None:
+    found = [replace(pair, chosen_first=first(i)) for i, pair in enumerate(preferences(120))]
+    assert mined(found).majority == pytest.approx(expected, abs=0.12 if expected < 1 else 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_real_judge_finds_what_decided_in_the_pocket_world() -> None:
+    """Answers that differ in much, of which the warm one is preferred to the rude: the shipped judge tells by votes."""
+    dice, pairs = random.Random(1), []
+    for question in dice.sample(world.questions("fact", "heldout"), 90):
+        drawn = [(m, dice.random() < 0.5, dice.random() < 0.3, dice.random() < 0.2) for m in ("warm", "rude")]
+        texts = [world.compose(question, world.Behaviour(good, m, long, ahoy), dice) for m, good, long, ahoy in drawn]
+        pairs.append(Preference(prompt(question.text), *texts))
+    rules = [f"Select the response that is {what}." for what in ("concise", "true", "polite", "written like a pirate")]
+    judge = TransformersEngine(str(JUDGE), EngineSettings(backend="transformers", dtype="float32"))
+    judge.generate = engine(text=lambda messages, seed: json.dumps(rules)).generate  # it writes nothing but labels
+    found = mine(split(pairs, seed=17, limit=90), judge, Judge(), seed=17, told=silent)
+    (taken,) = found.taken
+    assert taken.text == rules[2] and taken.alone.value > 0.9 and taken.consistency > 0.9
+    assert all(rule.alone.value < 0.8 for rule in found.rules[1:]) and not found.against_length.as_well
