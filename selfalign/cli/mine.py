@@ -24,9 +24,9 @@ from selfalign.cli.targets import CAMPAIGN_FILE, RUNS, find_run
 from selfalign.cli.workload import model_folder
 from selfalign.constitution import check_document
 from selfalign.engines.base import Engine
-from selfalign.mining import Mined, Preference, Rule, Told
+from selfalign.mining import Mined, Preference, Rule, Split, Told
 from selfalign.mining.draft import draft
-from selfalign.mining.proposals import REFUSED, UNUSABLE
+from selfalign.mining.proposals import KINDS, REFUSED, UNUSABLE
 from selfalign.preflight import HUB_NAME, model_problems
 from selfalign.source import read_yaml
 from selfalign.store import Run, atomic_write
@@ -88,7 +88,7 @@ def mine(
     _check_output(output)
     who = _model(source, model, base_url, backend)
     evidence = mining.split(source.preferences, seed=seed, limit=pairs)
-    say(f"{len(evidence.train)} pairs to learn from, {len(evidence.heldout)} held out; asking {one_line(who.name)}")
+    say(_plan(evidence, who, candidates))
     with _progress() as told, _engine(who) as engine:
         mined = mining.mine(
             evidence, engine, who.campaign.judge, seed=seed, told=told, candidates=candidates, most=most
@@ -103,6 +103,16 @@ def mine(
         print_table(COLUMNS, map(_row, mined.rules), right=COLUMNS[1:])
     _conclude(mined, output)
     return 0 if mined.taken else FAILED
+
+
+def _plan(evidence: Split, who: _Model, candidates: int) -> str:
+    """What is about to be asked, and of whom: with an API it has a price."""
+    train, heldout = len(evidence.train), len(evidence.heldout)
+    replies, verdicts = len(KINDS) * train, 2 * candidates * (train + heldout)
+    return (
+        f"{train} pairs to learn from, {heldout} held out; asking {one_line(who.name)} for {replies:,} replies and up to "
+        f"{verdicts:,} verdicts"
+    )
 
 
 # Where the preferences come from, and who is asked.
@@ -265,7 +275,7 @@ def _conclude(mined: Mined, output: Path) -> None:
     for line in _left_out(mined):
         say(line)
     if mined.taken:
-        say(f"{len(mined.taken)} principles, all drafts, in {clean(str(output))}")
+        say(f"{counted(len(mined.taken), len(mined.rules), 'rules')} taken, as drafts: {clean(str(output))}")
         say(f"next:  read them, set `status: active`, then   selfalign constitution lint {output}")
     else:
         say("no rule explains the preferences better than a coin: no draft is written. Try more pairs or another model")

@@ -134,8 +134,14 @@ def _of_json(place: Place, row: Any) -> Preference:
         raise row
     if not isinstance(row, dict):
         raise ValueError('is not a JSON object\nWrite {"prompt": "...", "chosen": "...", "rejected": "..."}.')
-    messages, chosen, rejected = _explicit(row) if "prompt" in row or "messages" in row else _implicit(row)
+    messages, chosen, rejected = _implicit(row) if _holds_conversations(row) else _explicit(row)
     return Preference(Prompt.make(messages, source=place.label), chosen, rejected, _certainty(row))
+
+
+def _holds_conversations(row: dict[str, Any]) -> bool:
+    """Whether chosen and rejected hold the prompt too; as lists of turns they may although it stands by itself too."""
+    sides = [row.get("chosen"), row.get("rejected")]
+    return not row.keys() & {"prompt", "messages"} or all(isinstance(side, list) and len(side) > 1 for side in sides)
 
 
 def _explicit(row: dict[str, Any]) -> tuple[tuple[Message, ...], str, str]:

@@ -59,7 +59,11 @@ def test_a_file_becomes_a_draft_and_a_table(tmp_path: Path, cli: Cli, ask: Ask) 
     assert head.split() == ["principle", "alone", "together", "support", "coverage", "swap"]
     assert "kindness" in first and first.split()[-4:] == ["1.00", "40", "1.00", "1.00"]
     assert ["–" in line for line in others] == [True] * 3 and ("is shorter" in others[-1] or "is longer" in others[-1])
-    assert "40 pairs to learn from, 20 held out; asking openai:judge" in done.stderr
+    assert (
+        "40 pairs to learn from, 20 held out; asking openai:judge for 80 replies and up to 1,920 verdicts"
+        in done.stderr
+    )
+    assert "1 of 4 rules taken, as drafts: draft.yaml" in done.stderr
     assert "asking what may explain each pair: 80 of 80\n" in done.stderr
     assert "judging the pairs by each rule: 60 of 60\n" in done.stderr
     assert "together 1.000" in done.stderr and "length alone 0." in done.stderr

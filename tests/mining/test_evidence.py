@@ -38,6 +38,13 @@ def refused(path: Path) -> list[str]:
         {"prompt": [USER], "chosen": [said("good")], "rejected": [said("bad")]},
         {"messages": [USER], "chosen": "good", "rejected": "bad", "margin": 0.4},
         {"chosen": [USER, said("good")], "rejected": [USER, said("bad")]},
+        {
+            "prompt": "q",
+            "messages": 1,
+            "chosen": [USER, said("good")],
+            "rejected": [USER, said("bad")],
+            "score_chosen": 8,
+        },
         {"chosen": "\n\nHuman: q\n\nAssistant: good", "rejected": "\n\nHuman: q\n\nAssistant: bad"},
     ],
 )

@@ -149,8 +149,8 @@ def test_pairs_of_one_prompt_stay_on_one_side() -> None:
 @pytest.mark.parametrize(
     ("first", "expected"), [(lambda i: True, 1.0), (lambda i: False, 1.0), (lambda i: i % 4 > 0, 0.75)]
 )
-def test_a_side_that_mostly_wins_is_a_baseline(first: Callable[[int], bool], expected: float) -> None:
-    found = [replace(pair, chosen_first=first(i)) for i, pair in enumerate(preferences(120))]
+def test_a_side_that_mostly_wins_is_a_baseline(first: Callable[[int], int], expected: float) -> None:
+    found = [replace(pair, chosen_first=bool(first(i))) for i, pair in enumerate(preferences(120))]
     assert mined(found).majority == pytest.approx(expected, abs=0.12 if expected < 1 else 0)
 
 

@@ -57,7 +57,6 @@ def test_each_step_is_the_best_there_is(seed: int) -> None:
         before = chosen[: size - 1]
         best = max(share_right(joint(votes, [*before, k])) for k in range(6) if k not in before)
         assert share_right(joint(votes, chosen[:size])) == best
-    assert ()
 
 
 def test_votes_are_told_apart_by_rule_pair_and_order() -> None:
