@@ -106,12 +106,12 @@ def mine(
 
 
 def _plan(evidence: Split, who: _Model, candidates: int) -> str:
-    """What is about to be asked, and of whom: with an API it has a price."""
+    """What is about to be asked, and of whom: over an API it has a price."""
     train, heldout = len(evidence.train), len(evidence.heldout)
     replies, verdicts = len(KINDS) * train, 2 * candidates * (train + heldout)
     return (
-        f"{train} pairs to learn from, {heldout} held out; asking {one_line(who.name)} for {replies:,} replies and up to "
-        f"{verdicts:,} verdicts"
+        f"{train} pairs to learn from, {heldout} held out; asking {one_line(who.name)} for {replies:,} replies and "
+        f"up to {verdicts:,} verdicts"
     )
 
 
