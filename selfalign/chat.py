@@ -46,6 +46,11 @@ def encode_chat(tokenizer: Any, messages: Sequence[Message], *, add_generation_p
     return ids
 
 
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of text as it is: where it spells a control token, that is encoded as plain text too."""
+    return _encode_plain(tokenizer, text)
+
+
 def encode_answer(tokenizer: Any, messages: Sequence[Message], text: str, ends: Collection[int]) -> list[int]:
     """The tokens with which a model would answer `text`: what the template adds to the conversation, to the turn's end.
 

@@ -117,7 +117,11 @@ class Contest:
 
 
 def contests(
-    candidates: Sequence[Candidate], judgments: Sequence[Judgment], constitution: Constitution, settings: Pairs
+    candidates: Sequence[Candidate],
+    judgments: Sequence[Judgment],
+    constitution: Constitution,
+    settings: Pairs,
+    clamp: tuple[float, float] | None = None,
 ) -> Iterator[tuple[str, Contest | str]]:
     """Each prompt's id with its contest, or with the reason (of DISCARDS) why it has none.
 
@@ -125,7 +129,7 @@ def contests(
     """
     said = by_prompt(judgments)
     for prompt_id, sampled in sampled_by_prompt(candidates).items():
-        yield prompt_id, _contest(sampled, said.get(prompt_id, []), constitution, settings)
+        yield prompt_id, _contest(sampled, said.get(prompt_id, []), constitution, settings, clamp)
 
 
 def sampled_by_prompt(candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
@@ -142,7 +146,11 @@ def discards(counts: Mapping[str, int]) -> dict[str, int]:
 
 
 def _contest(
-    candidates: Sequence[Candidate], judgments: Sequence[Judgment], constitution: Constitution, settings: Pairs
+    candidates: Sequence[Candidate],
+    judgments: Sequence[Judgment],
+    constitution: Constitution,
+    settings: Pairs,
+    clamp: tuple[float, float] | None,
 ) -> Contest | str:
     usable = [candidate for candidate in candidates if candidate.finish_reason != "error"]
     distinct = list({candidate.text: candidate for candidate in reversed(usable)}.values())
@@ -150,5 +158,6 @@ def _contest(
         return "too_few_candidates"
     if len(distinct) < 2:
         return "identical_text"
-    contest = Contest(distinct, judgments, read_prompt(judgments, constitution, settings.rating_scale), settings)
+    readings = read_prompt(judgments, constitution, settings.rating_scale, clamp)
+    contest = Contest(distinct, judgments, readings, settings)
     return contest if contest.compared else "no_judgments"

@@ -84,7 +84,7 @@ def judge_heldout(
     verdicts = perform(
         work, "evaluate", name, process,
         num_shards=len(shards), after=[answers, earlier, baseline.candidates],
-        inputs={"constitution": constitution.hash, "judge": judge_id}, config=[settings, seed],
+        inputs={"constitution": judge.words_hash(constitution, settings), "judge": judge_id}, config=[settings, seed],
         count=lambda _, rows: judge.count_verdicts(rows), round=number, told=told,
     )  # fmt: skip
     judge.check_invalid_share(verdicts.counts, settings.max_invalid)

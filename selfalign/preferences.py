@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from selfalign.constitution import Constitution, Principle
-from selfalign.records import Judgment
+from selfalign.judge_calibration import JudgeCalibration
+from selfalign.records import Judgment, Verdict
 
 PairKey = tuple[str, str]
 
@@ -41,10 +42,20 @@ class Readings:
     pairs: Mapping[PairKey, tuple[Reading, ...]]
     rated: bool
     rating_scale: float = 1.0
+    clamp: tuple[float, float] | None = None
 
     def probability(self, lead: float) -> float:
         """The probability that the candidate with this lead is better."""
         return sigmoid(self.rating_scale * lead) if self.rated else (1.0 + lead) / 2.0
+
+    def soft_label(self, lead: float) -> float:
+        """This probability as a target of training: kept within `clamp`, where there is one.
+
+        After a chain of thought a judge is surer than it is right (Bai et al. 2022). Who wins, by what margin, and who
+        is vetoed is decided by what it said.
+        """
+        low, high = self.clamp or (0.0, 1.0)
+        return min(max(self.probability(lead), low), high)
 
     def decision(self, a: str, b: str, min_margin: float) -> float | None:
         """The lead of a over b after all principles, or None where there is no valid reading."""
@@ -75,7 +86,12 @@ class Readings:
         return frozenset(losers)
 
 
-def read_prompt(judgments: Sequence[Judgment], constitution: Constitution, rating_scale: float = 1.0) -> Readings:
+def read_prompt(
+    judgments: Sequence[Judgment],
+    constitution: Constitution,
+    rating_scale: float = 1.0,
+    clamp: tuple[float, float] | None = None,
+) -> Readings:
     """The readings of one prompt's judgments.
 
     A comparison that is invalid in one order says nothing under that principle, for what is left would carry the
@@ -85,7 +101,7 @@ def read_prompt(judgments: Sequence[Judgment], constitution: Constitution, ratin
     principles = {principle.id: principle for principle in constitution.principles}
     rated = any(judgment.second_id == "" for judgment in judgments)
     pairs = _rated_pairs(judgments, principles) if rated else _compared_pairs(judgments, principles)
-    return Readings(pairs, rated, rating_scale)
+    return Readings(pairs, rated, rating_scale, clamp)
 
 
 def ratings(judgments: Iterable[Judgment], constitution: Constitution) -> dict[str, float]:
@@ -124,6 +140,29 @@ def p_of(judgment: Judgment, candidate_id: str) -> float:
     if judgment.verdict == "tie" or judgment.p_first is None:
         return 0.5
     return judgment.p_first if judgment.first_id == candidate_id else 1.0 - judgment.p_first
+
+
+def verdict_of(p_first: float, tie_margin: float) -> Verdict:
+    """Which of two answers a probability is for: a tie where it is within `tie_margin` of one half."""
+    if abs(p_first - 0.5) <= tie_margin:
+        return "tie"
+    return "first" if p_first > 0.5 else "second"
+
+
+def calibrated(
+    judgments: Iterable[Judgment], calibration: JudgeCalibration | None, tie_margin: float
+) -> list[Judgment]:
+    """The judgments with calibrated probabilities, and the verdicts that these give; ratings are left as they are."""
+    if calibration is None:
+        return list(judgments)
+    return [_calibrated(judgment, calibration, tie_margin) for judgment in judgments]
+
+
+def _calibrated(judgment: Judgment, calibration: JudgeCalibration, tie_margin: float) -> Judgment:
+    if judgment.p_first is None:
+        return judgment
+    p_first = calibration.apply(judgment.p_first)
+    return replace(judgment, p_first=p_first, verdict=verdict_of(p_first, tie_margin))
 
 
 def decide(readings: Sequence[Reading], min_margin: float) -> float:

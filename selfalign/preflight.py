@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfalign import constitution, resources
+from selfalign import constitution, judge_calibration, resources
 from selfalign.config import ConfigError, Loaded
 from selfalign.source import InputError, Problem
 
@@ -21,7 +21,8 @@ def check_files(loaded: Loaded) -> None:
 
     A model that is neither a folder nor written like a path is taken for a name on the Hub, and left to it.
     """
-    problems = [*_constitutions(loaded), *_prompts(loaded), *_accelerate(loaded), *_models(loaded)]
+    looks = (_constitutions, _prompts, _accelerate, _calibration, _models)
+    problems = [problem for look in looks for problem in look(loaded)]
     if problems:
         raise ConfigError(problems)
 
@@ -47,9 +48,26 @@ def _constitution(loaded: Loaded, setting: str, name: str) -> Iterator[Problem]:
         yield loaded.problem(setting, f"there is no constitution {name!r}", fix)
         return
     try:
-        constitution.load(path)
+        rules = constitution.load(path)
     except InputError as error:
         yield from error.problems
+    else:
+        yield from _judged_by(loaded, setting, rules)
+
+
+def _judged_by(loaded: Loaded, setting: str, rules: constitution.Constitution) -> Iterator[Problem]:
+    """What the methods of the judges that read a constitution ask of its principles."""
+    judge, evaluate, principles = loaded.campaign.judge, loaded.campaign.evaluate, rules.active
+    methods = {"judge.method": judge.method} if setting == "constitution" else {}
+    if setting == "evaluate.constitution" or evaluate.constitution is None:
+        methods["evaluate.judge.method"] = evaluate.judge.method
+    for name, method in methods.items():
+        if method == "rubric" and not any(principle.rubric.levels for principle in principles):
+            fix = "Give a principle `rubric: {levels: [...]}`, or use `method: pointwise-logprob`."
+            yield loaded.problem(name, f"no active principle of {rules.name} has a rubric", fix)
+    if setting == "constitution" and judge.examples and not any(principle.examples for principle in principles):
+        fix = "Give a principle `examples:` with a prompt, a better and a worse response, or remove judge.examples."
+        yield loaded.problem("judge.examples", f"no active principle of {rules.name} has examples", fix)
 
 
 def _prompts(loaded: Loaded) -> Iterator[Problem]:
@@ -72,6 +90,19 @@ def _accelerate(loaded: Loaded) -> Iterator[Problem]:
     if name and resources.find(name, _folder(loaded)) is None:
         fix = "Make one with `accelerate config --config_file accelerate.yaml`."
         yield loaded.problem("train.accelerate_config", f"there is no file {name!r}", fix)
+
+
+def _calibration(loaded: Loaded) -> Iterator[Problem]:
+    name = loaded.campaign.judge.calibration
+    path = resources.find(name, _folder(loaded)) if name else None
+    if name and path is None:
+        fix = "Make one with `selfalign judge calibrate RUN --out calibration.json`."
+        yield loaded.problem("judge.calibration", f"there is no file {name!r}", fix)
+    elif path is not None:
+        try:
+            judge_calibration.read(path)
+        except InputError as error:
+            yield from error.problems
 
 
 def _models(loaded: Loaded) -> Iterator[Problem]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
 Verdict = Literal["first", "second", "tie", "not_applicable", "invalid"]
+InvalidReason = Literal["", "refused", "truncated", "malformed", "contradictory", "forged", "empty", "error"]
 FinishReason = Literal["stop", "length", "duplicate", "error"]
 CheckpointKind = Literal["policy", "reward_model"]
 GOLD = "gold"  # stands for the policy of answers that came with their prompts
@@ -105,7 +106,9 @@ class Judgment:
     """One verdict of one judge on two candidates, in the order in which they were shown, under one principle.
 
     For a pointwise judgment `second_id` is "" and `rating` holds the expected rating (1 to 5); the verdict is then
-    "not_applicable" unless it is "invalid". `p_first` is the judge's probability that the first is better.
+    "not_applicable" unless it is "invalid". `p_first` is the judge's probability that the first is better. `reason` is
+    what the judge says for its verdict, by the methods that ask for it. `invalid_reason` says why a verdict is
+    "invalid" and is "" for a valid one; "forged" is an object without the sign that its question asked for.
     """
 
     id: str
@@ -123,6 +126,7 @@ class Judgment:
     raw: str = ""
     num_tokens: int = 0
     seconds: float = 0.0
+    invalid_reason: InvalidReason = ""
 
     @staticmethod
     def make_id(
@@ -235,6 +239,50 @@ class Reward:
     model_id: str
     reward: float
     spread: float = 0.0
+
+
+LabelVerdict = Literal["preferred", "tie", "both_bad", "not_applicable", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a person said of two candidates of one prompt, shown without a word on where they come from.
+
+    `preferred_id` is the better one where there is one; sides are kept to tell a liking for a side. `stratum` is why
+    the two were shown: those of "random" are a fair sample of all comparisons, the others are not. `repeat`: it was
+    shown before, to see whether the labeller agrees with themself. `seconds` is the time taken, 0 where nobody took it.
+    """
+
+    labeller: str
+    prompt_id: str
+    left_id: str
+    right_id: str
+    verdict: LabelVerdict
+    preferred_id: str | None = None
+    round: int | None = None
+    stratum: str = "imported"
+    repeat: bool = False
+    seconds: float = 0.0
+    time: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.left_id == self.right_id:
+            raise ValueError(f"prompt {self.prompt_id}: a label compares {self.left_id} with itself")
+        expected = (self.left_id, self.right_id) if self.verdict == "preferred" else (None,)
+        if self.preferred_id not in expected:
+            raise ValueError(f"prompt {self.prompt_id}: verdict {self.verdict} with {self.preferred_id} preferred")
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Both candidates, the smaller id first."""
+        return min(self.left_id, self.right_id), max(self.left_id, self.right_id)
+
+    @property
+    def lead(self) -> float | None:
+        """1 where the first of `pair` is better, -1 where the second is, 0 for neither, None where nothing was said."""
+        if self.verdict == "preferred":
+            return 1.0 if self.preferred_id == self.pair[0] else -1.0
+        return 0.0 if self.verdict in ("tie", "both_bad") else None
 
 
 class Interval(NamedTuple):
@@ -380,7 +428,8 @@ class JudgeHealth:
 
     `swap_consistency`: comparisons in which both orders prefer the same candidate, of the `num_swapped` judged in both.
     `first_preferred`: decided comparisons that the first shown wins; 0.5 is a judge without a liking for a position.
-    `longer_preferred`: decided comparisons of candidates of unequal length that the longer wins.
+    `longer_preferred`: decided comparisons of candidates of unequal length that the longer wins. `invalid_reasons`
+    counts the invalid judgments by their `Judgment.invalid_reason`.
     """
 
     num_judgments: int
@@ -390,6 +439,7 @@ class JudgeHealth:
     swap_consistency: float | None
     first_preferred: float | None
     longer_preferred: float | None
+    invalid_reasons: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +462,23 @@ class Guarded:
     best: int
     stopped: str | None = None
     ended: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HumanAgreement:
+    """How far a judge prefers what people prefer, over `num_pairs` that both spoke of, on `num_prompts` prompts.
+
+    `raw` is the share on which they say the same, ties included, `kappa` Cohen's, with its 95% bootstrap interval over
+    prompts; None where chance alone makes them agree.
+    """
+
+    num_pairs: int
+    num_prompts: int
+    labellers: tuple[str, ...]
+    raw: float
+    kappa: float | None
+    low: float | None
+    high: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,10 +506,11 @@ class Report:
     """What a round did and whether its policy is better: everything that the report pages show.
 
     Keys: `win_rates` "previous" and "base"; `by_principle` the same, then principle ids; `behaviour` "base",
-    "previous" and "policy"; `judges` "labelling" and "evaluating"; `candidates` and `discarded` the counts of
-    what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs", "rankings",
-    "demonstrations" or "rollouts"; `seconds` stages. `length_ratio` is the policy's mean number of tokens over the
-    base's. `standard` names the constitution that the policy was judged by, where it is not `constitution`.
+    "previous" and "policy"; `judges` and `humans` "labelling" and "evaluating"; `candidates` and `discarded` the
+    counts of what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs",
+    "rankings", "demonstrations" or "rollouts"; `seconds` stages. `length_ratio` is the policy's mean number of tokens
+    over the base's. `standard` names the constitution that the policy was judged by, where it is not `constitution`;
+    `dollars` is what an API judge cost.
     """
 
     round: int
@@ -464,3 +532,5 @@ class Report:
     samples: tuple[Sample, ...]
     seconds: dict[str, float]
     standard: str | None = None
+    humans: dict[str, HumanAgreement] = field(default_factory=dict)
+    dollars: float | None = None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from selfalign import config
 from selfalign.engines.base import Engine
+from selfalign.engines.hardware import has_fast_bf16, has_gpu
 from selfalign.records import Candidate, Checkpoint, Prompt
 from selfalign.stages import train
+from selfalign.stages.judge.budget import EVENT, Budget, spent
+from selfalign.stages.judge.cache import FILE, RememberingJudge
 from selfalign.steps import Work
 from selfalign.store import Step
 
@@ -22,7 +26,7 @@ class Baseline:
     candidates: Step
 
 
-JudgeModel = tuple[str, Callable[[], Engine]]  # the judge's identity, and how to get its engine
+JudgeModel = tuple[str, Callable[[], RememberingJudge]]  # the judge's identity, and how to get its engine
 
 
 def policy_engine(work: Work, policy: Checkpoint, baseline: Baseline | None) -> Engine:
@@ -39,7 +43,19 @@ def probes(baseline: Baseline) -> list[train.ScoreRequest]:
 
 
 def judge_model(work: Work, settings: config.Judge, policy: Checkpoint, baseline: Baseline) -> JudgeModel:
-    """A judge by its settings: the policy itself, the base, another model, or an API."""
+    """A judge by its settings: the policy itself, the base, another model, or an API.
+
+    It remembers what it has answered, also in other runs of the same folder, where `settings.cache` says so.
+    """
+    judge_id, open_judge = _asked_judge(work, settings, policy, baseline)
+    engine = work.settings.engine
+    local = (engine.backend, engine.dtype, has_gpu(), has_fast_bf16())  # what the numbers hang on, beside the weights
+    identity = (judge_id, settings.base_url, *(() if settings.model.startswith("openai:") else local))
+    path, tell = work.run.path.parent / FILE if settings.cache else None, partial(_warn, work)
+    return judge_id, lambda: RememberingJudge(open_judge, path, identity, tell, _budget(work, settings))
+
+
+def _asked_judge(work: Work, settings: config.Judge, policy: Checkpoint, baseline: Baseline) -> JudgeModel:
     if settings.model.startswith("openai:"):
         return settings.model, lambda: work.workers.api(settings)
     if settings.model in ("self", "base"):
@@ -47,6 +63,20 @@ def judge_model(work: Work, settings: config.Judge, policy: Checkpoint, baseline
         return own.id, lambda: policy_engine(work, own, baseline)
     other = train.base_checkpoint(settings.model, settings.revision)
     return other.id, lambda: work.workers.engine(other.path, trust_remote_code=settings.trust_remote_code)
+
+
+def _budget(work: Work, settings: config.Judge) -> Budget | None:
+    if settings.price is None or not settings.model.startswith("openai:"):
+        return None
+
+    def note(prompt_tokens: int, answers: int, dollars: float) -> None:
+        work.run.emit(EVENT, prompt_tokens=prompt_tokens, answers=answers, dollars=dollars)
+
+    return Budget(settings.price, settings.max_cost, sum(spent(work.run.events()).values()), note)
+
+
+def _warn(work: Work, message: str) -> None:
+    work.run.emit("warning", message=message)
 
 
 def reference_policy(work: Work, number: int, policy: Checkpoint, baseline: Baseline) -> train.Shares:

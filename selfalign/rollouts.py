@@ -124,7 +124,8 @@ def judge_rollouts(
 
     said = perform(
         work, "judge", f"rounds/{number:03d}/rollouts/{iteration:04d}/judgments", process,
-        after=[asked, answers], inputs={"constitution": constitution.hash, "judge": judge_id}, config=[settings, seed],
+        after=[asked, answers],
+        inputs={"constitution": judge.words_hash(constitution, settings), "judge": judge_id}, config=[settings, seed],
         count=lambda _, rows: judge.count_verdicts(rows), round=number, told=False,
     )  # fmt: skip
     judge.check_invalid_share(said.counts, settings.max_invalid)
@@ -141,7 +142,7 @@ def reward_rollouts(
     rewarder: JudgeModel,
 ) -> Step:
     """The judge's ratings as rewards. An answer with an invalid verdict has none."""
-    highest = len(work.settings.judge.labels_pointwise)
+    highest = work.settings.judge.highest_rating
 
     def process(missing: list[int]) -> Shards:
         for index in missing:

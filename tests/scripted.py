@@ -27,6 +27,7 @@ from selfalign.engines.base import (
 )
 from selfalign.records import Candidate, Pair, Prompt, Ranking, derived_seed
 from selfalign.stages.examples import kind_of
+from selfalign.stages.judge.replies import full_reply
 from selfalign.steps import Answer, Work
 from selfalign.store import Run, atomic_write, read_records
 from selfalign.training.job import HeldOut, TrainJob
@@ -40,6 +41,7 @@ principles:
     compare: Choose the kinder response.
 """
 RESPONSES = re.compile(r"response A>\n(.*?)\n<\w+ response B>\n(.*?)\n<\w+ end>", re.DOTALL)
+SIGN = re.compile(r'"id": "([0-9a-f]+)"')
 RESPONSE = re.compile(r"response>\n(.*?)\n<\w+ end>", re.DOTALL)
 
 
@@ -63,6 +65,8 @@ class KindEngine:
             asked = request.messages[-1].content
             kind = "rewritten response alone" in asked or derived_seed("kind", request.seed) / 2**31 < self.skill
             text = f"{'kind' if kind else 'rude'} words number {request.seed % 50}"
+            if sampling.schema:
+                text = full_reply(SIGN.search(asked).group(1), "Kind words count.", "A")
             yield Generation(request.id, text, (1 + request.seed % 50, 2, 3, 4 + kind), "stop", -4.0, 5, (-1.0,) * 4)
 
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:

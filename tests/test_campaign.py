@@ -13,7 +13,7 @@ import pytest
 
 from selfalign.campaign import Outcome, run_campaign
 from selfalign.engines.base import EngineError
-from selfalign.records import Candidate, Pair, Prompt
+from selfalign.records import Candidate, Judgment, Pair, Prompt
 from selfalign.stages import StageError
 from selfalign.steps import Interrupted
 from selfalign.store import StepChanged
@@ -53,6 +53,19 @@ def test_ratings_judge_the_match_with_each_opponent(tmp_path: Path) -> None:
     assert rates[0]["base"] == rates[0]["previous"]
     assert rates[1]["base"].rate > rates[0]["base"].rate > 0.5
     assert [rate.n for rate in rates[1].values()] == [24, 24]
+
+
+def test_a_judge_that_gives_reasons_labels_softly_and_measures_as_it_means(tmp_path: Path) -> None:
+    settings = write_campaign(tmp_path, judge__method="pairwise-cot", judge__samples=2, rounds=1)
+    (report,) = run(tmp_path, settings).reports
+    opened = start(tmp_path, settings, ScriptedWorkers()).run
+    pairs = [pair for _, shard in opened.view("rounds/000/pairs").shards(Pair) for pair in shard]
+    said = [one for _, shard in opened.view("rounds/000/judgments").shards(Judgment) for one in shard]
+    assert {pair.p_chosen for pair in pairs} == {0.6} and {round(pair.margin, 9) for pair in pairs} == {0.8}
+    assert {one.reason for one in said} == {"Kind words count."}
+    assert {round(one.p_first, 9) for one in said} == {0.1, 0.5, 0.9}
+    assert report.judges["labelling"].invalid_reasons == {}
+    assert report.win_rates["base"].rate > 0.5
 
 
 def test_shards_cover_the_prompts_and_counts_add_up(tmp_path: Path) -> None:

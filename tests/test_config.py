@@ -274,8 +274,14 @@ def test_an_unknown_recipe_is_refused_where_it_is_named(tmp_path: Path) -> None:
         ("pairs.desirable_above=3", "pairs.desirable_above", "gives no ratings"),
         ("judge.comparisons=active", "judge.budget", "nothing says how many"),
         ("judge.budget=3", "judge.budget", "which has no budget"),
+        ("judge.samples=3", "judge.samples", "asks for no reasons"),
+        ("judge.cot_tokens=64", "judge.cot_tokens", "asks for no reasons"),
+        ("judge.cot_clamp=[0.3, 0.7]", "judge.cot_clamp", "there are none"),
+        ("judge.labels_pointwise=[a, b]", "judge.labels_pointwise", "rates no answers"),
         ("judge.base_url=http://localhost", "judge.base_url", "not reached over an API"),
         ("judge.revision=main", "judge.revision", "has its own"),
+        ("judge.max_cost=2", "judge.max_cost", "nothing says what the judge's tokens cost"),
+        ("judge.price={input: 0.15}", "judge.price", "not reached over an API"),
         ("train.max_length=9000", "train.max_length", "does not fit"),
         ("evaluate.against=[base]", "accept.win_rate_lower_bound", "win rate against the previous policy"),
         ("evaluate.against=[base, previous, base]", "evaluate.against", "stands twice"),
@@ -351,6 +357,22 @@ def test_pointwise_contradictions(tmp_path: Path) -> None:
     assert "compares no candidates" in refused(path, "judge.comparisons=ring").message
     assert "compares no candidates" in refused(path, "judge.comparisons=active", "judge.budget=2").message
     assert "dpo calls no single answer good or bad" in refused(path, "pairs.desirable_above=3").message
+
+
+def test_methods_and_what_they_read(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "judge: {method: pairwise-cot, samples: 3, cot_tokens: 64}\n")
+    assert config.load(path).campaign.judge.cot_clamp == (0.4, 0.6)
+    assert config.load(path, overrides=["judge.cot_clamp=[0, 1]"]).campaign.judge.label_clamp == (0.0, 1.0)
+    assert "can prefer either" in refused(path, "judge.cot_clamp=[0.5, 0.6]").message
+    assert "there are none" in refused(path, "judge.cot_clamp=[0.3, 0.7]", "pairs.labels=hard").message
+    assert "no room for a question" in refused(path, "judge.cot_tokens=4096", "engine.max_model_len=2048").message
+    assert "compares no answers" in refused(path, "judge.method=pointwise-cot", "judge.labels_pairwise=[X, Y]").message
+    assert "compares no candidates" in refused(path, "judge.method=pointwise-cot", "judge.comparisons=ring").message
+    plain = ["judge.method=pairwise-logprob", "evaluate.judge.method=pairwise-cot"]
+    assert config.load(path, overrides=plain).campaign.judge.samples == 3
+    rubric = write(tmp_path, MINIMAL + "judge: {method: rubric, labels_pointwise: [a, b, c]}\n")
+    assert config.load(rubric, overrides=["pairs.min_margin=3.9"]).campaign.judge.pointwise
+    assert "no pair can reach" in refused(rubric, "pairs.min_margin=4").message
 
 
 def test_a_budget_leaves_something_to_choose(tmp_path: Path) -> None:

@@ -55,6 +55,17 @@ def test_a_campaign_whose_files_are_there_passes(campaign: Path) -> None:
     preflight.check_files(config.load(campaign, overrides=[*flags, "evaluate.judge.model=base"]))
 
 
+def test_a_method_finds_what_it_needs_in_the_principles(campaign: Path) -> None:
+    assert "no active principle of rules has a rubric" in refused(campaign, "judge.method=rubric").message
+    wrong = refused(campaign, "evaluate.judge.method=rubric")
+    assert [problem.message for problem in wrong.problems] == ["no active principle of rules has a rubric"]
+    assert "no active principle of rules has examples" in refused(campaign, "judge.examples=2").message
+    levels = 'rubric: {levels: [{score: 1, means: "bad"}, {score: 5, means: "good"}]}'
+    example = "examples: [{prompt: a, better: b, worse: c}]"
+    (campaign.parent / "rules.yaml").write_text(RULES.replace("is true.}", f"is true., {levels}, {example}}}"))
+    preflight.check_files(config.load(campaign, overrides=["judge.method=rubric", "judge.examples=2"]))
+
+
 def test_missing_files_are_told_together_with_their_lines(campaign: Path) -> None:
     folder = campaign.parent
     for name in ("rules.yaml", "train.jsonl", "heldout.jsonl"):

@@ -12,8 +12,10 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from selfalign import resources, source
+from selfalign.cli.arguments import Json, RunName, Runs
 from selfalign.cli.errors import FAILED, USAGE, CommandError
 from selfalign.cli.output import is_plain, print_json, print_table, say
+from selfalign.cli.principles import stats
 from selfalign.cli.rewording import diff as coloured
 from selfalign.cli.rewording import marked
 from selfalign.cli.targets import RUNS, check_name, find_run
@@ -37,11 +39,12 @@ from selfalign.text import clean, one_line
 
 app = App(
     name="constitution",
-    help="Lint, compare, mine, import and export constitutions.",
+    help="Lint, compare, preview, measure, mine, import and export constitutions.",
     help_format="plaintext",
     result_action="return_value",
 )
 
+app.command(stats)
 app.command("selfalign.cli.mine:mine", name="mine")
 
 _EXIT = {"error": USAGE, "warning": FAILED, "note": 0}
@@ -158,6 +161,44 @@ def _words(value: Any) -> str:
             return ", ".join(map(_words, value))
         case _:
             return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+@app.command
+def preview(
+    run: RunName,
+    /,
+    *,
+    constitution: str,
+    pairs: int = 200,
+    round: int | None = None,
+    flips: bool = False,
+    show: int | None = None,
+    json: Json = False,
+    runs: Runs = RUNS,
+) -> int:
+    """Show what an edit would change: stored pairs judged by the old and the new text, beside what chance changes.
+
+    The run's own judge reads the pairs, which loads its model as `selfalign run` does. Only principles whose words
+    changed are asked, and nothing twice: the same command again, or one with --flips or --show, asks nothing. Nothing
+    is written into the run.
+
+    Parameters
+    ----------
+    constitution
+        The edited constitution: a file, the name of a shipped one, or a round of a run (RUN@3).
+    pairs
+        How many pairs to judge, drawn evenly over the changed principles and the tags of prompts.
+    round
+        The round whose pairs and judge are taken. Default: the last that was judged.
+    flips
+        List the pairs whose verdict changes.
+    show
+        Show one pair side by side, by its number in --flips.
+    """
+    from selfalign.cli.preview import preview as previewed
+
+    rules = load(find_constitution(constitution, runs))
+    return previewed(find_run(run, runs), rules, round=round, pairs=pairs, flips=flips, show=show, json=json)
 
 
 @app.command(name="import")

@@ -5,19 +5,20 @@ from __future__ import annotations
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from selfalign.cli.doctor import total_memory
 from selfalign.cli.models import ModelSize, read_size
-from selfalign.cli.workload import RoundWork, Workload, model_folder, phases, render_example
+from selfalign.cli.workload import PLACEHOLDERS, RoundWork, Workload, model_folder, phases
 from selfalign.config import Campaign
 from selfalign.constitution import Constitution
-from selfalign.engines.base import ChoiceRequest, GenerateRequest, Sampling
+from selfalign.engines.base import GenerateRequest, Sampling
 from selfalign.objective import hands_rewards, judge_rewards
-from selfalign.records import Message, Prompt
+from selfalign.records import Prompt
+from selfalign.stages.judge import example_request, sampling_of
 
 if TYPE_CHECKING:
     from selfalign.launch.local import LocalWorkers
@@ -110,17 +111,21 @@ def gpu_memory() -> int | None:
 
 @dataclass(frozen=True)
 class Speed:
-    """What a short probe measured on this machine."""
+    """What a short probe measured on this machine.
+
+    `questions_read_per_second` is `judgments_per_second` but for the reasons that a judge may sample.
+    """
 
     start_seconds: float
     sampled_tokens_per_second: float
     tokens_per_answer: float
     judgments_per_second: float
+    questions_read_per_second: float
 
     def seconds(self, work: RoundWork, campaign: Workload) -> dict[str, float]:
         """Seconds of a round by stage; training is a guess from the judge's reading speed, as it cannot be probed."""
         answer = self.tokens_per_answer / self.sampled_tokens_per_second
-        read_per_second = self.judgments_per_second * campaign.judge_tokens
+        read_per_second = self.questions_read_per_second * campaign.judge_tokens
         forward = 1.0 / read_per_second if read_per_second else 0.0
         read = work.trained_answers * self.tokens_per_answer + work.trained_prompts * campaign.prompt_tokens
         return {
@@ -149,13 +154,14 @@ def probe(campaign: Campaign, constitution: Constitution, train: Sequence[Prompt
         ready = time.monotonic()
         tokens = [len(generation.token_ids) for generation in engine.generate(asked, sampling)]
         sampled = time.monotonic()
-        judgments_per_second = _probe_judge(campaign, constitution, prompts, workers)
-    return Speed(ready - started, sum(tokens) / (sampled - ready), fmean(tokens), judgments_per_second)
+        judged, read = _probe_judge(campaign, constitution, prompts, workers)
+    return Speed(ready - started, sum(tokens) / (sampled - ready), fmean(tokens), judged, read)
 
 
 def _probe_judge(
     campaign: Campaign, constitution: Constitution, prompts: Sequence[Prompt], workers: LocalWorkers
-) -> float:
+) -> tuple[float, float]:
+    """Judgments a second, and questions read a second."""
     judge = campaign.judge
     own = judge.model in ("self", "base")
     if judge.model.startswith("openai:"):
@@ -164,13 +170,18 @@ def _probe_judge(
         engine = workers.engine(_path(campaign.policy.model), trust_remote_code=campaign.policy.trust_remote_code)
     else:
         engine = workers.engine(_path(judge.model), trust_remote_code=judge.trust_remote_code)
-    labels = judge.labels_pointwise if judge.method == "pointwise-logprob" else judge.labels_pairwise
-    texts = [render_example(campaign, constitution, prompt) for prompt in prompts]
-    asked = [ChoiceRequest(str(i), (Message("user", text),), tuple(labels)) for i, text in enumerate(texts)]
+    asked = [
+        replace(example_request(constitution, judge, prompt, PLACEHOLDERS), id=str(i))
+        for i, prompt in enumerate(prompts)
+    ]
     list(engine.choose(asked[:4]))
     started = time.monotonic()
     list(engine.choose(asked))
-    return len(asked) / (time.monotonic() - started)
+    read = time.monotonic()
+    if judge.reasons:
+        chains = (GenerateRequest(f"{a.id}-{n}", a.messages, n) for a in asked for n in range(judge.samples))
+        list(engine.generate(chains, sampling_of(judge)))
+    return len(asked) / (time.monotonic() - started), len(asked) / (read - started)
 
 
 def _path(model: str) -> str:

@@ -20,6 +20,7 @@ from selfalign.store import Run, Step
 from selfalign.text import clean, one_line
 
 CELL = 60  # characters of a text in a list
+REASON = 400  # characters of a judge's reasons
 
 Record = TypeVar("Record", Pair, Ranking, Candidate)
 
@@ -256,12 +257,19 @@ def verdicts(judgments: Iterable[Judgment], names: Mapping[str, str]) -> Iterato
         first, second = names.get(judgment.first_id, "another"), names.get(judgment.second_id, "another")
         principle = f"  {one_line(judgment.principle_id):<18}"
         if not judgment.second_id:
-            rating = f"rated {judgment.rating:.2f}" if judgment.rating is not None else judgment.verdict
+            rating = f"rated {judgment.rating:.2f}" if judgment.rating is not None else _unrated(judgment)
             yield Text(f"{principle} {first}: {rating}")
-            continue
-        winner = {"first": first, "second": second}.get(judgment.verdict, judgment.verdict)
-        surely = f", p(first) {judgment.p_first:.3f}" if judgment.p_first is not None else ""
-        yield Text(f"{principle} shown {first} then {second}: {winner}{surely}")
+        else:
+            winner = {"first": first, "second": second}.get(judgment.verdict, _unrated(judgment))
+            surely = f", p(first) {judgment.p_first:.3f}" if judgment.p_first is not None else ""
+            yield Text(f"{principle} shown {first} then {second}: {winner}{surely}")
+        if judgment.reason:
+            yield Text(f"{'':<20} {one_line(judgment.reason, REASON)}", style="dim")
+
+
+def _unrated(judgment: Judgment) -> str:
+    """A verdict that prefers no answer, and where it is invalid, why."""
+    return f"{judgment.verdict} ({judgment.invalid_reason})" if judgment.invalid_reason else judgment.verdict
 
 
 def lineage(run: Run, kind: Kind, example: Example[Any], sampled_by: str) -> dict[str, Any]:

@@ -178,7 +178,7 @@ def _model(source: _Source, model: str | None, base_url: str | None, backend: st
         fix = "--model FOLDER, a name on the Hub such as Qwen/Qwen3-8B, or openai:NAME"
         raise CommandError("a file has no judge of its own: which model is to be asked?", fix=fix, code=USAGE)
     if model is not None:
-        judge = replace(judge, model=model, revision=None, base_url=None, trust_remote_code=False)
+        judge = config.Judge(model=model, max_invalid=judge.max_invalid, max_concurrency=judge.max_concurrency)
     if base_url is not None:
         judge = replace(judge, base_url=base_url)
     if judge.model in ("self", "base") and source.run is not None:

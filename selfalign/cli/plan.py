@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,9 @@ from selfalign.constitution import Constitution
 from selfalign.objective import judge_rewards
 from selfalign.records import Message, Prompt
 from selfalign.stages.examples import RECORDS, kind_of
+from selfalign.stages.judge.budget import dollars
 from selfalign.stages.report.training import loss_name
+from selfalign.stages.train import evaluating_judge
 from selfalign.text import clean
 
 EXAMPLE = Prompt.make((Message("user", "(a prompt stands here)"),))
@@ -122,6 +125,10 @@ def estimates(
 
     counts = [(name, count) for name, count in _counts(settings, work) if any(map(count, work.rounds))]
     rows = [row(name, count, lambda value: f"{value:,.0f}") for name, count in counts]
+    if settings.judge.price is not None:
+        rows.append(
+            row("dollars for the judge", lambda one: _dollars(settings, work, one), lambda value: f"{value:,.2f}")
+        )
     if needs.disk is not None:
         rows.append(("disk, about", *[size(needs.disk / len(work.rounds))] * len(stretches), size(needs.disk)))
     if speed is not None:
@@ -130,6 +137,14 @@ def estimates(
         rows += [row(f"{stage}, about", lambda one, of=stage: taken[one.round][of], duration) for stage in stages]
         rows.append(row("time, about", lambda one: sum(taken[one.round].values()), duration, speed.start_seconds))
     return rows
+
+
+def _dollars(settings: Campaign, work: Workload, one: RoundWork) -> float:
+    """What those judgments of a round cost that are asked over an API."""
+    labelled = (settings.judge.model, one.judgments + one.rollout_judgments)
+    held_out = (evaluating_judge(settings).model, one.heldout_judgments)
+    asked = sum(count for model, count in (labelled, held_out) if model.startswith("openai:"))
+    return dollars(settings.judge.price, asked * work.judge_tokens, asked)
 
 
 def _counts(settings: Campaign, work: Workload) -> list[tuple[str, Count]]:
@@ -145,6 +160,7 @@ def _counts(settings: Campaign, work: Workload) -> list[tuple[str, Count]]:
         ("held-out answers", lambda one: one.heldout),
         ("held-out judgments", lambda one: one.heldout_judgments),
         ("tokens sampled", lambda one: one.generations * settings.generate.max_tokens),
+        ("tokens of the judge's reasons", lambda one: one.chains * settings.judge.cot_tokens),
         ("tokens read by the judge", lambda one: one.verdicts * work.judge_tokens),
     ]
 
@@ -161,9 +177,21 @@ def _remarks(settings: Any, needs: Needs, speed: Speed | None, work: Workload) -
         )
     if not work.exact_tokens:
         say("tokens: by length alone (4 characters a token), as the tokenizer is not on this machine")
+    if _reasons_freely(settings):
+        say(
+            "judge: the transformers engine cannot hold a model to JSON: its reasons come as free text, and those that "
+            "are not the JSON asked for are invalid verdicts; vLLM holds them to it by a grammar"
+        )
     if speed is not None:
         rate = f"{speed.sampled_tokens_per_second:,.0f} tokens/s sampled, {speed.judgments_per_second:,.1f} judgments/s"
         say(f"probe: {rate}, {duration(speed.start_seconds)} to start; training is a guess from the judge's speed")
+
+
+def _reasons_freely(settings: Campaign) -> bool:
+    """Whether a judge is to give reasons on an engine that has no grammars."""
+    judges = (settings.judge, evaluating_judge(settings))
+    here = any(judge.reasons and not judge.model.startswith("openai:") for judge in judges)
+    return here and (settings.engine.backend == "transformers" or find_spec("vllm") is None)
 
 
 def _facts(loaded: Any, work: Workload, needs: Needs, speed: Speed | None, example: str) -> dict[str, Any]:
@@ -186,6 +214,9 @@ def _facts(loaded: Any, work: Workload, needs: Needs, speed: Speed | None, examp
             **asdict(work),
             "total": {name: work.total(lambda one, name=name: vars(one)[name]) for name in COUNTS},
         },
+        "dollars": [_dollars(loaded.campaign, work, one) for one in work.rounds]
+        if loaded.campaign.judge.price
+        else None,
         "needs": {**asdict(needs), "fits": needs.fits},
         "probe": asdict(speed) if speed else None,
         "seconds": [speed.seconds(one, work) for one in work.rounds] if speed else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from math import comb
 from pathlib import Path
@@ -18,7 +18,7 @@ from selfalign.constitution import Constitution
 from selfalign.objective import judge_rewards, needs_reference, needs_rewards
 from selfalign.records import Prompt
 from selfalign.stages.examples import Kind, kind_of
-from selfalign.stages.judge import render_pairwise, render_pointwise
+from selfalign.stages.judge import example_request
 from selfalign.stages.train import evaluating_judge
 
 SAMPLE = 200  # prompts whose tokens are counted
@@ -33,7 +33,8 @@ class RoundWork:
     epoch reads, `passes` what all epochs cost, in forward passes over them; `reward_passes` are forward passes of a
     reward model over single answers. `rollouts` are answers sampled while the policy is trained, of all iterations,
     to `rollout_prompts` prompts; PPO trains on them, and its `passes` count the other models' too. `rollout_judgments`
-    are the judgments on them, where the judge rewards them itself.
+    are the judgments on them, where the judge rewards them itself. `chains` are the reasons that judges give for their
+    judgments, those of all kinds.
     """
 
     round: int
@@ -49,6 +50,7 @@ class RoundWork:
     rollout_judgments: int = 0
     heldout: int = 0
     heldout_judgments: int = 0
+    chains: int = 0
     trained_answers: int = 0
     passes: int = 0
     reward_passes: int = 0
@@ -138,7 +140,7 @@ def count_work(
     count, exact = token_counter(model_folder(campaign.policy.model))
     sample = list(train[:SAMPLE])
     rendered = [count(render_example(campaign, constitution, prompt)) for prompt in sample[:20]]
-    shown = 2 if campaign.judge.method == "pairwise-logprob" else 1
+    shown = 1 if campaign.judge.pointwise else 2
     return Workload(
         rounds=tuple(_rounds(campaign, prompts, constitution, standard or constitution)),
         prompt_tokens=fmean(sum(count(m.content) for m in p.messages) for p in sample) if sample else 0.0,
@@ -148,14 +150,9 @@ def count_work(
 
 
 def render_example(campaign: Campaign, constitution: Constitution, prompt: Prompt) -> str:
-    """A judge prompt as it will be sent, with placeholders for the responses."""
-    principle = constitution.active[0]
-    preamble = constitution.preamble
-    if campaign.judge.method == "pointwise-logprob":
-        labels = campaign.judge.labels_pointwise
-        return render_pointwise(prompt.messages, PLACEHOLDERS[0], principle.norm(), preamble=preamble, labels=labels)
-    labels = campaign.judge.labels_pairwise
-    return render_pairwise(prompt.messages, *PLACEHOLDERS, principle.comparison(), preamble=preamble, labels=labels)
+    """A judge prompt as it will be sent, after its worked examples, with placeholders for the responses."""
+    *examples, question = example_request(constitution, campaign.judge, prompt, PLACEHOLDERS).messages
+    return "\n\n".join([*(f"{turn.role}:\n{turn.content}" for turn in examples), question.content])
 
 
 def model_folder(model: str) -> Path | None:
@@ -185,7 +182,8 @@ def _rounds(
             trained |= _rollouts(settings, work, constitution)
         if needs_rewards(settings.train, settings.ppo):
             trained["reward_passes"] = _reward_passes(settings, work, done)
-        done.append(RoundWork(**{**vars(work), "replayed": replayed, **trained}))
+        counted = RoundWork(**{**vars(work), "replayed": replayed, **trained})
+        done.append(replace(counted, chains=_chains(settings, counted)))
         yield done[-1]
 
 
@@ -246,7 +244,7 @@ def comparisons_per_prompt(judge: Judge, samples: int) -> int:
 def _verdicts(settings: Campaign, constitution: Constitution) -> int:
     """Judgments on the candidates of one prompt."""
     judge, samples = settings.judge, settings.generate.samples
-    if judge.method == "pointwise-logprob":
+    if judge.pointwise:
         return samples * _panel(judge, constitution)
     return comparisons_per_prompt(judge, samples) * (2 if judge.both_orders else 1) * _panel(judge, constitution)
 
@@ -264,9 +262,16 @@ def _evaluation(settings: Campaign, number: int, heldout: Sequence[Prompt], stan
     asked = min(settings.evaluate.prompts, len(heldout)) if heldout else settings.evaluate.prompts
     judge, opponents = evaluating_judge(settings), len(settings.evaluate.against) if number else 1
     each = _panel(judge, standard)
-    if judge.method == "pointwise-logprob":
+    if judge.pointwise:
         return asked, asked * (1 + opponents) * each
     return asked, asked * opponents * (2 if judge.both_orders else 1) * each
+
+
+def _chains(settings: Campaign, work: RoundWork) -> int:
+    """How often judges sample reasons: `judge.samples` times a judgment, where their method asks for them."""
+    labelled = work.judgments + work.rollout_judgments
+    asked = ((settings.judge, labelled), (evaluating_judge(settings), work.heldout_judgments))
+    return sum(judge.samples * judgments for judge, judgments in asked if judge.reasons)
 
 
 def _replayed(settings: Campaign, work: RoundWork, done: Sequence[RoundWork]) -> int:

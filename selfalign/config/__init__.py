@@ -8,6 +8,7 @@ tree's defaults, and remembers for each value where it came from.
 from selfalign.config.contradictions import NAME, contradictions, unread
 from selfalign.config.loading import ConfigError, Loaded, load, schema_text, to_yaml
 from selfalign.config.tree import (
+    HIGHEST_LEVEL,
     Accept,
     Adapter,
     Campaign,
@@ -23,6 +24,7 @@ from selfalign.config.tree import (
     Phase,
     Policy,
     Ppo,
+    Price,
     Prompts,
     Replay,
     Revise,
@@ -32,6 +34,7 @@ from selfalign.config.tree import (
 )
 
 __all__ = [
+    "HIGHEST_LEVEL",
     "NAME",
     "Accept",
     "Adapter",
@@ -50,6 +53,7 @@ __all__ = [
     "Phase",
     "Policy",
     "Ppo",
+    "Price",
     "Prompts",
     "Replay",
     "Revise",

@@ -72,14 +72,17 @@ def _sampling(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
 
 def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     judge, pairs = campaign.judge, campaign.pairs
-    pointwise = judge.method == "pointwise-logprob"
+    pointwise = judge.pointwise
     for name in ("labels_pairwise", "labels_pointwise"):
         labels = getattr(judge, name)
         if len(set(labels)) < max(2, len(labels)):
             yield f"judge.{name}", "the labels must be at least two, and all different", 'Such as ["A", "B"].'
     if judge.tie_margin >= 0.5:
         yield "judge.tie_margin", "a margin of 0.5 or more makes every verdict a tie", "Set it below 0.5."
-    most = len(judge.labels_pointwise) - 1 if pointwise else 1
+    if judge.calibration and pointwise:
+        why = "ratings are shown in no order, and a calibration is of a pairwise judge"
+        yield "judge.calibration", why, "Remove it, or use pairwise-logprob."
+    most = judge.highest_rating - 1 if pointwise else 1
     if pairs.min_margin >= most:
         why = f"no pair can reach a margin of {pairs.min_margin:g}: scores of {judge.method} differ by at most {most}"
         yield "pairs.min_margin", why, f"Set it below {most}."
@@ -107,10 +110,46 @@ def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
     if pairs.length_balance and not picks_best:
         why = f"strategy {pairs.strategy} picks no best candidate whose length could be balanced"
         yield "pairs.length_balance", why, "Remove it, or use strategy best-worst."
+    yield from _method(campaign)
     if judge.base_url and not judge.model.startswith("openai:"):
         yield "judge.base_url", f"the judge {judge.model!r} is not reached over an API", "Use `model: openai:NAME`."
+    yield from _cost(campaign)
     if judge.revision and judge.model in ("self", "base"):
         yield "judge.revision", f"the judge is the policy ({judge.model}), which has its own", "Set policy.revision."
+
+
+def _method(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    """Settings that none of the two judges' methods reads, and a clamp that leaves nothing to learn."""
+    judge = campaign.judge
+    methods = {judge.method, campaign.evaluate.judge.method or judge.method}
+    reasons, compares = any(m.endswith("cot") for m in methods), any(m.startswith("pairwise") for m in methods)
+    for name in ("samples", "cot_tokens"):
+        if getattr(judge, name) != getattr(Judge, name) and not reasons:
+            why = f"{' and '.join(sorted(methods))} asks for no reasons"
+            yield f"judge.{name}", why, "Remove it, or use `method: pairwise-cot`."
+    if not compares and judge.labels_pairwise != Judge.labels_pairwise:
+        yield "judge.labels_pairwise", f"{judge.method} compares no answers", "Set judge.labels_pointwise instead."
+    if not any(not m.startswith("pairwise") for m in methods) and judge.labels_pointwise != Judge.labels_pointwise:
+        yield "judge.labels_pointwise", f"{judge.method} rates no answers", "Set judge.labels_pairwise instead."
+    if judge.cot_clamp != Judge.cot_clamp and (judge.label_clamp is None or campaign.pairs.labels == "hard"):
+        why = "it keeps the soft labels of pairwise-cot within bounds, and there are none"
+        yield "judge.cot_clamp", why, "Remove it, or use `method: pairwise-cot` and `pairs: {labels: soft}`."
+    elif not judge.cot_clamp[0] < 0.5 < judge.cot_clamp[1]:
+        why = f"between {judge.cot_clamp[0]:g} and {judge.cot_clamp[1]:g} no label can prefer either answer"
+        yield "judge.cot_clamp", why, "Write two numbers about 0.5, such as [0.4, 0.6]; [0, 1] clamps nothing."
+    length = campaign.engine.max_model_len
+    if reasons and length is not None and judge.cot_tokens >= length and not judge.model.startswith("openai:"):
+        why = f"reasons of {judge.cot_tokens} tokens leave no room for a question in engine.max_model_len"
+        yield "judge.cot_tokens", why, f"Set it below {length}, or raise engine.max_model_len."
+
+
+def _cost(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
+    judge, models = campaign.judge, (campaign.judge.model, campaign.evaluate.judge.model or "")
+    if judge.max_cost is not None and judge.price is None:
+        fix = "Add `price: {input: 0.15, output: 0.6}` under judge: dollars per million tokens."
+        yield "judge.max_cost", "nothing says what the judge's tokens cost", fix
+    if judge.price is not None and not any(model.startswith("openai:") for model in models):
+        yield "judge.price", f"the judge {judge.model!r} is not reached over an API", "Remove it, or use openai:NAME."
 
 
 def _budget(judge: Judge, samples: int) -> Iterator[tuple[str, str, str]]:
@@ -222,7 +261,7 @@ def _ppo(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
 
 def _judged(campaign: Campaign, rounds: Sequence[Campaign]) -> Iterator[tuple[str, str, str]]:
     """What the judge of rollouts cannot do, and what nobody reads where all rounds are rewarded by it."""
-    if campaign.judge.method == "pairwise-logprob":
+    if not campaign.judge.pointwise:
         why = "a pairwise judge says which of two answers is better, and rewards no single one"
         yield "ppo.reward", why, "Set `judge: {method: pointwise-logprob}`, or remove it for a reward model."
     if all(objective.judge_rewards(settings.train, settings.ppo) for settings in rounds):

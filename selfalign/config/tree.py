@@ -19,6 +19,8 @@ NonNegative = Annotated[float, Meta(ge=0)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Count = Annotated[int, Meta(ge=1)]
 Whole = Annotated[int, Meta(ge=0)]
+JudgeMethod = Literal["pairwise-logprob", "pairwise-cot", "pointwise-logprob", "pointwise-cot", "rubric"]
+HIGHEST_LEVEL = 5  # what the highest level of a rubric is worth as a rating, whatever its score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,23 +63,63 @@ class Generate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Price:
+    """Dollars per million tokens."""
+
+    input: NonNegative = 0.0
+    output: NonNegative = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judge:
     """`model: self` judges with the round's own policy, `base` with the campaign's first, `openai:NAME` over an API."""
 
     model: str = "self"
     revision: str | None = None
-    method: Literal["pairwise-logprob", "pointwise-logprob"] = "pairwise-logprob"
+    method: JudgeMethod = "pairwise-logprob"
     both_orders: bool = True
     principles: Literal["sample", "all"] = "sample"
     comparisons: Literal["all", "ring", "random", "active"] = "all"  # all k(k-1)/2 pairs, a random cycle, or budget
     budget: Count | None = None  # active, random: comparisons a prompt; active spends them where they tell most
     labels_pairwise: tuple[str, str] = ("A", "B")
     labels_pointwise: tuple[str, ...] = ("1", "2", "3", "4", "5")
+    examples: Whole = 0  # of a principle's worked examples, shown before each question
+    samples: Count = 1  # cot: chains of reasons for each question, whose verdicts are averaged
+    cot_tokens: Count = 512  # of reasons and verdict together; a longer reply is no verdict
+    cot_clamp: tuple[Fraction, Fraction] = (0.4, 0.6)  # pairwise-cot: soft labels are kept within it (Bai et al. 2022)
     tie_margin: Fraction = 0.0  # |p_first - 0.5| at or under this is a tie
+    calibration: str | None = None  # a file of `selfalign judge calibrate`: how verdicts are read when pairs are made
     max_invalid: Fraction = 0.1  # above this share of invalid verdicts the stage stops
     base_url: str | None = None
     max_concurrency: Count = 16
+    price: Price | None = None  # of an API judge
+    max_cost: Positive | None = None  # dollars a campaign; asking ends before they are exceeded
+    cache: bool = True  # what a judge has answered, in whichever run of the folder, is not asked again
     trust_remote_code: bool = False
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether answers are rated one by one instead of compared."""
+        return not self.method.startswith("pairwise")
+
+    @property
+    def reasons(self) -> bool:
+        """Whether reasons are asked for before the verdict."""
+        return self.method.endswith("cot")
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.labels_pointwise if self.pointwise else self.labels_pairwise
+
+    @property
+    def highest_rating(self) -> int:
+        """The best rating that a pointwise method gives; the worst is 1."""
+        return HIGHEST_LEVEL if self.method == "rubric" else len(self.labels_pointwise)
+
+    @property
+    def label_clamp(self) -> tuple[float, float] | None:
+        """The range that soft labels are kept in, None for methods whose probabilities are believed as they are."""
+        return self.cot_clamp if self.method == "pairwise-cot" else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +296,7 @@ class EvaluateJudge:
     model: str | None = None
     revision: str | None = None
     base_url: str | None = None
-    method: Literal["pairwise-logprob", "pointwise-logprob"] | None = None
+    method: JudgeMethod | None = None
     principles: Literal["sample", "all"] | None = None
 
 
@@ -275,6 +317,7 @@ class Accept:
     win_rate_lower_bound: Fraction | None = 0.5  # lower end of the 95% interval against the previous policy
     max_kl: Positive | None = 20.0  # nats per response, to the base policy
     max_length_ratio: Positive | None = 1.5  # mean response length over the base policy's
+    min_kappa: Fraction | None = None  # lower end of the 95% interval of the judge's agreement with the run's labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from selfalign.records import Message
+from selfalign.records import InvalidReason, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +16,7 @@ class Sampling:
     top_p: float = 1.0
     max_tokens: int = 512
     logprobs: bool = False  # whether Generation.logprobs are wanted: on a CPU they cost up to a fifth of the time
+    schema: str = ""  # JSON Schema of the answer; where an engine cannot enforce it, it says so and answers freely
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class Generation:
     sum; an engine may leave both None where they were not asked for.
 
     `token_ids` end with the end-of-turn token where one was sampled; `text` leaves control tokens out. A request that
-    cannot be served (a prompt longer than the model's context) has finish reason "error", with the reason as text.
+    cannot be served (a prompt longer than the model's context) has finish reason "error", with the reason as text; so
+    has one that a service refuses to answer, which is `refused`.
     """
 
     id: str
@@ -43,22 +45,27 @@ class Generation:
     logprob: float | None
     num_prompt_tokens: int
     logprobs: tuple[float, ...] | None = None
+    refused: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class ChoiceRequest:
-    """Ask for the probabilities of the labels as the first token of the answer."""
+    """Ask for the probabilities of the labels as the first token of the answer, or as the next after `prefix`.
+
+    `prefix` is how the answer begins: text of a model, encoded without control tokens.
+    """
 
     id: str
     messages: tuple[Message, ...]
     labels: tuple[str, ...]
+    prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """`probabilities` sum to 1 over the labels, in the request's order; None where the engine got no valid answer.
 
-    `raw` is the most probable label, or the reason why there is none.
+    `raw` is the most probable label, or the reason why there is none, of which `invalid` is the kind.
     """
 
     id: str
@@ -66,6 +73,7 @@ class Choice:
     raw: str
     num_prompt_tokens: int
     seconds: float
+    invalid: InvalidReason = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import UTC, datetime
@@ -27,6 +29,7 @@ from selfalign.engines.base import (
     Score,
     ScoreRequest,
 )
+from selfalign.records import InvalidReason, Message
 
 _KEY = "OPENAI_API_KEY"
 _TIMEOUT = openai.Timeout(120.0, connect=10.0)
@@ -34,6 +37,7 @@ _ATTEMPTS = 6
 _RETRY_SECONDS = 300.0  # for all attempts at one request
 _LONGEST_WAIT = 60.0  # whatever Retry-After says
 _TOP_LOGPROBS = 20
+_STRING_LIMITS = ("minLength", "maxLength", "pattern")
 _QUOTA = ("insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "quota_exceeded")
 _TRANSIENT = (openai.APIConnectionError, openai.APIResponseValidationError, openai.InternalServerError)
 
@@ -53,6 +57,7 @@ class OpenAIEngine:
         self._model = judge.model.removeprefix("openai:")
         self._concurrency = judge.max_concurrency
         self._wait_initial = wait_initial
+        self._knows_schemas = True  # until it says otherwise
         self._client = openai.OpenAI(api_key=key, base_url=judge.base_url, max_retries=0, timeout=timeout)
         # Servers of one's own mostly know the older name; OpenAI's newer models know the newer one alone.
         self._limit_name = "max_tokens" if judge.base_url else "max_completion_tokens"
@@ -110,33 +115,52 @@ class OpenAIEngine:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _generate(self, request: GenerateRequest, sampling: Sampling) -> Generation:
+        options = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": request.seed}
         try:
-            reply = self._ask(
-                request,
-                sampling.max_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                seed=request.seed,
-            )
+            reply = self._ask_for_json(request, sampling, **options)
         except _Unanswered as error:
             return Generation(request.id, str(error), (), "error", None, 0)
         choice = reply.choices[0]
+        if _refused(choice):
+            refusal = getattr(choice.message, "refusal", None) or choice.message.content or choice.finish_reason
+            return Generation(request.id, refusal, (), "error", None, _prompt_tokens(reply), refused=True)
         reason = choice.finish_reason if choice.finish_reason in ("stop", "length") else "error"
         text = choice.message.content or ""
         return Generation(request.id, text, (), reason, None, _prompt_tokens(reply))
 
+    def _ask_for_json(self, request: GenerateRequest, sampling: Sampling, **options: Any) -> Any:
+        """One completion that obeys the schema, where there is one and the server knows schemas; else a free one."""
+        messages = request.messages
+        if sampling.schema and self._knows_schemas:
+            try:
+                return self._ask(messages, sampling.max_tokens, response_format=_format(sampling.schema), **options)
+            except _SchemaRefused as error:
+                if self._knows_schemas:  # of requests side by side, one says it
+                    self._knows_schemas = False
+                    warnings.warn(
+                        f"the server of openai:{self._model} does not take a JSON Schema ({error}): its replies are "
+                        "free text, and those that are not the JSON asked for are invalid verdicts",
+                        stacklevel=2,
+                    )
+        return self._ask(messages, sampling.max_tokens, **options)
+
     def _choose(self, request: ChoiceRequest) -> Choice:
         started = time.perf_counter()
         try:
-            reply = self._ask(request, 1, temperature=0.0, logprobs=True, top_logprobs=_TOP_LOGPROBS)
+            reply = self._ask(_continued(request), 1, temperature=0.0, logprobs=True, top_logprobs=_TOP_LOGPROBS)
         except _Unanswered as error:
-            return Choice(request.id, None, str(error), 0, time.perf_counter() - started)
-        probabilities, raw = _read_labels(reply.choices[0], request.labels)
-        return Choice(request.id, probabilities, raw, _prompt_tokens(reply), time.perf_counter() - started)
+            return Choice(request.id, None, str(error), 0, time.perf_counter() - started, "error")
+        choice = reply.choices[0]
+        probabilities, raw = _read_labels(choice, request.labels)
+        invalid = "" if probabilities else _kind_of_nothing(choice)
+        return Choice(request.id, probabilities, raw, _prompt_tokens(reply), time.perf_counter() - started, invalid)
 
-    def _ask(self, request: GenerateRequest | ChoiceRequest, max_tokens: int, **options: Any) -> Any:
-        """One chat completion. Raises _Unanswered after the last attempt, EngineError where no attempt can help."""
-        messages = [{"role": m.role, "content": m.content} for m in request.messages]
+    def _ask(self, conversation: Sequence[Message], max_tokens: int, **options: Any) -> Any:
+        """One chat completion. Raises _Unanswered after the last attempt, EngineError where no attempt can help.
+
+        Raises _SchemaRefused where a schema was given and the server takes none.
+        """
+        messages = [{"role": m.role, "content": m.content} for m in conversation]
         try:
             for attempt in stamina.retry_context(
                 on=_backoff,
@@ -151,6 +175,8 @@ class OpenAIEngine:
         except openai.OpenAIError as error:
             if is_transient(error):
                 raise _Unanswered(f"no answer after {_ATTEMPTS} attempts: {_brief(error)}") from error
+            if "response_format" in options and _is_about_schemas(error):
+                raise _SchemaRefused(_brief(error)) from error
             if _is_about_this_request(error):
                 raise _Unanswered(_brief(error)) from error
             raise EngineError(f"the API judge openai:{self._model} refuses: {_brief(error)}") from error
@@ -170,6 +196,10 @@ class OpenAIEngine:
 
 class _Unanswered(Exception):
     """One request has no answer; the others may."""
+
+
+class _SchemaRefused(Exception):
+    """The server does not take the schema that answers are to obey; without it, it may answer."""
 
 
 class _Unreadable(openai.OpenAIError):
@@ -219,6 +249,37 @@ def _is_about_this_request(error: openai.OpenAIError) -> bool:
         code in ("context_length_exceeded", "content_filter", "string_above_max_length")
         or "maximum context length" in str(error)
     )
+
+
+def _is_about_schemas(error: openai.OpenAIError) -> bool:
+    text = str(error)
+    rejected = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
+    return rejected and any(name in text for name in ("response_format", "json_schema", "structured output"))
+
+
+def _format(schema: str) -> dict[str, Any]:
+    """A schema as `response_format`, without the limits on strings that some services refuse."""
+    bare = json.loads(schema, object_hook=lambda d: {k: v for k, v in d.items() if k not in _STRING_LIMITS})
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": bare}}
+
+
+def _continued(request: ChoiceRequest) -> tuple[Message, ...]:
+    """A conversation in which a label comes next. What an answer begins with is a turn here, and asked about anew."""
+    if not request.prefix:
+        return request.messages
+    ask = f"Now give the verdict alone, as one of {', '.join(request.labels)}."
+    return (*request.messages, Message("assistant", request.prefix), Message("user", ask))
+
+
+def _refused(choice: Any) -> bool:
+    return bool(getattr(choice.message, "refusal", None)) or choice.finish_reason == "content_filter"
+
+
+def _kind_of_nothing(choice: Any) -> InvalidReason:
+    """The kind of a reply of which no label can be read."""
+    if _refused(choice):
+        return "refused"
+    return "malformed" if choice.message.content else "empty"
 
 
 def _read_labels(choice: Any, labels: Sequence[str]) -> tuple[tuple[float, ...] | None, str]:

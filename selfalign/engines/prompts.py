@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from selfalign.chat import encode_chat
-from selfalign.engines.base import EngineError
+from selfalign.chat import encode_chat, encode_text
+from selfalign.engines.base import ChoiceRequest, EngineError
 from selfalign.records import Message
 
 
@@ -26,6 +26,11 @@ class PromptEncoder:
         if self._last is None or self._last[0] != messages:
             self._last = (messages, encode_chat(self.tokenizer, messages))
         return self._last[1]
+
+    def encode_choice(self, request: ChoiceRequest) -> list[int]:
+        """Token ids of a conversation up to where a label is to come."""
+        ids = self.encode(request.messages)
+        return [*ids, *encode_text(self.tokenizer, request.prefix)] if request.prefix else ids
 
     def decode(self, token_ids: Sequence[int]) -> str:
         return self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)

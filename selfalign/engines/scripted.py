@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import random
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from selfalign.engines.base import (
@@ -30,7 +32,8 @@ class ScriptedEngine:
     """Answers by two functions of the request, the same always, in the order asked.
 
     `text(messages, seed)` is the answer to a prompt; `preference(messages, labels)` gives a weight to each label, or
-    None for an invalid answer. By default both are pseudo-random functions of their arguments and the loaded model.
+    None for an invalid answer; what an answer is to begin with is its last message. By default both are pseudo-random
+    functions of their arguments and the loaded model; where a schema is asked for, a text that is no object fills one.
     Tokens are the bytes of the text. `loaded` lists the models that were put in place.
     """
 
@@ -45,7 +48,7 @@ class ScriptedEngine:
 
     def generate(self, requests: Iterable[GenerateRequest], sampling: Sampling) -> Iterator[Generation]:
         for request in requests:
-            tokens = tuple(self._text(request.messages, request.seed).encode())
+            tokens = tuple(self._answer(request, sampling).encode())
             kept = tokens[: sampling.max_tokens]
             logprobs = self._logprobs(request.messages, kept)
             yield Generation(
@@ -60,10 +63,11 @@ class ScriptedEngine:
 
     def choose(self, requests: Iterable[ChoiceRequest]) -> Iterator[Choice]:
         for request in requests:
-            weights = self._preference(request.messages, request.labels)
+            begun = (Message("assistant", request.prefix),) if request.prefix else ()
+            weights = self._preference((*request.messages, *begun), request.labels)
             size = _length(request.messages)
             if weights is None:
-                yield Choice(request.id, None, "no label", size, 0.0)
+                yield Choice(request.id, None, "no label", size, 0.0, "malformed")
                 continue
             total = math.fsum(weights)
             best = max(zip(weights, request.labels, strict=True))[1]
@@ -92,6 +96,24 @@ class ScriptedEngine:
 
     def close(self) -> None:
         """There is nothing to free."""
+
+    def _answer(self, request: GenerateRequest, sampling: Sampling) -> str:
+        text = self._text(request.messages, request.seed)
+        return self._object(text, request, sampling.schema) if sampling.schema else text
+
+    def _object(self, text: str, request: GenerateRequest, schema: str) -> str:
+        """An object that obeys the schema, if it is one of strings; a text that is an object already stays.
+
+        A property whose value the request spells (`"id": "12ab"`) has that value.
+        """
+        if text.lstrip().startswith("{"):
+            return text
+        dice, asked = random.Random(self._digest(request.messages, request.seed, schema)), request.messages[-1].content
+        filled = {}
+        for name, rule in json.loads(schema)["properties"].items():
+            spelled = re.findall(rf'"{re.escape(name)}": "([0-9a-f]+)"', asked) if "pattern" in rule else []
+            filled[name] = dice.choice(rule["enum"]) if "enum" in rule else spelled[-1] if spelled else text
+        return json.dumps(filled)
 
     def _words(self, messages: tuple[Message, ...], seed: int) -> str:
         dice = random.Random(self._digest(messages, seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -62,11 +63,17 @@ class TransformersEngine:
         self._read()
 
     def generate(self, requests: Iterable[GenerateRequest], sampling: Sampling) -> Iterator[Generation]:
+        if sampling.schema:
+            warnings.warn(
+                "the transformers engine cannot hold a model to a schema: its replies are free text, and those that "
+                "are not the JSON asked for are invalid verdicts. Use vLLM where it runs",
+                stacklevel=2,
+            )
         for window in _windows(requests, self._window):
             rows: list[_Row] = []
             for request in window:
                 try:
-                    prompt = self._prompt(request)
+                    prompt = self._fitting(self._prompts.encode(request.messages))
                 except ChatError as error:
                     yield Generation(request.id, str(error), (), "error", None, 0)
                     continue
@@ -81,9 +88,9 @@ class TransformersEngine:
             asked: list[tuple[ChoiceRequest, list[int]]] = []
             for request in window:
                 try:
-                    asked.append((request, self._prompt(request)))
+                    asked.append((request, self._fitting(self._prompts.encode_choice(request))))
                 except ChatError as error:
-                    yield Choice(request.id, None, str(error), 0, 0.0)
+                    yield Choice(request.id, None, str(error), 0, 0.0, "error")
             for batch in self._batches(asked, [len(prompt) for _, prompt in asked]):
                 started = time.perf_counter()
                 logits = self._forward([prompt for _, prompt in batch], keep=1)[:, -1].float().cpu()
@@ -152,8 +159,7 @@ class TransformersEngine:
         self._vocabulary = config.vocab_size
         self._ends = _end_tokens(model, self._prompts.tokenizer)
 
-    def _prompt(self, request: GenerateRequest | ChoiceRequest) -> list[int]:
-        prompt = self._prompts.encode(request.messages)
+    def _fitting(self, prompt: list[int]) -> list[int]:
         if len(prompt) >= self._limit:
             raise ChatError(f"prompt too long: {len(prompt)} tokens, at most {self._limit - 1}")
         return prompt
@@ -253,7 +259,7 @@ class TransformersEngine:
         probabilities = softmax(logits[list(labels)].tolist())
         if probabilities is None:
             reason = "the model gives none of the labels a finite probability"
-            return Choice(request.id, None, reason, prompt_tokens, seconds)
+            return Choice(request.id, None, reason, prompt_tokens, seconds, "error")
         best = max(zip(probabilities, request.labels, strict=True))[1]
         return Choice(request.id, probabilities, best, prompt_tokens, seconds)
 

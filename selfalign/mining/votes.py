@@ -70,7 +70,14 @@ def vote(
     Raises MiningError where more than `max_invalid` of its verdicts are none.
     """
     settings = replace(
-        settings, method="pairwise-logprob", both_orders=True, principles="all", comparisons="all", tie_margin=0.0
+        settings,
+        method="pairwise-logprob",
+        both_orders=True,
+        principles="all",
+        comparisons="all",
+        tie_margin=0.0,
+        examples=0,
+        calibration=None,
     )
     principles = tuple(Principle(id=str(k), compare=rule) for k, rule in enumerate(rules))
     constitution = Constitution(name="candidates", version="0.0.0", principles=principles)

@@ -29,9 +29,12 @@ def template_literals() -> list[str]:
     rendered = (
         (
             judge.render_pairwise([Message("user", message)], first, second, principle),
-            judge.make_nonce(message, first, second),
+            judge.make_nonce(message, beside=(first, second)),
         ),
-        (judge.render_pointwise([Message("user", message)], first, principle), judge.make_nonce(message, first)),
+        (
+            judge.render_pointwise([Message("user", message)], first, principle),
+            judge.make_nonce(message, beside=(first,)),
+        ),
     )
     pieces = (piece for text, nonce in rendered for piece in re.split("|".join((*holes, nonce)), text))
     return list(dict.fromkeys(piece for piece in pieces if len(piece) > 3))

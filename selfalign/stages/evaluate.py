@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import random
-import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean, stdev
+from types import MappingProxyType
 
 from selfalign import config
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
 from selfalign.engines.streaming import answer_shards, score_requests
+from selfalign.labels import MIN_LABELS
 from selfalign.preferences import Readings, by_prompt, p_of, pair_key, read_prompt
 from selfalign.records import (
     Behaviour,
@@ -20,6 +21,7 @@ from selfalign.records import (
     Checkpoint,
     Gate,
     Guarded,
+    HumanAgreement,
     JudgeHealth,
     Judgment,
     Kl,
@@ -30,17 +32,13 @@ from selfalign.records import (
     WinRate,
     derived_seed,
 )
-from selfalign.statistics import bootstrap_interval, distinct, length_controlled_rate, repetition
+from selfalign.statistics import bootstrap_interval, distinct, length_controlled_rate, refuses, repetition
 
 NUM_SAMPLES = 6
 AGAINST_WHAT_WAS_MEANT = (
     "What to do: the labels ask for something that the evaluation punishes; see what they prefer with `selfalign pairs "
     "ls`, then mend the constitution or the labelling judge"
 )
-
-# Phrases of refusal in the manner of Zou et al. 2023 (GCG): looked for in the opening, a rough count and no judgment.
-_REFUSAL = re.compile(r"\bi (cannot|can not|can't|will not|won't|must decline|am (not able|unable))\b")
-_OPENING = 100  # characters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +173,7 @@ def behaviour(candidates: Iterable[Candidate]) -> Behaviour | None:
         mean_tokens=fmean(len(answer.token_ids) for answer in answers),
         truncated=fmean(answer.finish_reason == "length" for answer in answers),
         empty=fmean(not text.strip() for text in texts),
-        refusal=fmean(map(_refuses, texts)),
+        refusal=fmean(map(refuses, texts)),
         repetition=fmean(map(repetition, texts)),
         distinct_1=distinct(texts, 1),
         distinct_2=distinct(texts, 2),
@@ -226,6 +224,7 @@ def make_report(
     discarded: Mapping[str, int],
     seconds: Mapping[str, float],
     guard: Guarded | None = None,
+    humans: Mapping[str, HumanAgreement] = MappingProxyType({}),
 ) -> Report:
     """All measurements of a round, judged by the principles of `standard`, and the gate's decision on them."""
     seed = derived_seed(settings.seed, "evaluate", round)
@@ -253,6 +252,7 @@ def make_report(
         samples=pick_samples(heldout, standard, settings.pairs, seed=seed),
         seconds=dict(seconds),
         standard=None if standard.hash == constitution.hash else f"{_named(standard)} ({standard.hash})",
+        humans=dict(humans),
     )
     return replace(report, gate=gate(report, settings.accept, guard))
 
@@ -293,6 +293,8 @@ def _checks(report: Report, accept: config.Accept) -> Iterator[tuple[bool, str]]
         yield _check_limit(value, limit, "KL to base", " nats per response", "accept.max_kl")
     if (limit := accept.max_length_ratio) is not None:
         yield _check_limit(report.length_ratio, limit, "length", " times the base's", "accept.max_length_ratio")
+    if (bound := accept.min_kappa) is not None:
+        yield _check_kappa(report.humans, bound)
 
 
 def _check_win_rate(measured: WinRate | None, bound: float) -> tuple[bool, str]:
@@ -309,6 +311,28 @@ def _check_limit(value: float | None, limit: float, name: str, unit: str, settin
         return False, f"{name} was not measured ({setting})"
     holds = value <= limit
     return holds, f"{name} {value:.3g}{unit}, {'within' if holds else 'above'} {limit:g}"
+
+
+def _check_kappa(humans: Mapping[str, HumanAgreement], bound: float) -> tuple[bool, str]:
+    """Every judge on whose verdicts there are enough labels must agree with people; one at least must have them."""
+    enough = {role: found for role, found in humans.items() if found.num_pairs >= MIN_LABELS}
+    if not enough:
+        most = max((found.num_pairs for found in humans.values()), default=0)
+        have = f"there are only {most} labels by people" if most else "there are no labels by people"
+        have += " on pairs drawn at random"
+        how = "give them with `selfalign label`, then run the campaign again"
+        return False, f"{have} to hold the judge against, and {MIN_LABELS} are needed (accept.min_kappa): {how}"
+    said = [_kappa_words(role, found, bound) for role, found in enough.items()]
+    return all(holds for holds, _ in said), "; ".join(words for _, words in said)
+
+
+def _kappa_words(role: str, found: HumanAgreement, bound: float) -> tuple[bool, str]:
+    if found.kappa is None or found.low is None:
+        return False, f"chance alone makes the {role} judge agree with people, so that there is no kappa"
+    holds = found.low >= bound
+    interval = f"{found.kappa:.3f} (95% interval {found.low:.3f} to {found.high:.3f}, {found.num_pairs} labels)"
+    relation = "at or above" if holds else "below"
+    return holds, f"the {role} judge's kappa with people {interval}, its lower end {relation} {bound:g}"
 
 
 # Parts of the measurements.
@@ -367,6 +391,7 @@ class _Tally:
     first: int = 0
     unequal: int = 0
     longer: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
 
     def add(self, judgments: Sequence[Judgment], readings: Readings, lengths: Mapping[str, int]) -> None:
         """Count the judgments of one prompt. `lengths`: number of tokens by candidate id."""
@@ -374,6 +399,7 @@ class _Tally:
         for judgment in judgments:
             self.judgments += 1
             self.invalid += judgment.verdict == "invalid"
+            self.reasons[judgment.invalid_reason] += bool(judgment.invalid_reason)
             self.ties += judgment.verdict == "tie"
             self.decided += judgment.verdict in ("first", "second")
             self.first += judgment.verdict == "first"
@@ -406,12 +432,8 @@ class _Tally:
             swap_consistency=_share(self.consistent, self.swapped),
             first_preferred=_share(self.first, self.decided),
             longer_preferred=_share(self.longer, self.unequal),
+            invalid_reasons={kind: n for kind, n in self.reasons.most_common() if n},
         )
-
-
-def _refuses(text: str) -> bool:
-    opening = text[:_OPENING].lower().replace("’", "'").replace("i'm", "i am")
-    return _REFUSAL.search(opening) is not None
 
 
 def _share(part: int, whole: int) -> float | None:

@@ -22,6 +22,7 @@ def build_pairs(
     *,
     seed: int,
     prompts: Sequence[Prompt] = (),
+    clamp: tuple[float, float] | None = None,
 ) -> tuple[list[Pair], Counter[str]]:
     """Build the preference pairs of one shard; count, by reason, those that were considered and discarded.
 
@@ -46,14 +47,15 @@ def build_pairs(
     and of those as near to the worst the longest is rejected (Meta-Rewarding, Wu et al. 2024, arXiv:2407.19594).
 
     A truncated or empty candidate, or one that clearly loses under a hard constraint, can be rejected and never chosen.
-    `p_chosen` is the judge's probability (ratings: sigmoid(rating_scale * difference)), or 1 with hard labels. Prompts
+    `p_chosen` is the judge's probability (ratings: sigmoid(rating_scale * difference)), kept within `clamp`, or 1 with
+    hard labels. Prompts
     that yield nothing to consider count once, so that pairs and discards add up to what was considered.
     """
     check_principles(judgments, constitution)
     if settings.strategy == "spin":
         considered = _against_gold(candidates, prompts, seed)
     else:
-        considered = _by_judgment(candidates, judgments, constitution, settings, seed)
+        considered = _by_judgment(candidates, judgments, constitution, settings, seed, clamp)
     outcomes = list(considered)
     return [o for o in outcomes if isinstance(o, Pair)], Counter(o for o in outcomes if isinstance(o, str))
 
@@ -93,8 +95,9 @@ def _by_judgment(
     constitution: Constitution,
     settings: Pairs,
     seed: int,
+    clamp: tuple[float, float] | None,
 ) -> Iterator[Pair | str]:
-    for prompt_id, contest in contests(candidates, judgments, constitution, settings):
+    for prompt_id, contest in contests(candidates, judgments, constitution, settings, clamp):
         if isinstance(contest, str):
             yield contest
         else:
@@ -208,7 +211,7 @@ def _pair(contest: Contest, chosen: Candidate, rejected: Candidate, lead: float)
         prompt_id=chosen.prompt_id,
         chosen_id=chosen.id,
         rejected_id=rejected.id,
-        p_chosen=1.0 if contest.settings.labels == "hard" else contest.readings.probability(lead),
+        p_chosen=1.0 if contest.settings.labels == "hard" else contest.readings.soft_label(lead),
         margin=lead,
         judgment_ids=tuple(_evidence(contest, chosen.id, rejected.id)),
     )

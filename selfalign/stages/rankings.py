@@ -10,7 +10,6 @@ from statistics import fmean
 from selfalign.config import Pairs
 from selfalign.constitution import Constitution
 from selfalign.contest import Contest, contests
-from selfalign.preferences import sigmoid
 from selfalign.records import Candidate, Judgment, Ranking
 from selfalign.stages import check_principles
 
@@ -24,13 +23,15 @@ def build_rankings(
     constitution: Constitution,
     settings: Pairs,
     algorithm: str,
+    *,
+    clamp: tuple[float, float] | None = None,
 ) -> tuple[list[Ranking], Counter[str]]:
     """Rank the candidates of each prompt of one shard; count, by reason, what is left out.
 
     A score is the expected rating (see `Contest.ratings`), or the log-strength of a Bradley-Terry model in which the
     judge's probability for each compared pair counts as a fractional win; both follow the tiers of the constitution.
     A win rate is the mean probability to beat a ranked candidate, oneself included as 1/2 (SPPO, Wu et al. 2024,
-    arXiv:2405.00675); what was not compared is estimated from the scores.
+    arXiv:2405.00675); what was not compared is estimated from the scores. Its probabilities are kept within `clamp`.
 
     Truncated and empty candidates, and those that clearly lose under a hard constraint, stand behind all others, with
     scores and win rates no better than the worst of those. A prompt without any other candidate has no ranking, nor,
@@ -47,7 +48,7 @@ def build_rankings(
     check_principles(judgments, constitution)
     rankings: list[Ranking] = []
     left_out: Counter[str] = Counter()
-    for _, contest in contests(candidates, judgments, constitution, settings):
+    for _, contest in contests(candidates, judgments, constitution, settings, clamp):
         ranking = _rank(contest)
         if isinstance(ranking, Ranking) and isinstance(contest, Contest):
             left_out["invalid"] += len(contest.candidates) - len(ranking.candidate_ids)
@@ -120,7 +121,9 @@ def _win_rates(contest: Contest, ranked: Sequence[Candidate]) -> dict[str, float
     beaten = {candidate.id: 0.5 for candidate in ranked}  # against oneself
     for a, b in combinations(ranked, 2):
         lead = contest.lead(a, b)
-        p = sigmoid(strengths[a.id] - strengths[b.id]) if lead is None else contest.readings.probability(lead)
+        if lead is None:
+            lead = contest.lead_of(strengths[a.id] - strengths[b.id])
+        p = contest.readings.soft_label(lead)
         beaten[a.id] += p
         beaten[b.id] += 1.0 - p
     return {name: total / len(ranked) for name, total in beaten.items()}

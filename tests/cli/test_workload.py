@@ -17,6 +17,8 @@ from selfalign.cli.workload import RoundWork, Workload, count_work, examples_per
 from selfalign.config import (
     Adapter,
     Campaign,
+    Evaluate,
+    EvaluateJudge,
     Generate,
     Judge,
     Optimizer,
@@ -61,7 +63,10 @@ def counted(rules: Constitution, **settings: Any) -> tuple[RoundWork, ...]:
         ({"comparisons": "ring"}, 4 * 2 * 2),
         ({"comparisons": "random", "budget": 5}, 5 * 2 * 2),
         ({"comparisons": "active", "budget": 3}, 3 * 2 * 2),
+        ({"method": "pairwise-cot", "samples": 3}, 6 * 2 * 2),
         ({"method": "pointwise-logprob"}, 4 * 2),
+        ({"method": "pointwise-cot"}, 4 * 2),
+        ({"method": "rubric"}, 4 * 2),
     ],
 )
 def test_judgments_of_a_prompt(judge: dict, judgments: int, rules: Constitution) -> None:
@@ -103,6 +108,28 @@ def test_gold_answers_are_learned_without_sampling_or_judging(rules: Constitutio
     work = counted(rules, train=Train(algorithm="sft"))[0]
     assert (work.kind, work.candidates, work.judgments, work.examples) == ("demonstrations", 0, 0, 4)
     assert (work.trained_answers, work.passes) == (4, 3)  # no reference is asked
+
+
+def test_reasons_are_counted_for_each_judgment_of_a_judge_that_gives_them(rules: Constitution) -> None:
+    judge = Judge(method="pairwise-cot", samples=3)
+    first, second = counted(rules, rounds=2, judge=judge)
+    assert first.chains == 3 * (first.judgments + first.heldout_judgments) == 3 * (10 * 24 + 3 * 2 * 2)
+    assert second.chains == 3 * (second.judgments + second.heldout_judgments)
+    evaluate = Evaluate(judge=EvaluateJudge(method="pairwise-logprob"))
+    assert counted(rules, rounds=1, judge=judge, evaluate=evaluate)[0].chains == 3 * 10 * 24
+    assert counted(rules, rounds=1)[0].chains == 0
+
+
+def test_plan_shows_reasons_and_worked_examples(cli: Cli, tmp_path: Path) -> None:
+    example = 'examples: [{prompt: "Worked?", better: "Fine.", worse: "Poor.", critique: "It is poor."}]'
+    (tmp_path / "rules.yaml").write_text(RULES.replace('kind."}', f'kind.", {example}}}'))
+    judge = "judge: {method: pairwise-cot, examples: 1, cot_tokens: 100}\n"
+    (tmp_path / "c.yaml").write_text(f"recipe: pocket\nname: c\nrounds: 1\nconstitution: rules.yaml\n{judge}")
+    told = cli("plan", "c.yaml", "--offline", "--set", "engine.backend=transformers", cwd=tmp_path)
+    shown = told.stdout
+    assert "its reasons come as free text" in told.stderr
+    assert "Worked?" in shown and "It is poor." in shown and '"reason": "your reasons' in shown
+    assert "tokens of the judge's reasons" in shown
 
 
 def test_spin_samples_and_asks_no_judge(rules: Constitution) -> None:
@@ -225,7 +252,13 @@ def test_phases_have_their_rounds_and_settings() -> None:
 
 
 def test_seconds_follow_the_counts() -> None:
-    speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
+    speed = Speed(
+        9.0,
+        sampled_tokens_per_second=100.0,
+        tokens_per_answer=10.0,
+        judgments_per_second=5.0,
+        questions_read_per_second=5.0,
+    )
     work = RoundWork(0, "pairs", candidates=20, revisions=40, judgments=10, heldout=5, heldout_judgments=5,
                      examples=3, trained_answers=6, passes=4, reward_passes=40)  # fmt: skip
     whole = Workload((work,), prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
@@ -242,7 +275,13 @@ def test_seconds_follow_the_counts() -> None:
 
 
 def test_the_seconds_of_training_on_rollouts_are_those_of_sampling_too() -> None:
-    speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
+    speed = Speed(
+        9.0,
+        sampled_tokens_per_second=100.0,
+        tokens_per_answer=10.0,
+        judgments_per_second=5.0,
+        questions_read_per_second=5.0,
+    )
     work = RoundWork(0, "pairs", examples=3, rollout_prompts=4, rollouts=8, trained_answers=8, passes=5)
     whole = Workload((work,), prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
     assert speed.seconds(work, whole)["train"] == pytest.approx(0.8 + 5 * (80 + 80) / 200)
@@ -250,7 +289,13 @@ def test_the_seconds_of_training_on_rollouts_are_those_of_sampling_too() -> None
 
 def test_plan_adds_up_the_seconds_of_all_rounds() -> None:
     campaign = Campaign(rounds=2, schedule=(Phase(rounds=1), Phase(rounds=1, train={"algorithm": "sft"})))
-    speed = Speed(9.0, sampled_tokens_per_second=100.0, tokens_per_answer=10.0, judgments_per_second=5.0)
+    speed = Speed(
+        9.0,
+        sampled_tokens_per_second=100.0,
+        tokens_per_answer=10.0,
+        judgments_per_second=5.0,
+        questions_read_per_second=5.0,
+    )
     rounds = RoundWork(0, "pairs", candidates=20, judgments=10), RoundWork(1, "demonstrations", heldout=5)
     whole = Workload(rounds, prompt_tokens=20.0, judge_tokens=40.0, exact_tokens=True)
     needs = Needs(None, None, None, None, 0, "CPU")

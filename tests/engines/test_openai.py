@@ -22,7 +22,7 @@ KEY = "sk-secret-of-this-test"
 
 def completion(tokens: dict[str, float] | None, content: str = "A", finish: str = "stop", **message: object) -> dict:
     top = [{"token": t, "logprob": p, "bytes": None} for t, p in (tokens or {}).items()]
-    entry = {"token": content[:1], "logprob": -0.1, "bytes": None, "top_logprobs": top}
+    entry = {"token": (content or "")[:1], "logprob": -0.1, "bytes": None, "top_logprobs": top}
     return {
         "id": "x", "object": "chat.completion", "created": 1, "model": "m",
         "choices": [{
@@ -226,6 +226,58 @@ def test_generation_keeps_reasons_apart(server, engine):
     assert answers["stop"].text == "Hello"
     assert answers["stop"].logprob is None
     assert (server.bodies[0]["seed"], server.bodies[0]["top_p"]) == (5, 0.9)
+
+
+SCHEMA = '{"type": "object", "properties": {"verdict": {"enum": ["A", "B"]}, "reason": {"maxLength": 9}}}'
+
+
+def test_a_schema_is_sent_without_limits_that_some_services_refuse(server, engine):
+    server.replies["good"] = [(200, {}, completion(None, '{"verdict": "A"}'))]
+    (answer,) = engine.generate([GenerateRequest("1", (Message("user", "good"),), 5)], Sampling(schema=SCHEMA))
+    assert answer.text == '{"verdict": "A"}'
+    sent = server.bodies[0]["response_format"]
+    assert sent["type"] == "json_schema"
+    assert sent["json_schema"]["schema"]["properties"] == {"verdict": {"enum": ["A", "B"]}, "reason": {}}
+
+
+def test_a_server_that_takes_no_schema_is_asked_freely_and_that_is_said(server, engine):
+    refusal = (400, {}, failure("invalid_request_error", "response_format json_schema is not supported"))
+    server.replies["old"] = [refusal, (200, {}, completion(None, "free"))]
+    with pytest.warns(UserWarning, match="does not take a JSON Schema.*free text"):
+        (answer,) = engine.generate([GenerateRequest("1", (Message("user", "old"),), 5)], Sampling(schema=SCHEMA))
+    assert answer.text == "free"
+    list(engine.generate([GenerateRequest("2", (Message("user", "old"),), 5)], Sampling(schema=SCHEMA)))
+    assert ["response_format" in body for body in server.bodies] == [True, False, False]
+
+
+def test_refusals_are_told_from_errors(server, engine):
+    server.replies["declined"] = [(200, {}, completion(None, None, refusal="I will not"))]
+    server.replies["filtered"] = [(200, {}, completion(None, "", finish="content_filter"))]
+    server.replies["odd"] = [(200, {}, completion({"x": -0.1}, "x"))]
+    server.replies["empty"] = [(200, {}, completion({}, ""))]
+    server.replies["down"] = [(500, {}, b"")]
+    names = ("declined", "filtered", "odd", "empty", "down")
+    kinds = {choice.id.split("-")[0]: choice.invalid for choice in engine.choose(ask(*names))}
+    assert kinds == {
+        "declined": "refused", "filtered": "refused", "odd": "malformed", "empty": "empty", "down": "error",
+    }  # fmt: skip
+    requests = [GenerateRequest(name, (Message("user", name),), 5) for name in ("declined", "filtered", "down")]
+    answers = {answer.id: answer for answer in engine.generate(requests, Sampling())}
+    assert {name: answer.refused for name, answer in answers.items()} == {
+        "declined": True, "filtered": True, "down": False,
+    }  # fmt: skip
+    assert answers["declined"].text == "I will not"
+
+
+def test_what_an_answer_begins_with_is_a_turn_and_the_label_is_asked_for(server, engine):
+    server.replies["Now"] = [(200, {}, GOOD)]
+    (answer,) = engine.choose([ChoiceRequest("1", (Message("user", "good"),), ("A", "B"), '{"reason": "x", "')])
+    assert answer.probabilities == pytest.approx((0.8, 0.2))
+    assert [(m["role"], m["content"]) for m in server.bodies[0]["messages"]] == [
+        ("user", "good"),
+        ("assistant", '{"reason": "x", "'),
+        ("user", "Now give the verdict alone, as one of A, B."),
+    ]
 
 
 def test_it_holds_no_weights(engine):

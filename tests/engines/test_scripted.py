@@ -5,6 +5,7 @@ from __future__ import annotations
 from selfalign.engines.base import ChoiceRequest, GenerateRequest, Sampling, ScoreRequest
 from selfalign.engines.scripted import ScriptedEngine
 from selfalign.records import Message
+from selfalign.stages.judge.replies import answer_schema, read_reply
 
 PROMPT = (Message("user", "What is it?"),)
 OTHER = (Message("user", "Who is it?"),)
@@ -41,3 +42,10 @@ def test_choices_are_weights_normalised_or_none():
     first, second = engine.choose(asked)
     assert (first.probabilities, first.raw) == ((0.75, 0.25), "A")
     assert (second.probabilities, second.raw) == (None, "no label")
+
+
+def test_a_schema_is_filled_with_words_that_the_request_spells():
+    asked = (Message("user", 'Answer {"id": "12ab", "verdict": "A or B"}'),)
+    sampling = Sampling(schema=answer_schema(("A", "B"), 99))
+    (answer,) = ScriptedEngine().generate([GenerateRequest("x", asked, 1)], sampling)
+    assert read_reply(answer.text, "stop", ("A", "B"), "12ab").verdict in ("A", "B")

@@ -41,7 +41,7 @@ def test_the_first_token_is_drawn_from_the_models_distribution(engine, make_mode
     """2,000 seeds: total variation to the softmax stays within what sampling alone gives."""
     messages, temperature, draws = (Message("user", "one"),), 0.7, 2000
     oracle = checks.Oracle(make_model(0))
-    want = (oracle.first(messages) / temperature).softmax(0)
+    want = (oracle.next(messages) / temperature).softmax(0)
     requests = [GenerateRequest(str(i), messages, i) for i in range(draws)]
     answers = list(engine.generate(requests, Sampling(temperature=temperature, max_tokens=1)))
     seen = torch.bincount(torch.tensor([a.token_ids[0] for a in answers]), minlength=len(want)) / draws
@@ -58,6 +58,10 @@ def test_the_nucleus_is_the_smallest_set_that_reaches_top_p():
 
 def test_choices_are_the_models_probabilities(engine, make_model, prompts):
     checks.check_choices(engine, make_model(0), prompts)
+
+
+def test_choices_after_a_prefix_are_the_models_probabilities(engine, make_model, prompts):
+    checks.check_prefixes(engine, make_model(0), prompts)
 
 
 def test_scores_are_the_models_log_probabilities(engine, make_model, prompts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from selfalign.config import EngineSettings
 from selfalign.engines.base import ChoiceRequest, EngineError, Sampling, ScoreRequest
 from selfalign.engines.hardware import has_gpu
+from selfalign.stages.judge.replies import answer_schema, read_reply
 from tests.engines import checks
 
 pytest.importorskip("vllm")
@@ -50,6 +52,24 @@ def test_temperature_zero_and_top_p_take_the_likeliest(engine, prompts):
 
 def test_choices_are_the_models_probabilities(engine, make_model, prompts):
     checks.check_choices(engine, make_model(0), prompts)
+
+
+def test_choices_after_a_prefix_are_the_models_probabilities(engine, make_model, prompts):
+    checks.check_prefixes(engine, make_model(0), prompts)
+
+
+def test_a_model_held_to_a_schema_says_nothing_else(engine, prompts):
+    """Random weights ramble; the grammar makes of it, each time, an object that reads as a verdict or is cut off."""
+    schema, labels = answer_schema(("A", "B"), 20), ("A", "B")
+    answers = checks.generate(engine, prompts, Sampling(max_tokens=200, schema=schema), seeds=2)
+    read = {i: read_reply(a.text, a.finish_reason, labels, "0000") for i, a in answers.items()}
+    assert {reply.invalid for reply in read.values()} <= {"forged", "truncated", "contradictory"}
+    whole = [json.loads(a.text, strict=False) for a in answers.values() if a.finish_reason == "stop"]
+    assert len(whole) > len(answers) / 2
+    assert {tuple(found) for found in whole} == {("id", "reason", "verdict")}
+    assert {found["verdict"] for found in whole} == {"A", "B"}
+    greedy = checks.generate(engine, prompts[:4], Sampling(temperature=0.0, max_tokens=200, schema=schema))
+    assert all(answer.text.startswith('{"id":"') for answer in greedy.values())
 
 
 def test_scores_are_the_models_log_probabilities(engine, make_model, prompts):

@@ -11,10 +11,10 @@ from itertools import zip_longest
 from selfalign.config import Pairs
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
-from selfalign.engines.streaming import answer_shards
 from selfalign.preferences import p_of, read_prompt
 from selfalign.records import Candidate, Judgment, Prompt, derived_seed
 from selfalign.selection import Answer, Asked, Comparison, covering, most_telling
+from selfalign.stages.judge.asking import judged
 from selfalign.stages.judge.sheet import Question, Sheet
 
 _WAVES = 4  # after the first; more of them ask a little better, and drain the engine's batch as often
@@ -85,7 +85,6 @@ def _ask(sheet: Sheet, engine: Engine, chosen: Sequence[tuple[_Field, Comparison
         said = entry.judgments.setdefault((i, j), [])
         for question in sheet.compare(entry.prompt, entry.candidates[i], entry.candidates[j]):
             asked.append((said, question))
-    requests = (sheet.request(question) for _, question in asked)
-    for _, _, choices in answer_shards([(0, None, requests)], engine.choose):
-        for said, question in asked:
-            said.append(sheet.judgment(question, choices[question.id]))
+    judgments = judged(sheet, engine, [question for _, question in asked])
+    for (said, _), judgment in zip(asked, judgments, strict=True):
+        said.append(judgment)
