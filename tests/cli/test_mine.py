@@ -16,6 +16,7 @@ from selfalign.constitution.lint import lint
 from tests.cli.conftest import Cli
 from tests.cli.test_hostile import assert_harmless, on_a_terminal
 from tests.engines.conftest import MakeModel, make_model  # noqa: F401 (a fixture)
+from tests.engines.test_openai import GOOD, Server, completion, server  # noqa: F401 (a fixture)
 from tests.mining.world import engine, preferences
 
 HOSTILE = "\x1b]52;c;aGk=\x07[bold]\u202e"
@@ -168,6 +169,23 @@ def test_hostile_proposals_do_not_act_on_a_terminal(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("status: draft", "status: active"))
     (principle,) = load(path).principles
     assert principle.compare == "Select the response that shows kindness to: all # or."
+
+
+def test_an_api_that_always_takes_the_first_answer_is_found_out(
+    tmp_path: Path,
+    cli: Cli,
+    server: Server,  # noqa: F811
+) -> None:
+    rules = json.dumps(["Select the response that shows kindness", "Select the response that is longer"])
+    server.replies = {"Somebody": [(200, {}, completion(None, rules))], "Compare": [(200, {}, GOOD)]}
+    write_pairs(tmp_path)
+    arguments = ("--model", "openai:judge", "--base-url", server.url, "--pairs", "9", "--json")
+    done = cli("constitution", "mine", "kind.jsonl", *arguments, cwd=tmp_path, OPENAI_API_KEY="none")
+    assert done.returncode == 1, done.stderr
+    assert server.asked == {"Somebody": 12, "Compare": 36}
+    found = json.loads(done.stdout)
+    assert [(rule["alone"]["value"], rule["consistency"]) for rule in found["rules"]] == [(0.5, 0.0)] * 2
+    assert found["draft"] is None and "no rule explains" in done.stderr
 
 
 @pytest.mark.slow
