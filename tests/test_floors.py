@@ -19,7 +19,7 @@ FLOORS = {
     "config": 1, "constitution": 1, "store": 1, "text": 1, "chat": 1, "calibration": 1,
     "engines": 2, "training": 2, "preferences": 2, "preflight": 2, "labels": 2,
     "stages": 3, "labelling": 3,
-    "campaign": 4, "launch": 4,
+    "campaign": 4, "launch": 4, "mining": 4,
     "cli": 5, "pocket": 5,
 }  # fmt: skip
 SAME_ROOM = {
@@ -34,7 +34,8 @@ SAME_ROOM = {
 STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
-LIGHT_ROOMS = {room for room, floor in FLOORS.items() if floor <= 1} | {"preflight", "stages", "campaign", "cli"}
+LIGHT_ROOMS = {room for room, floor in FLOORS.items() if floor <= 1}
+LIGHT_ROOMS |= {"preflight", "stages", "campaign", "mining", "cli"}
 LIGHT_MODULES = {
     "selfalign", "selfalign.engines.base", "selfalign.training.job", "selfalign.training.guards",
     "selfalign.launch.local",

@@ -28,7 +28,9 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     ),
     "Write the principles": (
         Command(
-            "constitution", "selfalign.cli.constitution:app", "Lint, compare, measure, import and export constitutions"
+            "constitution",
+            "selfalign.cli.constitution:app",
+            "Lint, compare, measure, mine, import and export constitutions",
         ),
     ),
     "Read what it made": (

@@ -39,12 +39,13 @@ from selfalign.text import clean, one_line
 
 app = App(
     name="constitution",
-    help="Lint, compare, preview, measure, import and export constitutions.",
+    help="Lint, compare, preview, measure, mine, import and export constitutions.",
     help_format="plaintext",
     result_action="return_value",
 )
 
 app.command(stats)
+app.command("selfalign.cli.mine:mine", name="mine")
 
 _EXIT = {"error": USAGE, "warning": FAILED, "note": 0}
 

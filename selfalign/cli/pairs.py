@@ -137,7 +137,7 @@ def select(run: Run, rounds: list[int], principle: str | None, min_margin: float
 
 def as_trl(pair: Example[Pair]) -> dict[str, Any]:
     """TRL's preference format with an explicit prompt, conversational."""
-    chosen, rejected = _sides(pair)
+    chosen, rejected = sides(pair)
     return {
         "prompt": pair.messages,
         "chosen": said_by_assistant(chosen.text),
@@ -153,7 +153,7 @@ def as_trl_implicit(pair: Example[Pair]) -> dict[str, Any]:
 
 def as_row(pair: Example[Pair]) -> dict[str, Any]:
     """Everything about a pair but its single verdicts, flat."""
-    chosen, rejected = _sides(pair)
+    chosen, rejected = sides(pair)
     return {
         "id": pair.id,
         "round": pair.round,
@@ -174,15 +174,16 @@ def as_row(pair: Example[Pair]) -> dict[str, Any]:
 
 def origin(run: Run, pair: Example[Pair]) -> dict[str, Any]:
     """Where a pair comes from: its policy, judge and samples, and the steps of its round with their digests."""
-    sides = dict(zip(("chosen", "rejected"), _sides(pair), strict=True))
+    named = dict(zip(("chosen", "rejected"), sides(pair), strict=True))
     return {
-        **lineage(run, "pairs", pair, sides["rejected"].policy_id),
-        "samples": {name: "gold answer" if _is_gold(side) else side.sample_index for name, side in sides.items()},
-        "seeds": {name: None if _is_gold(side) else side.seed for name, side in sides.items()},
+        **lineage(run, "pairs", pair, named["rejected"].policy_id),
+        "samples": {name: "gold answer" if _is_gold(side) else side.sample_index for name, side in named.items()},
+        "seeds": {name: None if _is_gold(side) else side.seed for name, side in named.items()},
     }
 
 
-def _sides(pair: Example[Pair]) -> tuple[Candidate, Candidate]:
+def sides(pair: Example[Pair]) -> tuple[Candidate, Candidate]:
+    """The chosen answer and the rejected one."""
     return pair.answers[pair.record.chosen_id], pair.answers[pair.record.rejected_id]
 
 
@@ -191,7 +192,7 @@ def _is_gold(answer: Candidate) -> bool:
 
 
 def _line(pair: Example[Pair]) -> tuple[Any, ...]:
-    texts = (pair.prompt.messages[-1].content, *(side.text for side in _sides(pair)))
+    texts = (pair.prompt.messages[-1].content, *(side.text for side in sides(pair)))
     return (
         pair.id,
         f"{pair.record.margin:.2f}",
@@ -203,7 +204,7 @@ def _line(pair: Example[Pair]) -> tuple[Any, ...]:
 
 def _sheet(run: Run, pair: Example[Pair]) -> Iterator[Text]:
     """The parts of `pairs show`, ready to print: foreign text only ever as cleaned rich Text."""
-    record, (chosen, rejected) = pair.record, _sides(pair)
+    record, (chosen, rejected) = pair.record, sides(pair)
     yield Text(
         f"pair {pair.id}   margin {record.margin:.3f}   p(chosen) {record.p_chosen:.3f}   weight {record.weight:g}",
         style="bold",

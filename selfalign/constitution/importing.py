@@ -51,7 +51,7 @@ def read(path: Path | str, format: str = "") -> Imported:
     if len(principles) > MAX_PRINCIPLES:
         message = f"holds {len(principles):,} principles, more than {MAX_PRINCIPLES:,}"
         raise file.refuse((), message, "Keep those that a judge is to be asked about.")
-    return Imported(format, tuple(_with_ids(principles)), (*notes, *_advice(principles)))
+    return Imported(format, tuple(with_ids(principles)), (*notes, *_advice(principles)))
 
 
 def detect(file: Foreign) -> str:
@@ -81,8 +81,8 @@ def _distinct(found: Sequence[Principle], notes: list[str]) -> list[Principle]:
     return kept
 
 
-def _with_ids(principles: Iterable[Principle]) -> Iterator[Principle]:
-    """The principles with ids made of their names or first words, each its own."""
+def with_ids(principles: Iterable[Principle]) -> Iterator[Principle]:
+    """The principles with ids of their own, made of their ids, their titles or the first words of their norms."""
     taken: set[str] = set()
     for principle in principles:
         plain = slug(principle.id) or slug(principle.title) or _handle(principle.norm()) or "principle"

@@ -66,6 +66,11 @@ def committed(path: Path) -> Document | None:
         return None
 
 
+def belongs_to_template(words: str) -> bool:
+    """Whether the words of a comparison hold markup of a template, or name a response by its label or position."""
+    return any(pattern.search(words) for pattern in (_SCAFFOLD, _OPTION, _POSITION))
+
+
 def _refused(problem: Problem) -> Finding:
     return Finding(
         file=problem.file, line=problem.line, severity="error", rule="refused", principle="",

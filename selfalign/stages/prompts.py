@@ -123,12 +123,15 @@ def _file_rows(path: Path) -> Iterator[tuple[Place, Any]]:
     if path.suffix == ".parquet":
         return _parquet_rows(path)
     if path.suffix in (".jsonl", ".ndjson"):
-        return _json_rows(path)
+        return json_rows(path)
     raise PromptError(Problem(str(path), None, "is neither .jsonl nor .parquet", "Convert it, or narrow the pattern."))
 
 
-def _json_rows(path: Path) -> Iterator[tuple[Place, Any]]:
-    """Lines are cut at newlines alone: a U+2028 inside a text does not end its row."""
+def json_rows(path: Path) -> Iterator[tuple[Place, Any]]:
+    """The values of the lines that are not blank, or the ValueError that says why one holds none, with their places.
+
+    Lines are cut at newlines alone: a U+2028 inside a text does not end its row.
+    """
     with path.open("rb") as stream:
         for number in itertools.count(1):
             line = stream.readline(MAX_LINE_BYTES + 1)
@@ -224,7 +227,7 @@ def _parse(place: Place, row: Any, split: str) -> Prompt | None:
     if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
         raise ValueError("tags is not a list of texts")
     response = _text(row, "response", "") if "response" in row else None
-    return Prompt.make(_messages(row), source=origin, split=split, tags=tuple(tags), response=response)
+    return Prompt.make(messages_of(row), source=origin, split=split, tags=tuple(tags), response=response)
 
 
 def _check_keys(row: dict[str, Any]) -> None:
@@ -243,7 +246,8 @@ def _text(row: dict[str, Any], key: str, default: str) -> str:
     return _storable(value)
 
 
-def _messages(row: dict[str, Any]) -> tuple[Message, ...]:
+def messages_of(row: dict[str, Any]) -> tuple[Message, ...]:
+    """The conversation of a row, which ends with the user. Raises ValueError: what is wrong, and how to mend it."""
     if ("prompt" in row) == ("messages" in row):
         raise ValueError('needs either prompt or messages\nWrite {"prompt": "..."}.')
     given = [{"role": "user", "content": row["prompt"]}] if "prompt" in row else row["messages"]
