@@ -395,7 +395,8 @@ def evaluate_policy(
     verdicts = chain(
         ((candidates.read(Candidate, index), said) for index, said in verdicts_read), judged_rollouts(work, number)
     )
-    report.write_judge_cards(work.run, number, judge_card.measure(work.run, number) if judgments else [])
+    cards = judge_card.measure(work.run, number, labels={}) if judgments else []  # nobody has labelled these pairs yet
+    report.write_judge_cards(work.run, number, cards)
     outcome = evaluate.make_report(
         heldout, constitution, standard, work.settings,
         round=number, policy=trained, guard=report.read_guard(work.run, number),
