@@ -13,13 +13,13 @@ from typing import Any
 
 from selfalign import config, judge_calibration, judge_card, labels, source
 from selfalign import constitution as constitutions
-from selfalign.compared import human_agreement, labelled
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
 from selfalign.heldout import judge_heldout, previous_answers, sample_heldout, score_heldout, write_prompts
 from selfalign.judge_calibration import JudgeCalibration
 from selfalign.judging import perform_judging
 from selfalign.objective import judge_rewards, needs_rewards
+from selfalign.people.compared import human_agreement, labelled
 from selfalign.preferences import calibrated
 from selfalign.records import Candidate, Checkpoint, HumanAgreement, Judgment, Prompt, Report, Scored, derived_seed
 from selfalign.resources import find_constitution

@@ -17,10 +17,10 @@ from selfalign.cli.export import write_text
 from selfalign.cli.output import console, is_unicode, print_json, print_parts, print_table, say
 from selfalign.cli.reliability import reliability_lines
 from selfalign.cli.targets import RUNS, find_run
-from selfalign.compared import ROLES, Comparison, Source, labelled, principles_of
 from selfalign.config import load
 from selfalign.labels import MIN_LABELS, RANDOM
-from selfalign.recalibrate import Figures, Recalibration, recalibrate
+from selfalign.people.compared import ROLES, Comparison, Source, labelled, principles_of
+from selfalign.people.recalibrate import Figures, Recalibration, recalibrate
 from selfalign.records import Label
 from selfalign.store import Run
 

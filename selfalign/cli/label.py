@@ -20,11 +20,11 @@ from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.examples import answer_text, chosen_rounds, conversation
 from selfalign.cli.output import duration, print_parts, say
 from selfalign.cli.targets import RUNS, check_name, find_run
-from selfalign.compared import Comparison, Source, comparisons, human_agreement, labelled, principles_of
 from selfalign.config import Campaign, in_round, load
 from selfalign.constitution import Constitution
-from selfalign.labelling import KEYS, Session, Shown, pace, queue
 from selfalign.labels import MIN_LABELS, RANDOM
+from selfalign.people.compared import Comparison, Source, comparisons, human_agreement, labelled, principles_of
+from selfalign.people.labelling import KEYS, Session, Shown, pace, queue
 from selfalign.records import HumanAgreement, Label
 from selfalign.store import Run
 from selfalign.text import one_line

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from selfalign import label_formats, source
 from selfalign import labels as files
+from selfalign import source
 from selfalign.agreement import BetweenRaters, Kappa, between_raters, self_consistency
 from selfalign.cli.arguments import Json, OutFile, Round, RunName, Runs
 from selfalign.cli.errors import USAGE, CommandError
@@ -20,11 +20,12 @@ from selfalign.cli.examples import chosen_rounds
 from selfalign.cli.export import write_text
 from selfalign.cli.output import duration, print_json, print_table, say
 from selfalign.cli.targets import RUNS, check_name, find_run
-from selfalign.compared import ROLES, Comparison, Source, comparisons, human_agreement, labelled
 from selfalign.config import Campaign, in_round, load
-from selfalign.label_formats import Format, Index, Task
-from selfalign.labelling import pace, queue
 from selfalign.labels import RANDOM
+from selfalign.people import formats
+from selfalign.people.compared import ROLES, Comparison, Source, comparisons, human_agreement, labelled
+from selfalign.people.formats import Format, Index, Task
+from selfalign.people.labelling import pace, queue
 from selfalign.records import HumanAgreement, Interval, Label
 from selfalign.store import Run
 
@@ -108,11 +109,11 @@ def export(
         tasks = [task for task in tasks if task.labels]
     if not tasks:
         raise CommandError("there are no such pairs to export", fix=f"selfalign label {run}", code=USAGE)
-    write_text(label_formats.write(tasks, format, judge=judge), out)
+    write_text(formats.write(tasks, format, judge=judge), out)
     labelled = sum(len(task.labels) for task in tasks)
     say(f"{len(tasks):,} pairs, with {labelled:,} labels")
     if format == "label-studio":
-        say(f"the interface to label them by:\n{label_formats.INTERFACE}")
+        say(f"the interface to label them by:\n{formats.INTERFACE}")
     say(f"then:  selfalign labels import {run} FILE --format {format}")
     return 0
 
@@ -142,7 +143,7 @@ def import_(
     text = source.read_text(file, max_bytes=MAX_BYTES)
     settings = load(opened.path / "campaign.yaml").campaign
     index = Index(_compared(opened, settings, opened.rounds()))
-    found = label_formats.read(text, str(file), format, index, labeller)
+    found = formats.read(text, str(file), format, index, labeller)
     named = {name or _default_name(file): labels for name, labels in found.items()}
     if not named:
         raise CommandError(
@@ -181,7 +182,7 @@ def _named(label: Label, name: str) -> Label:
 
 
 def _default_name(file: Path) -> str:
-    return label_formats.rater("", file.stem) or "imported"
+    return formats.rater("", file.stem) or "imported"
 
 
 def _compared(run: Run, settings: Campaign, rounds: list[int]) -> Iterator[Comparison]:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import msgspec
 
-from selfalign.compared import Comparison, comparisons
 from selfalign.config import in_round, load
-from selfalign.labelling import queue
+from selfalign.people.compared import Comparison, comparisons
+from selfalign.people.labelling import queue
 from selfalign.pocket.checkers import gold_score
 from selfalign.records import Label
 from selfalign.store import Run, atomic_write

@@ -17,8 +17,8 @@ import pytest
 
 from selfalign import config, labels
 from selfalign.campaign import run_campaign
-from selfalign.compared import comparisons
 from selfalign.labels import MIN_LABELS
+from selfalign.people.compared import comparisons
 from selfalign.records import Label
 from selfalign.store import Run
 from tests.cli.conftest import Cli, environment

@@ -11,10 +11,10 @@ import pytest
 
 from selfalign import labels
 from selfalign.campaign import Outcome, run_campaign
-from selfalign.compared import Comparison, comparisons, human_agreement, labelled, principles_of
 from selfalign.judge_calibration import JudgeCalibration
-from selfalign.labelling import queue
-from selfalign.recalibrate import recalibrate
+from selfalign.people.compared import Comparison, comparisons, human_agreement, labelled, principles_of
+from selfalign.people.labelling import queue
+from selfalign.people.recalibrate import recalibrate
 from selfalign.records import Label, Pair
 from selfalign.store import Run
 from tests.scripted import ScriptedWorkers, start, write_campaign

@@ -23,7 +23,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from selfalign.compared import Comparison
+from selfalign.people.compared import Comparison
 from selfalign.records import Candidate, Label, Prompt, derived_seed
 from selfalign.source import InputError, Problem, parse_json
 

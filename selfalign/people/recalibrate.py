@@ -19,9 +19,9 @@ from selfalign.calibration import (
     reliability,
     unfolded,
 )
-from selfalign.compared import Comparison, decided
 from selfalign.constitution import Constitution
 from selfalign.judge_calibration import JudgeCalibration, cross_fitted, fit
+from selfalign.people.compared import Comparison, decided
 from selfalign.preferences import read_prompt, verdict_of
 from selfalign.records import Bin, Judgment, Label
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from selfalign import labels
-from selfalign.compared import Comparison
-from selfalign.labelling import KEYS, REPEAT_AFTER, Session, pace, queue
 from selfalign.labels import RANDOM
+from selfalign.people.compared import Comparison
+from selfalign.people.labelling import KEYS, REPEAT_AFTER, Session, pace, queue
 from selfalign.records import Candidate, Judgment, Label, Message, Prompt
 
 

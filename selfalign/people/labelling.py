@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from selfalign.compared import Comparison
 from selfalign.labels import RANDOM, Labels
+from selfalign.people.compared import Comparison
 from selfalign.records import Candidate, Label, LabelVerdict, derived_seed
 
 KEYS = {"1": "left", "2": "right", "0": "tie", "9": "both_bad", "x": "not_applicable", "s": "skipped"}

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
-from selfalign.compared import Comparison
-from selfalign.label_formats import Index, Task, read, write
+from selfalign.people.compared import Comparison
+from selfalign.people.formats import Index, Task, read, write
 from selfalign.records import Candidate, Label, LabelVerdict, Message, Prompt
 from selfalign.source import InputError
 
