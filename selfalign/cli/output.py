@@ -44,9 +44,11 @@ def text(value: Any, style: str = "") -> Text:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Sequence[str] = (), title: str = ""
 ) -> None:
-    """Print a table to stdout; numbers (columns named in `right`) stand to the right."""
+    """Print a table to stdout; numbers (columns named in `right`) stand to the right. No line ends in spaces."""
     print_to = console()
-    print_to.print(make_table(columns, rows, right=right, title=title), soft_wrap=False)
+    with print_to.capture() as found:
+        print_to.print(make_table(columns, rows, right=right, title=title), soft_wrap=False)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in found.get().removesuffix("\n").split("\n")))
 
 
 def make_table(
