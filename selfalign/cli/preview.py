@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from selfalign.cli.output import duration, is_plain, print_json, print_parts, pr
 from selfalign.cli.rewording import diff as coloured
 from selfalign.cli.rewording import marked
 from selfalign.cli.targets import CAMPAIGN_FILE
-from selfalign.config import load
+from selfalign.config import Campaign, load
 from selfalign.constitution import Constitution
+from selfalign.engines.hardware import has_gpu
 from selfalign.preview import Case, Group, Preview, PreviewError, Said, Share
 from selfalign.preview import preview as judged
 from selfalign.records import Candidate
@@ -49,13 +51,20 @@ def preview(
 def _judged(run: Run, edited: Constitution, round: int | None, pairs: int) -> Preview:
     from selfalign.launch.local import LocalWorkers
 
-    settings = load(run.path / CAMPAIGN_FILE).campaign
+    settings = _for_few_questions(load(run.path / CAMPAIGN_FILE).campaign)
     say(f"asking the judge of {run.path} about up to {pairs:,} pairs")
     with tempfile.TemporaryDirectory() as logs, LocalWorkers(settings, Path(logs)) as workers:
         try:
             return judged(run, settings, edited, workers, round=round, pairs=pairs, tell=say)
         except PreviewError as error:
             raise CommandError(str(error), where=str(run.path), fix=f"selfalign status {run.path}") from error
+
+
+def _for_few_questions(settings: Campaign) -> Campaign:
+    """Without a GPU transformers has answered a few hundred questions before vLLM has started; if `auto` may choose."""
+    if settings.engine.backend != "auto" or has_gpu():
+        return settings
+    return replace(settings, engine=replace(settings.engine, backend="transformers"))
 
 
 def _facts(found: Preview) -> dict[str, Any]:
