@@ -137,9 +137,16 @@ def _choice(path: Path, found: list[Finding]) -> str:
     loads = all(finding.rule != "refused" for finding in found)
     choices = {"e": "edit again", **({"s": "save anyway"} if loads else {}), "d": "discard"}
     question = ", ".join(f"{key}: {what}" for key, what in choices.items())
-    while (answer := input(f"{question}? ").strip().lower()[:1]) not in choices:
+    while (answer := _answer(f"{question}? ")) not in choices:
         pass
     return answer
+
+
+def _answer(question: str) -> str:
+    try:
+        return input(question).strip().lower()[:1]
+    except EOFError as error:
+        raise CommandError("the terminal was closed: nothing is saved") from error
 
 
 def _save(path: Path, copy: Path, before: bytes) -> None:
