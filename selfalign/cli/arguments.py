@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -13,3 +13,4 @@ Json = Annotated[bool, Parameter(help="Print JSON, with the whole texts.")]
 Round = Annotated[int | None, Parameter(help="Only this round, counted from 0.")]
 Limit = Annotated[int, Parameter(name=["--limit", "-n"], help="List at most so many; 0 lists all.")]
 OutFile = Annotated[Path, Parameter(help="The file to write. It must not exist.")]
+Backend = Literal["auto", "vllm", "transformers"] | None

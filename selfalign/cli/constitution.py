@@ -12,7 +12,7 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from selfalign import resources, source
-from selfalign.cli.arguments import Json, RunName, Runs
+from selfalign.cli.arguments import Backend, Json, RunName, Runs
 from selfalign.cli.errors import FAILED, USAGE, CommandError
 from selfalign.cli.output import is_plain, print_json, print_table, say
 from selfalign.cli.principles import stats
@@ -30,7 +30,7 @@ from selfalign.constitution import (
     load,
     to_text,
 )
-from selfalign.constitution.diff import Change
+from selfalign.constitution.diff import Change, Diff
 from selfalign.constitution.diff import diff as compared
 from selfalign.constitution.lint import Finding, committed
 from selfalign.constitution.lint import lint as looked_over
@@ -39,19 +39,28 @@ from selfalign.text import clean, one_line
 
 app = App(
     name="constitution",
-    help="Lint, compare, preview, measure, mine, import and export constitutions.",
+    help="Lint, edit, compare, preview, measure, mine, import and export constitutions.",
     help_format="plaintext",
     result_action="return_value",
 )
 
 app.command(stats)
 app.command("selfalign.cli.mine:mine", name="mine")
+app.command("selfalign.cli.edit:edit", name="edit")
 
 _EXIT = {"error": USAGE, "warning": FAILED, "note": 0}
 
 
 @app.command
-def lint(*files: str, against: str | None = None, json: bool = False, runs: Path = RUNS) -> int:
+def lint(
+    *files: str,
+    against: str | None = None,
+    judge: str | None = None,
+    base_url: str | None = None,
+    backend: Backend = None,
+    json: bool = False,
+    runs: Path = RUNS,
+) -> int:
     """Look for what would mislead a judge. Exit code: 2 for errors, 1 for warnings, 0 for notes alone.
 
     Wordings that changed without a new version are found by comparing each file with git's HEAD.
@@ -62,6 +71,13 @@ def lint(*files: str, against: str | None = None, json: bool = False, runs: Path
         Constitutions: files, names of shipped ones, or rounds of runs (RUN@3).
     against
         An earlier version of the file, in place of git's HEAD.
+    judge
+        Ask this model whether it prefers the better answer of every example: a folder, a name on the Hub, pocket:judge
+        or openai:NAME.
+    base_url
+        The address of an OpenAI-compatible server.
+    backend
+        What runs a local model. Default: vLLM where it is installed.
     json
         Print JSON.
     runs
@@ -73,15 +89,27 @@ def lint(*files: str, against: str | None = None, json: bool = False, runs: Path
     paths = [find_constitution(name, runs) for name in files]
     earlier = find_constitution(against, runs) if against else None
     findings = {path: _look_over(path, earlier) for path in paths}
+    if judge:
+        from selfalign.cli.examples_judged import judged
+
+        for path, more in judged(findings, judge, base_url, backend).items():
+            findings[path] = sorted((*findings[path], *more), key=lambda finding: finding.line or 0)
+    elif base_url or backend:
+        raise CommandError("--base-url and --backend go with --judge", fix="add --judge MODEL", code=USAGE)
     found = [finding for each in findings.values() for finding in each]
     if json:
         print_json(found)
     else:
         for path, each in findings.items():
-            for finding in each:
-                print(one_line(finding))
-            print(one_line(f"{path}: {_count(each)}"))
+            print_findings(path, each)
     return max((_EXIT[finding.severity] for finding in found), default=0)
+
+
+def print_findings(path: Path, found: Sequence[Finding]) -> None:
+    """Print a line for each finding of a file, and how many there are of each kind."""
+    for finding in found:
+        print(one_line(finding))
+    print(one_line(f"{path}: {_count(found)}"))
 
 
 def _look_over(path: Path, earlier: Path | None) -> list[Finding]:
@@ -115,7 +143,13 @@ def diff(old: str, new: str, /, *, json: bool = False, runs: Path = RUNS) -> int
     found = compared(*(load(find_constitution(name, runs)) for name in (old, new)))
     if json:
         print_json(found)
-        return 0
+    else:
+        print_diff(found)
+    return 0
+
+
+def print_diff(found: Diff) -> None:
+    """Print what an edit means: a row for each change, and what is to be judged anew."""
     rows = [(change.kind, change.principle or "(all)", _said(change)) for change in found.changes]
     if rows:
         print_table(("change", "principle", "what"), rows)
@@ -123,7 +157,6 @@ def diff(old: str, new: str, /, *, json: bool = False, runs: Path = RUNS) -> int
         print("no principle differs")
     say(f"{one_line(found.before)} → {one_line(found.after)}")
     say(f"{len(found.judged_anew)} to be judged anew: {', '.join(found.judged_anew) or 'stored verdicts hold for all'}")
-    return 0
 
 
 def _said(change: Change) -> Text | str:

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from selfalign import config, mining
-from selfalign.cli.arguments import Json, Round, Runs
+from selfalign.cli import worker
+from selfalign.cli.arguments import Backend, Json, Round, Runs
 from selfalign.cli.errors import FAILED, USAGE, CommandError
 from selfalign.cli.examples import chosen_rounds, elsewhere, examples
-from selfalign.cli.output import counted, is_plain, print_json, print_table, say
+from selfalign.cli.output import counted, print_json, print_table, say
 from selfalign.cli.pairs import sides
 from selfalign.cli.summary import last_accepted
 from selfalign.cli.targets import CAMPAIGN_FILE, RUNS, find_run
-from selfalign.cli.workload import model_folder
+from selfalign.cli.worker import Asked
 from selfalign.constitution import check_document
-from selfalign.engines.base import Engine
-from selfalign.mining import Mined, Preference, Rule, Split, Told
+from selfalign.mining import Mined, Preference, Rule, Split
 from selfalign.mining.draft import draft
 from selfalign.mining.proposals import KINDS, REFUSED, UNUSABLE
-from selfalign.preflight import HUB_NAME, model_problems
 from selfalign.source import read_yaml
 from selfalign.store import Run, atomic_write
 from selfalign.text import clean, one_line
 
-PLAIN_SECONDS = 10.0  # between lines of progress
-DOING = {"propose": "asking what may explain each pair", "vote": "judging the pairs by each rule"}
 COLUMNS = ("principle", "alone", "together", "support", "coverage", "swap")
 
 
@@ -44,7 +37,7 @@ def mine(
     output: Annotated[Path | None, Parameter(name=["--output", "-o"])] = None,
     model: str | None = None,
     base_url: str | None = None,
-    backend: Literal["auto", "vllm", "transformers"] | None = None,
+    backend: Backend = None,
     round: Round = None,
     pairs: int = 300,
     candidates: int = 16,
@@ -89,7 +82,7 @@ def mine(
     who = _model(source, model, base_url, backend)
     evidence = mining.split(source.preferences, seed=seed, limit=pairs)
     say(_plan(evidence, who, candidates))
-    with _progress() as told, _engine(who) as engine:
+    with worker.progress() as told, worker.opened(who) as engine:
         mined = mining.mine(
             evidence, engine, who.campaign.judge, seed=seed, told=told, candidates=candidates, most=most
         )
@@ -105,7 +98,7 @@ def mine(
     return 0 if mined.taken else FAILED
 
 
-def _plan(evidence: Split, who: _Model, candidates: int) -> str:
+def _plan(evidence: Split, who: Asked, candidates: int) -> str:
     """What is about to be asked, and of whom: over an API it has a price."""
     train, heldout = len(evidence.train), len(evidence.heldout)
     replies, verdicts = len(KINDS) * train, 2 * candidates * (train + heldout)
@@ -162,16 +155,7 @@ def _check_output(output: Path) -> None:
         raise CommandError(f"there is no folder {output.parent}", fix="make it first", code=USAGE)
 
 
-@dataclass(frozen=True)
-class _Model:
-    """What is asked: `name` as people call it, `path` where it is, and the settings of its engine and its questions."""
-
-    name: str
-    path: str
-    campaign: config.Campaign
-
-
-def _model(source: _Source, model: str | None, base_url: str | None, backend: str | None) -> _Model:
+def _model(source: _Source, model: str | None, base_url: str | None, backend: str | None) -> Asked:
     campaign = config.load(source.run.path / CAMPAIGN_FILE).campaign if source.run else config.Campaign()
     judge = campaign.judge
     if model is None and source.run is None:
@@ -185,68 +169,7 @@ def _model(source: _Source, model: str | None, base_url: str | None, backend: st
         own = last_accepted(source.run) if judge.model == "self" else None
         policy = campaign.policy
         judge = replace(judge, model=own or policy.model, trust_remote_code=policy.trust_remote_code)
-    engine = replace(campaign.engine, backend=backend) if backend else campaign.engine
-    path = judge.model if judge.model.startswith("openai:") else _local(judge)
-    return _Model(judge.model, path, replace(campaign, judge=judge, engine=engine))
-
-
-def _local(judge: config.Judge) -> str:
-    """The folder of a model, or its name on the Hub. Raises CommandError for what can be neither."""
-    folder = model_folder(judge.model)
-    problems = list(model_problems(folder, trust_remote_code=judge.trust_remote_code)) if folder else []
-    if problems:
-        why, fix = problems[0]
-        raise CommandError(f'"{judge.model}" cannot be asked', where=str(folder), why=why, fix=fix, code=USAGE)
-    if folder is None and not HUB_NAME.fullmatch(judge.model):
-        fix = "name a folder that exists, a name on the Hub such as Qwen/Qwen3-8B, or openai:NAME"
-        raise CommandError(f'there is no model "{judge.model}"', fix=fix, code=USAGE)
-    return str(folder or judge.model)
-
-
-@contextmanager
-def _engine(who: _Model) -> Iterator[Engine]:
-    """The model, in a worker that ends with us; its log lies in a folder that is removed."""
-    from selfalign.launch.local import LocalWorkers
-
-    judge = who.campaign.judge
-    with tempfile.TemporaryDirectory() as folder, LocalWorkers(who.campaign, Path(folder)) as workers:
-        if who.path.startswith("openai:"):
-            yield workers.api(judge)
-        else:
-            yield workers.engine(who.path, trust_remote_code=judge.trust_remote_code)
-
-
-@contextmanager
-def _progress() -> Iterator[Told]:
-    """A bar on a terminal, elsewhere a line every ten seconds."""
-    if is_plain(sys.stderr):
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(file=sys.stderr)) as bars:
-        tasks: dict[str, Any] = {}
-
-        def told(doing: str, done: int, total: int) -> None:
-            if doing not in tasks:
-                tasks[doing] = bars.add_task(DOING[doing], total=total)
-            bars.update(tasks[doing], completed=done)
-
-        yield told
-
-
-class _Lines:
-    """Progress as lines: at the end of each part, and every ten seconds on the way."""
-
-    def __init__(self) -> None:
-        self._said = time.monotonic()
-
-    def __call__(self, doing: str, done: int, total: int) -> None:
-        if done == total or time.monotonic() - self._said > PLAIN_SECONDS:
-            self._said = time.monotonic()
-            say(f"{DOING[doing]}: {counted(done, total, '')}")
+    return worker.asked(replace(campaign, judge=judge), backend)
 
 
 # What came of it.

@@ -1,7 +1,8 @@
 """Inverse constitutional AI (Findeis et al. 2024, arXiv:2406.06560): from preferences to principles that explain them.
 
 `evidence` the preferences, and their split · `proposals` what a model says may explain each · `clusters` nearly equal
-ones put together · `votes` what a judge makes of each rule, and which to take together · `draft` the constitution.
+ones put together · `votes` what a judge makes of each rule, and which to take together · `draft` the constitution ·
+`examples` whether a judge agrees with those that a constitution states already.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -69,6 +69,33 @@ def vote(
 
     Raises MiningError where more than `max_invalid` of its verdicts are none.
     """
+    principles = tuple(Principle(id=str(k), compare=rule) for k, rule in enumerate(rules))
+    constitution = Constitution(name="candidates", version="0.0.0", principles=principles)
+    told("vote", 0, len(pairs))
+    found = ask(constitution, pairs, engine, settings, seed=seed, told=lambda done: told("vote", done, len(pairs)))
+    if found.invalid > settings.max_invalid:
+        raise MiningError(
+            f"the model gave no valid verdict on {found.invalid:.0%} of the questions: it does not answer by the "
+            f"labels {' and '.join(settings.labels_pairwise)}, or the pairs are longer than its context. Name another "
+            "by --model"
+        )
+    return found
+
+
+def ask(
+    constitution: Constitution,
+    pairs: Sequence[Preference],
+    engine: Engine,
+    settings: Judge,
+    *,
+    seed: int,
+    told: Callable[[int], None],
+) -> Votes:
+    """Put every pair before the judge in both orders, by each of the active principles that applies to its prompt.
+
+    No principle shows its worked examples. `told` hears how many pairs are done. A principle that does not apply to a
+    pair has nan there.
+    """
     settings = replace(
         settings,
         method="pairwise-logprob",
@@ -79,27 +106,18 @@ def vote(
         examples=0,
         calibration=None,
     )
-    principles = tuple(Principle(id=str(k), compare=rule) for k, rule in enumerate(rules))
-    constitution = Constitution(name="candidates", version="0.0.0", principles=principles)
+    rows = {principle.id: k for k, principle in enumerate(constitution.active)}
     places = {_prompt(pair).id: n for n, pair in enumerate(pairs)}
-    p = np.full((len(rules), len(pairs), 2), np.nan)
+    p = np.full((len(rows), len(pairs), 2), np.nan)
     done = 0
-    told("vote", 0, len(pairs))
     for _, judgments in judge(_shards(pairs), engine, constitution, settings, judge_id="mining", seed=seed):
         for judgment in judgments:
             if judgment.verdict != "invalid":
                 second = int(judgment.first_id != "chosen")
-                p[int(judgment.principle_id), places[judgment.prompt_id], second] = p_of(judgment, "chosen")
+                p[rows[judgment.principle_id], places[judgment.prompt_id], second] = p_of(judgment, "chosen")
         done += len({judgment.prompt_id for judgment in judgments})
-        told("vote", done, len(pairs))
-    found = Votes(p)
-    if found.invalid > settings.max_invalid:
-        raise MiningError(
-            f"the model gave no valid verdict on {found.invalid:.0%} of the questions: it does not answer by the "
-            f"labels {' and '.join(settings.labels_pairwise)}, or the pairs are longer than its context. Name another "
-            "by --model"
-        )
-    return found
+        told(done)
+    return Votes(p)
 
 
 def _shards(pairs: Sequence[Preference]) -> list[tuple[int, list[Prompt], list[Candidate]]]:

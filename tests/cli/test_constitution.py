@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from selfalign import constitution, resources
 from selfalign.cli import constitution as commands
+from selfalign.cli import worker
 from tests.cli.conftest import Cli
 from tests.cli.test_hostile import assert_harmless, on_a_terminal
+from tests.mining.world import engine
 
 HEAD = "schema: selfalign.constitution/v1\nname: rules\nversion: 1.0.0\nprinciples:\n"
 KIND = "  - id: kind\n    text: The response is kind.\n"
@@ -153,3 +158,35 @@ def test_every_value_of_a_principle_is_shown_in_words() -> None:
     assert [commands._words(value) for value in values] == ["1: bad", "p / b / w", "a, b", "2", "0.5"]
     scope = constitution.AppliesWhen(ask="Is it so?", prompt_tags=("a",))
     assert commands._words(scope) == "Is it so?; tags a"
+
+
+def test_lint_asks_a_judge_about_the_examples(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "opened", lambda who: nullcontext(engine()))
+    examples = "    compare: Which response shows more kindness?\n    examples:\n"
+    examples += "      - {prompt: hello, better: rude words, worse: kind words}\n"
+    write(tmp_path, HEAD + KIND + examples)
+    write(tmp_path, HEAD + KIND + "    wieght: 1\n", "bad.yaml")
+    assert cli("constitution", "lint", "rules.yaml", cwd=tmp_path).returncode == 0
+    done = cli("constitution", "lint", "rules.yaml", "bad.yaml", "--judge", "openai:x", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "rules.yaml:9: warning: kind.examples 1: the judge prefers the worse answer" in done.stdout
+    assert "asking openai:x for 2 verdicts on examples" in done.stderr
+    found = cli("constitution", "lint", "rules.yaml", "--judge", "openai:x", "--json", cwd=tmp_path)
+    assert found.returncode == 1
+    assert [(f["line"], f["rule"]) for f in json.loads(found.stdout)] == [(9, "judge-prefers-worse")]
+    write(tmp_path, HEAD + KIND, "bare.yaml")
+    done = cli("constitution", "lint", "bare.yaml", "--judge", "openai:x", cwd=tmp_path)
+    assert done.returncode == 0 and "no active principle has an example" in done.stderr
+    done = cli("constitution", "lint", "bare.yaml", "--backend", "vllm", cwd=tmp_path)
+    assert done.returncode == 2 and "go with --judge" in done.stderr
+    done = cli("constitution", "lint", "rules.yaml", "--judge", "no/such/folder", cwd=tmp_path)
+    assert done.returncode == 2 and "there is no model" in done.stderr
+
+
+def test_lint_without_a_judge_loads_nothing_heavy(tmp_path: Path) -> None:
+    path = write(tmp_path, HEAD + KIND)
+    heavy = "{'torch', 'transformers', 'vllm', 'selfalign.mining', 'selfalign.cli.worker'}"
+    code = f"import sys; from selfalign.cli import main; main(['constitution', 'lint', {str(path)!r}])\n"
+    code += f"assert not {heavy} & sys.modules.keys(), {heavy} & sys.modules.keys()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from selfalign.cli import mine as command
+from selfalign.cli import worker
 from selfalign.constitution import load
 from selfalign.constitution.lint import lint
 from tests.cli.conftest import Cli
@@ -31,11 +31,11 @@ def ask(monkeypatch: pytest.MonkeyPatch) -> Ask:
         asked = []
 
         @contextmanager
-        def opened(who: command._Model) -> Iterator[object]:
+        def opened(who: worker.Asked) -> Iterator[object]:
             asked.append(who.path)
             yield engine(**functions)
 
-        monkeypatch.setattr(command, "_engine", opened)
+        monkeypatch.setattr(worker, "opened", opened)
         return asked
 
     return scripted
@@ -156,12 +156,12 @@ def test_hostile_proposals_do_not_act_on_a_terminal(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import contextlib, json, sys\n"
-        "from selfalign.cli import main, mine\n"
+        "from selfalign.cli import main, worker\n"
         "from tests.mining.world import engine\n"
         f"rules = ['Select the response that shows kindness {HOSTILE!s} to: all # or', {HOSTILE!r}]\n"
         "rules[0] = rules[0].replace('[bold]', '')\n"
         "text = lambda messages, seed: json.dumps(rules)\n"
-        "mine._engine = lambda who: contextlib.nullcontext(engine(text=text))\n"
+        "worker.opened = lambda who: contextlib.nullcontext(engine(text=text))\n"
         "sys.exit(main(['constitution', 'mine', 'kind.jsonl', '--model', 'openai:x']))\n".replace("\x1b", "\\x1b")
     )
     assert_harmless(on_a_terminal([str(script)], cwd=tmp_path))
