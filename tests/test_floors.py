@@ -17,20 +17,22 @@ ROOT = Path(__file__).resolve().parent.parent / "selfalign"
 FLOORS = {
     "records": 0, "schemas": 0, "source": 0, "resources": 0, "statistics": 0,
     "config": 1, "constitution": 1, "store": 1, "text": 1, "chat": 1, "calibration": 1,
-    "engines": 2, "training": 2, "preferences": 2, "preflight": 2,
+    "engines": 2, "training": 2, "preferences": 2, "preflight": 2, "progress": 2,
     "stages": 3,
-    "campaign": 4, "launch": 4,
+    "campaign": 4, "launch": 4, "tui": 4,
     "cli": 5, "pocket": 5,
 }  # fmt: skip
 SAME_ROOM = {
     "settings": "config", "objective": "config", "contest": "preferences", "selection": "preferences",
     "steps": "campaign", "rounds": "campaign", "bootstrap": "campaign", "roles": "campaign", "heldout": "campaign",
-    "rollouts": "campaign", "__main__": "cli",
+    "rollouts": "campaign", "__main__": "cli", "rewording": "text", "units": "text", "words": "progress",
 }  # fmt: skip
 STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
-LIGHT_ROOMS = {room for room, floor in FLOORS.items() if floor <= 1} | {"preflight", "stages", "campaign", "cli"}
+LIGHT_ROOMS = {room for room, floor in FLOORS.items() if floor <= 1} | {
+    "preflight", "progress", "stages", "campaign", "tui", "cli",
+}  # fmt: skip
 LIGHT_MODULES = {
     "selfalign", "selfalign.engines.base", "selfalign.training.job", "selfalign.training.guards",
     "selfalign.launch.local",

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
-from selfalign.cli.output import duration, is_plain
-from selfalign.cli.progress import Progress, StageProgress
-from selfalign.cli.words import done_text, gate_text, guard_text, progress_text, proof_text, reused_text, reward_text
+from selfalign.cli.output import is_plain
+from selfalign.progress import Progress, StageProgress
+from selfalign.store.tail import Tail
 from selfalign.text import clean, one_line
+from selfalign.units import duration
+from selfalign.words import done_text, gate_text, guard_text, progress_text, proof_text, reused_text, reward_text
 
 PLAIN_SECONDS = 10.0  # between progress lines of one stage
 POLL_SECONDS = 0.1
@@ -151,28 +153,13 @@ class Follower:
 
 def follow(path: Path, stop: threading.Event, *, start: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the events of a file from byte `start` on, waiting for more until `stop` is set; then those left over."""
-    buffer, offset = b"", start
+    tail = Tail(path, start)
     while True:
         last = stop.is_set()  # asked before reading, so that what was written before is still delivered
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(offset)
-                chunk = file.read()
-            offset += len(chunk)
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            yield from filter(None, map(parse_event, lines))
+        yield from tail.events()
         if last:
             return
         stop.wait(POLL_SECONDS)
-
-
-def parse_event(line: bytes) -> dict[str, Any] | None:
-    """An event, or None for a line that is not one (torn by a crash)."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None
 
 
 def _where(stage: StageProgress) -> str:

@@ -22,6 +22,18 @@ def diff(before: str, after: str) -> Text:
     return shown
 
 
+def sides(before: str, after: str) -> tuple[Text, Text]:
+    """Both wordings for two columns: on the left the words that the right has not in red, on the right the reverse.
+
+    The words are underlined too, for eyes and terminals that do not tell the colours apart.
+    """
+    left, right = Text(), Text()
+    for gone, came, kept in _pieces(before, after):
+        left.append(gone, style="red underline").append(kept)
+        right.append(came, style="green underline").append(kept)
+    return left, right
+
+
 def marked(before: str, after: str) -> str:
     """The same in plain text, as git's word diff writes it: [-gone-]{+new+}."""
     return "".join(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.style import Style
 
-from selfalign.cli import rewording
-from selfalign.cli.rewording import diff, marked
+from selfalign import rewording
+from selfalign.rewording import diff, marked
 
 
 def test_a_diff_marks_words_that_went_and_came() -> None:
@@ -28,3 +28,10 @@ def test_without_colours_changes_stand_in_brackets() -> None:
     assert marked("tell the truth now", "say what is true now") == "[-tell the truth-]{+say what is true+} now"
     assert marked("", "new") == "{+new+}"
     assert marked("same", "same") == "same"
+
+
+def test_two_columns_mark_what_the_other_has_not() -> None:
+    left, right = rewording.sides("be kind today", "be brief today")
+    assert (left.plain, right.plain) == ("be kind today", "be brief today")
+    assert [left.plain[span.start : span.end] for span in left.spans if "underline" in str(span.style)] == ["kind"]
+    assert [right.plain[span.start : span.end] for span in right.spans if "underline" in str(span.style)] == ["brief"]
