@@ -238,6 +238,13 @@ class Run:
         return audit.verify(self.path)
 
 
+def run_folders(folder: Path) -> list[Path]:
+    """Return the run folders right under a folder, by name; none where there is no such folder."""
+    with suppress(OSError):
+        return sorted(entry for entry in folder.iterdir() if (entry / CAMPAIGN).is_file())
+    return []
+
+
 def _append_line(descriptor: int, line: bytes) -> None:
     """Append a line in one write, ending first a line that a crash tore."""
     size = os.fstat(descriptor).st_size

@@ -74,6 +74,11 @@ class Step:
         """The SHA-256 of every file of the finished step, by its path within the step."""
         return {name: entry["sha256"] for name, entry in self._finished()["files"].items()}
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of every file of the finished step, by its path within the step."""
+        return {name: entry["size"] for name, entry in self._finished()["files"].items()}
+
     def _finished(self) -> dict[str, Any]:
         if self._manifest is None:
             raise StoreError(f"{self.path} is not finished, so it has no manifest. Run the campaign to finish it.")
