@@ -13,12 +13,13 @@ from textual.theme import Theme
 
 from selfalign.text import clean, one_line
 from selfalign.tui import shown
+from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
 from selfalign.tui.help import Help
 from selfalign.tui.page import Page, Place
 from selfalign.tui.reading import Library
 
-PAGES: tuple[type[Page], ...] = (Campaigns,)
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign)
 
 THEME = Theme(
     name="selfalign",
@@ -83,8 +84,8 @@ class Reader(App[None]):
         self.register_theme(THEME)
         self.theme = THEME.name
         self.push_screen(Campaigns(Place()))
-        if self._start.path is not None and len(PAGES) > 1:
-            self.open(PAGES[1], self._start)
+        if self._start.path is not None:
+            self.open(Campaign, self._start)
 
     def pages(self) -> tuple[type[Page], ...]:
         return PAGES
@@ -165,5 +166,4 @@ class Reader(App[None]):
 
     def open_run(self, path: Path) -> None:
         """Show a campaign."""
-        if len(PAGES) > 1:
-            self.open(PAGES[1], Place(path))
+        self.open(Campaign, Place(path))

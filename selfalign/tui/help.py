@@ -50,7 +50,7 @@ class Help(ModalScreen[None]):
             yield about
             yield Words("")
             keys = Words()
-            own = [(key_name(one.key), one.description) for one in self.page.keys() if one.description]
+            own = [(key_name(one.key), one.description) for one in self.page.all_keys() if one.description]
             rows = [((key, f"bold {shown.SKY}"), what) for key, what in own]
             keys.show(shown.table(("here", ""), rows))
             yield keys

@@ -201,7 +201,7 @@ class Page(Screen[None]):
         if (main := self.main()) is not None:
             main.focus()
 
-    def keys(self) -> list[Binding]:
+    def all_keys(self) -> list[Binding]:
         """The keys of this screen, those of its table after its own."""
         own = [binding for binding in self.BINDINGS if isinstance(binding, Binding)]
         return own + [one for one in Grid.BINDINGS if isinstance(one, Binding) and self.query(Grid)]

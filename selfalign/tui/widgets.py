@@ -1,4 +1,4 @@
-"""The few widgets that all screens are made of. Each takes only what `selfalign.tui.shown` made, or cleans it itself."""
+"""The few widgets that all screens are made of. Each takes what `selfalign.tui.shown` made, or cleans it itself."""
 
 from __future__ import annotations
 
