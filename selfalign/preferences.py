@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from selfalign.constitution import Constitution, Principle
-from selfalign.records import Judgment
+from selfalign.judge_calibration import JudgeCalibration
+from selfalign.records import Judgment, Verdict
 
 PairKey = tuple[str, str]
 
@@ -124,6 +125,29 @@ def p_of(judgment: Judgment, candidate_id: str) -> float:
     if judgment.verdict == "tie" or judgment.p_first is None:
         return 0.5
     return judgment.p_first if judgment.first_id == candidate_id else 1.0 - judgment.p_first
+
+
+def verdict_of(p_first: float, tie_margin: float) -> Verdict:
+    """Which of two answers a probability is for: a tie where it is within `tie_margin` of one half."""
+    if abs(p_first - 0.5) <= tie_margin:
+        return "tie"
+    return "first" if p_first > 0.5 else "second"
+
+
+def calibrated(
+    judgments: Iterable[Judgment], calibration: JudgeCalibration | None, tie_margin: float
+) -> list[Judgment]:
+    """The judgments with calibrated probabilities, and the verdicts that these give; ratings are left as they are."""
+    if calibration is None:
+        return list(judgments)
+    return [_calibrated(judgment, calibration, tie_margin) for judgment in judgments]
+
+
+def _calibrated(judgment: Judgment, calibration: JudgeCalibration, tie_margin: float) -> Judgment:
+    if judgment.p_first is None:
+        return judgment
+    p_first = calibration.apply(judgment.p_first)
+    return replace(judgment, p_first=p_first, verdict=verdict_of(p_first, tie_margin))
 
 
 def decide(readings: Sequence[Reading], min_margin: float) -> float:

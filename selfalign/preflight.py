@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from selfalign import constitution, resources
+from selfalign import constitution, judge_calibration, resources
 from selfalign.config import ConfigError, Loaded
 from selfalign.source import InputError, Problem
 
@@ -21,7 +21,8 @@ def check_files(loaded: Loaded) -> None:
 
     A model that is neither a folder nor written like a path is taken for a name on the Hub, and left to it.
     """
-    problems = [*_constitutions(loaded), *_prompts(loaded), *_accelerate(loaded), *_models(loaded)]
+    looks = (_constitutions, _prompts, _accelerate, _calibration, _models)
+    problems = [problem for look in looks for problem in look(loaded)]
     if problems:
         raise ConfigError(problems)
 
@@ -72,6 +73,19 @@ def _accelerate(loaded: Loaded) -> Iterator[Problem]:
     if name and resources.find(name, _folder(loaded)) is None:
         fix = "Make one with `accelerate config --config_file accelerate.yaml`."
         yield loaded.problem("train.accelerate_config", f"there is no file {name!r}", fix)
+
+
+def _calibration(loaded: Loaded) -> Iterator[Problem]:
+    name = loaded.campaign.judge.calibration
+    path = resources.find(name, _folder(loaded)) if name else None
+    if name and path is None:
+        fix = "Make one with `selfalign judge calibrate RUN --out calibration.json`."
+        yield loaded.problem("judge.calibration", f"there is no file {name!r}", fix)
+    elif path is not None:
+        try:
+            judge_calibration.read(path)
+        except InputError as error:
+            yield from error.problems
 
 
 def _models(loaded: Loaded) -> Iterator[Problem]:

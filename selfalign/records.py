@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 Role = Literal["system", "user", "assistant"]
@@ -237,6 +237,50 @@ class Reward:
     spread: float = 0.0
 
 
+LabelVerdict = Literal["preferred", "tie", "both_bad", "not_applicable", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What a person said of two candidates of one prompt, shown without a word on where they come from.
+
+    `preferred_id` is the better one where there is one; sides are kept to tell a liking for a side. `stratum` is why
+    the two were shown: those of "random" are a fair sample of all comparisons, the others are not. `repeat`: it was
+    shown before, to see whether the labeller agrees with themself. `seconds` is the time taken, 0 where nobody took it.
+    """
+
+    labeller: str
+    prompt_id: str
+    left_id: str
+    right_id: str
+    verdict: LabelVerdict
+    preferred_id: str | None = None
+    round: int | None = None
+    stratum: str = "imported"
+    repeat: bool = False
+    seconds: float = 0.0
+    time: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.left_id == self.right_id:
+            raise ValueError(f"prompt {self.prompt_id}: a label compares {self.left_id} with itself")
+        expected = (self.left_id, self.right_id) if self.verdict == "preferred" else (None,)
+        if self.preferred_id not in expected:
+            raise ValueError(f"prompt {self.prompt_id}: verdict {self.verdict} with {self.preferred_id} preferred")
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """Both candidates, the smaller id first."""
+        return min(self.left_id, self.right_id), max(self.left_id, self.right_id)
+
+    @property
+    def lead(self) -> float | None:
+        """1 where the first of `pair` is better, -1 where the second is, 0 for neither, None where nothing was said."""
+        if self.verdict == "preferred":
+            return 1.0 if self.preferred_id == self.pair[0] else -1.0
+        return 0.0 if self.verdict in ("tie", "both_bad") else None
+
+
 class Interval(NamedTuple):
     low: float
     high: float
@@ -415,6 +459,23 @@ class Guarded:
 
 
 @dataclass(frozen=True, slots=True)
+class HumanAgreement:
+    """How far a judge prefers what people prefer, over `num_pairs` that both spoke of, on `num_prompts` prompts.
+
+    `raw` is the share on which they say the same, ties included, `kappa` Cohen's, with its 95% bootstrap interval over
+    prompts; None where chance alone makes them agree.
+    """
+
+    num_pairs: int
+    num_prompts: int
+    labellers: tuple[str, ...]
+    raw: float
+    kappa: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Gate:
     """Whether a round's policy is accepted, and why, in words."""
 
@@ -439,10 +500,10 @@ class Report:
     """What a round did and whether its policy is better: everything that the report pages show.
 
     Keys: `win_rates` "previous" and "base"; `by_principle` the same, then principle ids; `behaviour` "base",
-    "previous" and "policy"; `judges` "labelling" and "evaluating"; `candidates` and `discarded` the counts of
-    what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs", "rankings",
-    "demonstrations" or "rollouts"; `seconds` stages. `length_ratio` is the policy's mean number of tokens over the
-    base's. `standard` names the constitution that the policy was judged by, where it is not `constitution`.
+    "previous" and "policy"; `judges` and `humans` "labelling" and "evaluating"; `candidates` and `discarded` the
+    counts of what was sampled and of what was not trained on, `num_examples` of what was: `examples` says "pairs",
+    "rankings", "demonstrations" or "rollouts"; `seconds` stages. `length_ratio` is the policy's mean number of tokens
+    over the base's. `standard` names the constitution that the policy was judged by, where it is not `constitution`.
     """
 
     round: int
@@ -464,3 +525,4 @@ class Report:
     samples: tuple[Sample, ...]
     seconds: dict[str, float]
     standard: str | None = None
+    humans: dict[str, HumanAgreement] = field(default_factory=dict)

@@ -8,14 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from selfalign import config
+from selfalign import config, judge_calibration, labels, source
 from selfalign import constitution as constitutions
+from selfalign.compared import human_agreement, labelled
 from selfalign.constitution import Constitution
 from selfalign.heldout import judge_heldout, previous_answers, sample_heldout, score_heldout, write_prompts
+from selfalign.judge_calibration import JudgeCalibration
 from selfalign.objective import judge_rewards, needs_rewards
-from selfalign.records import Candidate, Checkpoint, Judgment, Prompt, Report, Scored, derived_seed
+from selfalign.preferences import calibrated
+from selfalign.records import Candidate, Checkpoint, HumanAgreement, Judgment, Prompt, Report, Scored, derived_seed
 from selfalign.resources import find_constitution
 from selfalign.roles import Baseline, JudgeModel, judge_model, policy_engine, probes, reference_policy
 from selfalign.rollouts import count_rewarded, guard_policy, hand_out, in_training, judged_rollouts
@@ -68,6 +72,16 @@ def _frozen(work: Work, name: str, source: str) -> Constitution:
     return constitutions.load(work.run.path / name)
 
 
+def freeze_calibration(work: Work, number: int) -> JudgeCalibration | None:
+    """The judge's calibration as it was when the round first read verdicts; a later one counts from the next round."""
+    if work.settings.judge.calibration is None:
+        return None
+    name = f"rounds/{number:03d}/calibration.json"
+    if not (work.run.path / name).exists():
+        work.run.write_text(name, source.read_text(Path(work.settings.judge.calibration)))
+    return judge_calibration.parse(work.run.read_text(name), name)
+
+
 def draw_prompts(work: Work, number: int) -> Step:
     """The round's prompts: drawn without replacement until all of them have been used."""
     settings = work.settings
@@ -118,7 +132,8 @@ def judge_candidates(
     judgments = perform(
         work, "judge", f"rounds/{number:03d}/judgments", process,
         after=[drawn, candidates], inputs={"constitution": constitution.hash, "judge": judge_id},
-        config=[work.settings.judge, seed, spin], count=lambda _, rows: judge.count_verdicts(rows), round=number,
+        config=[replace(work.settings.judge, calibration=None), seed, spin],
+        count=lambda _, rows: judge.count_verdicts(rows), round=number,
     )  # fmt: skip
     judge.check_invalid_share(judgments.counts, work.settings.judge.max_invalid)
     return judgments
@@ -129,16 +144,20 @@ def build_examples(
 ) -> Step:
     """Turn verdicts into what the algorithm trains on: pairs, rankings, or demonstrations.
 
+    Verdicts are read as the judge's calibration, where there is one, puts them right: a changed one makes other pairs.
     What is discarded is counted by reason. Raises StageError where nothing is left to train on, unless the round needs
     nothing.
     """
     settings, seed = work.settings, derived_seed(work.settings.seed, "pairs", number)
     kind = examples.kind_of(settings.train.algorithm)
+    calibration, tie_margin = freeze_calibration(work, number), settings.judge.tie_margin
+    read_as = {} if calibration is None else {"calibration": calibration.digest}
     discarded: dict[int, dict[str, int]] = {}
 
     def process(missing: list[int]) -> Shards:
         for index in missing:
-            sampled, said = candidates.read(Candidate, index), judgments.read(Judgment, index)
+            sampled = candidates.read(Candidate, index)
+            said = calibrated(judgments.read(Judgment, index), calibration, tie_margin)
             rows, discarded[index] = made_from(drawn.read(Prompt, index), sampled, said, constitution, settings, seed)
             yield index, rows
 
@@ -147,7 +166,7 @@ def build_examples(
 
     built = perform(
         work, "pairs", f"rounds/{number:03d}/{kind}", process,
-        after=[drawn, candidates, judgments], inputs={"constitution": constitution.hash},
+        after=[drawn, candidates, judgments], inputs={"constitution": constitution.hash, **read_as},
         config=[settings.pairs, settings.train.algorithm, seed], count=count, round=number,
     )  # fmt: skip
     if not judge_rewards(settings.train, settings.ppo):
@@ -373,12 +392,25 @@ def evaluate_policy(
     if judge_rewards(work.settings.train, work.settings.ppo):
         learned = count_rewarded(work, number)
     verdicts_read = judgments.shards(Judgment) if judgments else ()
-    labelled = chain(
+    verdicts = chain(
         ((candidates.read(Candidate, index), said) for index, said in verdicts_read), judged_rollouts(work, number)
     )
     return evaluate.make_report(
         heldout, constitution, standard, work.settings,
         round=number, policy=trained, guard=report.read_guard(work.run, number),
-        labelling=evaluate.judge_health(labelled, constitution),
-        candidates=candidates.counts, seconds=report.stage_seconds(work.run, number), **learned,
+        labelling=evaluate.judge_health(verdicts, constitution),
+        candidates=candidates.counts, seconds=report.stage_seconds(work.run, number),
+        humans=agreement_with_people(work, number), **learned,
     )  # fmt: skip
+
+
+def agreement_with_people(work: Work, number: int) -> dict[str, HumanAgreement]:
+    """How far the judges of the rounds so far agree with the labels that there are now, where the gate asks for it.
+
+    Only pairs that make a fair sample count: those that were labelled because they are hard would blame any judge.
+    """
+    if work.settings.accept.min_kappa is None:
+        return {}
+    said = [label for found in labels.read(work.run.path).values() for label in found]
+    about = labelled(work.run, labels.fair(said), work.settings, up_to=number)
+    return human_agreement(about, seed=derived_seed(work.settings.seed, "people", number))

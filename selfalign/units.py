@@ -47,12 +47,15 @@ def size(num_bytes: float) -> str:
     return f"{num_bytes:.1f} TiB"
 
 
-def sparkline(values: Sequence[float | None], *, unicode: bool = True) -> str:
-    """Values as a line of bars, lowest to highest; a gap where a value is missing."""
+def sparkline(values: Sequence[float | None], *, unicode: bool = True, least: float = 0.0) -> str:
+    """Values as a line of bars, lowest to highest; a gap where a value is missing.
+
+    The bars span at least `least`, so that noise does not look like a trend.
+    """
     present = [value for value in values if value is not None]
     if not present:
         return ""
     bars = "▁▂▃▄▅▆▇█" if unicode else "_.-=+*#@"
-    low, span = min(present), max(present) - min(present)
+    low, span = min(present), max(*present, min(present) + least) - min(present)
     scale = (len(bars) - 1) / span if span else 0.0
     return "".join(" " if value is None else bars[round((value - low) * scale)] for value in values)

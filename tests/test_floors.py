@@ -17,13 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent / "selfalign"
 FLOORS = {
     "records": 0, "schemas": 0, "source": 0, "resources": 0, "statistics": 0,
     "config": 1, "constitution": 1, "store": 1, "text": 1, "chat": 1, "calibration": 1,
-    "engines": 2, "training": 2, "preferences": 2, "preflight": 2, "progress": 2,
-    "stages": 3,
+    "engines": 2, "training": 2, "preferences": 2, "preflight": 2, "labels": 2, "progress": 2,
+    "stages": 3, "labelling": 3,
     "campaign": 4, "launch": 4, "tui": 4,
     "cli": 5, "pocket": 5,
 }  # fmt: skip
 SAME_ROOM = {
     "settings": "config", "objective": "config", "contest": "preferences", "selection": "preferences",
+    "principles": "preferences",
+    "agreement": "calibration", "judge_calibration": "calibration",
+    "label_formats": "labelling", "compared": "labelling", "recalibrate": "labelling",
     "steps": "campaign", "rounds": "campaign", "bootstrap": "campaign", "roles": "campaign", "heldout": "campaign",
     "rollouts": "campaign", "__main__": "cli", "rewording": "text", "units": "text", "words": "progress",
 }  # fmt: skip

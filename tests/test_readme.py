@@ -52,7 +52,12 @@ def typed(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a command line as a shell does."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return subprocess.run(
-        ["bash", "-c", command], cwd=folder, env={**os.environ, "PATH": path}, text=True, capture_output=True
+        ["bash", "-c", command],
+        cwd=folder,
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL,  # who labels there says nothing
+        text=True,
+        capture_output=True,
     )
 
 

@@ -27,7 +27,9 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command("branch", "selfalign.cli.start:branch", "Start a new campaign from a round of another"),
     ),
     "Write the principles": (
-        Command("constitution", "selfalign.cli.constitution:app", "Lint, compare, import and export constitutions"),
+        Command(
+            "constitution", "selfalign.cli.constitution:app", "Lint, compare, measure, import and export constitutions"
+        ),
     ),
     "Read what it made": (
         Command("tui", "selfalign.cli.tui:tui", "Watch and read runs in the terminal"),
@@ -42,6 +44,11 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command("revisions", "selfalign.cli.revisions:app", "List and show critiques and revisions"),
         Command("report", "selfalign.cli.report:report", "Write the report of a run, as Markdown and HTML"),
         Command("verify", "selfalign.cli.start:verify", "Check every file of a run against its digest"),
+    ),
+    "Hold the judge against people": (
+        Command("label", "selfalign.cli.label:label", "Say which of two answers is better, blind"),
+        Command("labels", "selfalign.cli.labels:app", "List, import and export labels by people"),
+        Command("judge", "selfalign.cli.judge:app", "Calibrate a judge by what people said"),
     ),
     "Look around": (
         Command("config", "selfalign.cli.config:config", "Show every setting and where it came from"),

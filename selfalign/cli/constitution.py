@@ -14,6 +14,7 @@ from rich.text import Text
 from selfalign import resources, source
 from selfalign.cli.errors import FAILED, USAGE, CommandError
 from selfalign.cli.output import is_plain, print_json, print_table, say
+from selfalign.cli.principles import stats
 from selfalign.cli.targets import RUNS, check_name, find_run
 from selfalign.constitution import (
     AppliesWhen,
@@ -37,10 +38,12 @@ from selfalign.text import clean, one_line
 
 app = App(
     name="constitution",
-    help="Lint, compare, import and export constitutions.",
+    help="Lint, compare, measure, import and export constitutions.",
     help_format="plaintext",
     result_action="return_value",
 )
+
+app.command(stats)
 
 _EXIT = {"error": USAGE, "warning": FAILED, "note": 0}
 

@@ -13,6 +13,7 @@ import msgspec
 
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.output import say
+from selfalign.store import atomic_write
 from selfalign.text import clean
 
 ROWS = 4096  # held in memory at a time
@@ -40,6 +41,14 @@ def write(
     finally:
         building.unlink(missing_ok=True)
     say(f"{count:,} {what}")
+    print(clean(str(out)))
+
+
+def write_text(text: str, out: Path) -> None:
+    """Write a new file, whole or not at all, and print its name. Raises CommandError where it exists."""
+    if out.exists():
+        raise CommandError(f"{out} exists", fix="name another file, or remove it first", code=USAGE)
+    atomic_write(out, text.encode("utf-8", "replace"))
     print(clean(str(out)))
 
 

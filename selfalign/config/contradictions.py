@@ -79,6 +79,9 @@ def _judging(campaign: Campaign) -> Iterator[tuple[str, str, str]]:
             yield f"judge.{name}", "the labels must be at least two, and all different", 'Such as ["A", "B"].'
     if judge.tie_margin >= 0.5:
         yield "judge.tie_margin", "a margin of 0.5 or more makes every verdict a tie", "Set it below 0.5."
+    if judge.calibration and pointwise:
+        why = "ratings are shown in no order, and a calibration is of a pairwise judge"
+        yield "judge.calibration", why, "Remove it, or use pairwise-logprob."
     most = len(judge.labels_pointwise) - 1 if pointwise else 1
     if pairs.min_margin >= most:
         why = f"no pair can reach a margin of {pairs.min_margin:g}: scores of {judge.method} differ by at most {most}"

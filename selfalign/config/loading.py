@@ -225,7 +225,7 @@ def _find_paths(campaign: Campaign, folder: Path | None) -> Campaign:
         revise=replace(
             campaign.revise, prompts=patterns(campaign.revise.prompts), helpful=patterns(campaign.revise.helpful)
         ),
-        judge=replace(campaign.judge, model=path(campaign.judge.model)),
+        judge=replace(campaign.judge, model=path(campaign.judge.model), calibration=path(campaign.judge.calibration)),
         evaluate=replace(evaluate, constitution=rules(evaluate.constitution), judge=judge),
         train=replace(campaign.train, accelerate_config=path(campaign.train.accelerate_config)),
     )

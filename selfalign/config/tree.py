@@ -74,6 +74,7 @@ class Judge:
     labels_pairwise: tuple[str, str] = ("A", "B")
     labels_pointwise: tuple[str, ...] = ("1", "2", "3", "4", "5")
     tie_margin: Fraction = 0.0  # |p_first - 0.5| at or under this is a tie
+    calibration: str | None = None  # a file of `selfalign judge calibrate`: how verdicts are read when pairs are made
     max_invalid: Fraction = 0.1  # above this share of invalid verdicts the stage stops
     base_url: str | None = None
     max_concurrency: Count = 16
@@ -275,6 +276,7 @@ class Accept:
     win_rate_lower_bound: Fraction | None = 0.5  # lower end of the 95% interval against the previous policy
     max_kl: Positive | None = 20.0  # nats per response, to the base policy
     max_length_ratio: Positive | None = 1.5  # mean response length over the base policy's
+    min_kappa: Fraction | None = None  # lower end of the 95% interval of the judge's agreement with the run's labels
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
+from types import MappingProxyType
 
 from selfalign import config
 from selfalign.constitution import Constitution
 from selfalign.engines.base import Engine
 from selfalign.engines.streaming import answer_shards, score_requests
+from selfalign.labels import MIN_LABELS
 from selfalign.preferences import Readings, by_prompt, p_of, pair_key, read_prompt
 from selfalign.records import (
     Behaviour,
@@ -20,6 +22,7 @@ from selfalign.records import (
     Checkpoint,
     Gate,
     Guarded,
+    HumanAgreement,
     JudgeHealth,
     Judgment,
     Kl,
@@ -226,6 +229,7 @@ def make_report(
     discarded: Mapping[str, int],
     seconds: Mapping[str, float],
     guard: Guarded | None = None,
+    humans: Mapping[str, HumanAgreement] = MappingProxyType({}),
 ) -> Report:
     """All measurements of a round, judged by the principles of `standard`, and the gate's decision on them."""
     seed = derived_seed(settings.seed, "evaluate", round)
@@ -253,6 +257,7 @@ def make_report(
         samples=pick_samples(heldout, standard, settings.pairs, seed=seed),
         seconds=dict(seconds),
         standard=None if standard.hash == constitution.hash else f"{_named(standard)} ({standard.hash})",
+        humans=dict(humans),
     )
     return replace(report, gate=gate(report, settings.accept, guard))
 
@@ -293,6 +298,8 @@ def _checks(report: Report, accept: config.Accept) -> Iterator[tuple[bool, str]]
         yield _check_limit(value, limit, "KL to base", " nats per response", "accept.max_kl")
     if (limit := accept.max_length_ratio) is not None:
         yield _check_limit(report.length_ratio, limit, "length", " times the base's", "accept.max_length_ratio")
+    if (bound := accept.min_kappa) is not None:
+        yield _check_kappa(report.humans, bound)
 
 
 def _check_win_rate(measured: WinRate | None, bound: float) -> tuple[bool, str]:
@@ -309,6 +316,28 @@ def _check_limit(value: float | None, limit: float, name: str, unit: str, settin
         return False, f"{name} was not measured ({setting})"
     holds = value <= limit
     return holds, f"{name} {value:.3g}{unit}, {'within' if holds else 'above'} {limit:g}"
+
+
+def _check_kappa(humans: Mapping[str, HumanAgreement], bound: float) -> tuple[bool, str]:
+    """Every judge on whose verdicts there are enough labels must agree with people; one at least must have them."""
+    enough = {role: found for role, found in humans.items() if found.num_pairs >= MIN_LABELS}
+    if not enough:
+        most = max((found.num_pairs for found in humans.values()), default=0)
+        have = f"there are only {most} labels by people" if most else "there are no labels by people"
+        have += " on pairs drawn at random"
+        how = "give them with `selfalign label`, then run the campaign again"
+        return False, f"{have} to hold the judge against, and {MIN_LABELS} are needed (accept.min_kappa): {how}"
+    said = [_kappa_words(role, found, bound) for role, found in enough.items()]
+    return all(holds for holds, _ in said), "; ".join(words for _, words in said)
+
+
+def _kappa_words(role: str, found: HumanAgreement, bound: float) -> tuple[bool, str]:
+    if found.kappa is None or found.low is None:
+        return False, f"chance alone makes the {role} judge agree with people, so that there is no kappa"
+    holds = found.low >= bound
+    interval = f"{found.kappa:.3f} (95% interval {found.low:.3f} to {found.high:.3f}, {found.num_pairs} labels)"
+    relation = "at or above" if holds else "below"
+    return holds, f"the {role} judge's kappa with people {interval}, its lower end {relation} {bound:g}"
 
 
 # Parts of the measurements.

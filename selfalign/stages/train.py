@@ -42,9 +42,12 @@ def model_digest(folder: Path) -> str:
 
 
 def evaluating_judge(settings: Campaign) -> Judge:
-    """The judge of the evaluation: the labelling judge, but for the fields that `evaluate.judge` sets."""
+    """The judge of the evaluation: the labelling judge, but for the fields that `evaluate.judge` sets.
+
+    A calibration is how pairs are read; what is evaluated are the judge's own words.
+    """
     given = {name: value for name, value in asdict(settings.evaluate.judge).items() if value is not None}
-    return replace(settings.judge, **given)
+    return replace(settings.judge, calibration=None, **given)
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from selfalign.store.files import (
     StepChanged,
     StepDamaged,
     StoreError,
+    append_line,
     atomic_write,
     fsync_file,
     fsync_folder,
@@ -29,6 +30,6 @@ from selfalign.store.step import Step, read_records
 
 __all__ = [
     "DiskFull", "FileDamaged", "Holder", "Problem", "Run", "RunLocked", "Step", "StepChanged", "StepDamaged",
-    "StoreError", "atomic_write", "branch", "fsync_file", "fsync_folder", "parse_json", "read_records", "run_folders",
-    "sha256_file",
+    "StoreError", "append_line", "atomic_write", "branch", "fsync_file", "fsync_folder", "parse_json",
+    "read_records", "run_folders", "sha256_file",
 ]  # fmt: skip

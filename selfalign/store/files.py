@@ -173,6 +173,15 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+def append_line(descriptor: int, line: bytes) -> None:
+    """Append a line in one write, ending first a line that a crash tore."""
+    size = os.fstat(descriptor).st_size
+    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+    data = (b"\n" if torn else b"") + line + b"\n"
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
 def make_folder(path: Path) -> Path:
     """Make the folder and its parents, durably."""
     if path.is_dir():

@@ -160,7 +160,7 @@ class Run:
         with self._emitting:
             try:
                 with open(os.open(path, flags, 0o644), "rb+", buffering=0) as file:
-                    _append_line(file.fileno(), line.encode("ascii"))
+                    files.append_line(file.fileno(), line.encode("ascii"))
                     if event not in _UNSYNCED:
                         os.fsync(file.fileno())
             except OSError as error:
@@ -243,12 +243,3 @@ def run_folders(folder: Path) -> list[Path]:
     with suppress(OSError):
         return sorted(entry for entry in folder.iterdir() if (entry / CAMPAIGN).is_file())
     return []
-
-
-def _append_line(descriptor: int, line: bytes) -> None:
-    """Append a line in one write, ending first a line that a crash tore."""
-    size = os.fstat(descriptor).st_size
-    torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-    data = (b"\n" if torn else b"") + line + b"\n"
-    while data:
-        data = data[os.write(descriptor, data) :]

@@ -135,6 +135,19 @@ class Step:
         for index in sorted(self._shards):
             yield index, self.read(record_type, index)
 
+    def columns(self, record_type: type, *names: str) -> dict[str, Any]:
+        """Return some columns of all durable shards, in order, as `tables.columns` has them; records are not made.
+
+        Raises StepDamaged if a shard is not what was written.
+        """
+        from selfalign.store import tables  # see Step.write
+
+        paths = [self.path / shard_name(index) for index in sorted(self._shards)]
+        try:
+            return tables.columns(((read_whole(p, self._manifest), str(p)) for p in paths), record_type, names)
+        except FileDamaged as error:
+            raise StepDamaged(f"{error} {_AGAIN}") from error
+
     # Finishing
 
     def finish(self, counts: Mapping[str, Any]) -> None:
@@ -366,7 +379,14 @@ def check_files(folder: Path, manifest: dict[str, Any], digests: Digests) -> lis
 
 
 def read_shard(path: Path, record_type: type[Record], manifest: dict[str, Any] | None) -> list[Record]:
-    """Read one shard, checked against the manifest or, before that, its own checksum. Raises FileDamaged."""
+    """Read one shard, checked as `read_whole` does. Raises FileDamaged."""
+    from selfalign.store import tables  # see Step.write
+
+    return tables.decode(read_whole(path, manifest), record_type, str(path))
+
+
+def read_whole(path: Path, manifest: dict[str, Any] | None) -> bytes:
+    """Read a shard's file, checked against the manifest or, before that, its own checksum. Raises FileDamaged."""
     from selfalign.store import tables  # see Step.write
 
     data = files.read_bytes(path)
@@ -374,7 +394,7 @@ def read_shard(path: Path, record_type: type[Record], manifest: dict[str, Any] |
         tables.check_seal(data, str(path))
     elif files.sha256(data) != manifest["files"].get(path.name, {}).get("sha256"):
         raise FileDamaged(f"{path}: SHA-256 does not match {DONE}.")
-    return tables.decode(data, record_type, str(path))
+    return data
 
 
 def read_records(folder: Path, record_type: type[Record]) -> Iterator[Record]:

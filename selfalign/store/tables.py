@@ -7,6 +7,7 @@ supported. Each file carries its own checksum, so that damage is seen even befor
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from functools import cache
@@ -37,6 +38,13 @@ class Kind(NamedTuple):
     item: Kind | None = None  # of a list
     record: type | None = None  # of a struct
     fields: tuple[tuple[str, Kind], ...] = ()
+
+
+class Texts(NamedTuple):
+    """A column of texts: each one that occurs, and for every row its place among them [N], -1 for None."""
+
+    distinct: list[str]
+    codes: np.ndarray
 
 
 @cache
@@ -169,15 +177,77 @@ def decode(data: bytes, record_type: type[Record], where: str) -> list[Record]:
 
     Whether the bytes are those written is for `check_seal` or a manifest to say.
     """
-    try:
-        table = pq.ParquetFile(pa.BufferReader(data)).read(use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise FileDamaged(f"{where}: not a whole Parquet file ({str(error).splitlines()[0][:200]}).") from error
+    table = _table(data, where)
     try:
         columns = [_values(name, table, field, record_type) for name, field in _columns_of(record_type)]
         return list(map(record_type, *columns))
     except (StoreError, ValueError, pa.ArrowException) as error:
         raise FileDamaged(f"{where}: does not hold valid {record_type.__name__} records ({error}).") from error
+
+
+def columns(
+    shards: Iterable[tuple[bytes, str]], record_type: type, names: Sequence[str]
+) -> dict[str, Texts | np.ndarray]:
+    """Return some columns of the records of several files, for counting: a million rows take a second or two.
+
+    Texts become Texts, numbers an array with NaN for None, and of tuples the lengths are kept. `shards` are files with
+    their names. Raises FileDamaged naming a file that does not hold such records.
+    """
+    fields_of = dict(_columns_of(record_type))
+    parts: dict[str, list[pa.Array]] = {name: [] for name in names}
+    for data, where in shards:
+        table = _table(data, where, names)
+        try:
+            for name in names:
+                parts[name].append(_packed(name, _checked(name, table, fields_of[name]), fields_of[name][0]))
+        except StoreError as error:
+            raise FileDamaged(f"{where}: does not hold valid {record_type.__name__} records ({error}).") from error
+    return {name: _unpacked(parts[name], fields_of[name][0]) for name in names}
+
+
+def _table(data: bytes, where: str, names: Sequence[str] | None = None) -> pa.Table:
+    """The columns of a file, or those of some names that it has."""
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        held = None if names is None else [name for name in names if name in file.schema_arrow.names]
+        return file.read(columns=held, use_threads=False)
+    except (OSError, pa.ArrowException) as error:
+        raise FileDamaged(f"{where}: not a whole Parquet file ({str(error).splitlines()[0][:200]}).") from error
+
+
+def _packed(name: str, column: pa.Array, kind: Kind) -> pa.Array:
+    if kind.item is not None:
+        return column.value_lengths()
+    if not pa.types.is_string(column.type):
+        return column
+    column = column.dictionary_encode()
+    if kind.allowed is not None:
+        _check_allowed(name, set(column.dictionary.to_pylist()), kind)
+    return column
+
+
+def _unpacked(parts: Sequence[pa.Array], kind: Kind) -> Texts | np.ndarray:
+    if kind.item is None and pa.types.is_string(kind.arrow):
+        places: dict[str, int] = {}
+        codes = []
+        for part in parts:
+            here = np.array([places.setdefault(t, len(places)) for t in part.dictionary.to_pylist()], dtype=np.int64)
+            codes.append(_with_gaps(part.indices, here, -1))
+        return Texts(list(places), np.concatenate([*codes, np.zeros(0, dtype=np.int64)]))
+    if kind.nullable:
+        return np.concatenate([*(_with_gaps(part, None, math.nan) for part in parts), np.zeros(0)])
+    return np.concatenate([*map(np.from_dlpack, parts), np.zeros(0, dtype=np.int64 if kind.item else None)])
+
+
+def _with_gaps(array: pa.Array, meaning: np.ndarray | None, gap: float) -> np.ndarray:
+    """An array of numbers, or of what they mean as places, with `gap` for None; Arrow's own ways import pandas."""
+    values = np.from_dlpack(array.drop_null())
+    values = values if meaning is None else meaning[values]
+    if not array.null_count:
+        return values
+    whole = np.full(len(array), gap, dtype=np.float64 if meaning is None else np.int64)
+    whole[np.from_dlpack(array.is_valid().cast(pa.uint8())).astype(bool)] = values
+    return whole
 
 
 def _columns_of(record_type: type) -> list[tuple[str, Any]]:
@@ -186,15 +256,23 @@ def _columns_of(record_type: type) -> list[tuple[str, Any]]:
 
 
 def _values(name: str, table: pa.Table, field: tuple[Kind, Any], record_type: type) -> list[Any]:
+    if name not in table.column_names and field[1] is not MISSING:
+        return [field[1]] * table.num_rows  # written before the field existed
+    return _python(f"{record_type.__name__}.{name}", _checked(name, table, field), field[0])
+
+
+def _checked(name: str, table: pa.Table, field: tuple[Kind, Any]) -> pa.Array:
+    """A column, if it is of the right type; the default in each row where the file is older than the field."""
     kind, default = field
     if name not in table.column_names:
         if default is MISSING:
             raise StoreError(f"the column {name} is missing")
-        return [default] * table.num_rows  # written before the field existed
+        return pa.array([default] * table.num_rows, kind.arrow)
     column = table.column(name)
     if not column.type.equals(kind.arrow):
         raise StoreError(f"the column {name} is {column.type}, not {kind.arrow}")
-    return _python(f"{record_type.__name__}.{name}", column.combine_chunks(), kind)
+    array = column.combine_chunks()
+    return array if isinstance(array, pa.Array) else pa.concat_arrays(array.chunks)
 
 
 def _python(name: str, array: pa.Array, kind: Kind) -> list[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,108 @@ def make_mixed_run(root: Path, name: str = "mixed") -> Run:
     return run
 
 
+JUDGED_RULES = """\
+schema: selfalign.constitution/v1
+name: judged
+version: 1.0.0
+principles:
+  - {id: kind, text: "The response is kind."}
+  - {id: twin, text: "The response is friendly."}
+  - {id: long, text: "The response is thorough."}
+  - {id: contrary, text: "The response is blunt."}
+  - {id: mute, text: "The response is a response."}
+  - {id: fickle, text: "The response comes first."}
+  - {id: garbled, text: "The response is what it is."}
+  - {id: unasked, text: "The response is in verse.", applies_when: {prompt_tags: [poem]}}
+"""
+
+
+def make_judged_run(
+    root: Path, name: str = "judged", *, prompts: int = 60, rounds: int = 2, rated: bool = False, seed: int = 5
+) -> Run:
+    """A run of nothing but prompts, candidates, judgments and pairs, by principles whose ways are known.
+
+    The later the round, the longer are answers that are `kind`. `twin` is of the opinion of `kind`, `contrary` of
+    the opposite one, `mute` of none; `long` likes length, `fickle` the first shown, `garbled` is often invalid, and
+    `unasked` is never put to the judge.
+    """
+    (root / "judged.rules.yaml").write_text(JUDGED_RULES)
+    for split in ("train", "heldout"):
+        (root / f"{split}.jsonl").write_text(f'{{"prompt": "{split}"}}\n')
+    file = root / f"{name}.yaml"
+    file.write_text(CAMPAIGN.format(name=name, seed=seed).replace("rules.yaml", "judged.rules.yaml"))
+    run, draw = Run.create(root / "runs" / name, config.load(file).to_yaml()), random.Random(seed)
+    with run.lock():
+        for number in range(rounds):
+            _judged_round(run, number, prompts, rated, draw)
+    return run
+
+
+def _judged_round(run: Run, number: int, count: int, rated: bool, draw: random.Random) -> None:
+    folder, digests = f"rounds/{number:03d}", {}
+    run.write_text(f"{folder}/constitution.yaml", JUDGED_RULES)
+    prompts = [Prompt.make((Message("user", f"{number}.{i}"),), response="the gold answer") for i in range(count)]
+    candidates, judgments, pairs = [], [], []
+    for prompt in prompts:
+        merits = [draw.gauss(0, 2) for _ in range(3)]
+        sampled = [_worth(prompt, i, merit, number, draw) for i, merit in enumerate(merits)]
+        candidates += sampled
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            judgments += _of_two(sampled[i], sampled[j], merits[i] - merits[j], draw) if not rated else ()
+        judgments += (
+            [j for one, merit in zip(sampled, merits, strict=True) for j in _rate(one, merit, draw)] if rated else ()
+        )
+        best, worst = (sampled[merits.index(end(merits))] for end in (max, min))
+        pairs.append(Pair(prompt.id, best.id, worst.id, 0.9, 0.8))
+    steps = (("prompts", prompts), ("candidates", candidates), ("judgments", judgments), ("pairs", pairs))
+    for name, rows in steps:
+        digests |= _write(run, f"{folder}/{name}", rows, digests)
+
+
+def _worth(prompt: Prompt, index: int, merit: float, number: int, draw: random.Random) -> Candidate:
+    identity = Candidate.make_id(prompt.id, f"policy{number}", index, index)
+    tokens = max(1, round(30 + 10 * draw.gauss(0, 1) + 8 * number * merit))
+    text = "the gold answer" if merit > 2 else f"answer {index}"
+    return Candidate(identity, prompt.id, f"policy{number}", index, index, text, tuple(range(tokens)), "stop", -2.0)
+
+
+def _leads(a: Candidate, b: Candidate, merit: float) -> dict[str, float]:
+    """The log-odds with which each principle prefers `a`; `merit` is how much kinder it is."""
+    length = (len(a.token_ids) - len(b.token_ids)) / 5
+    return {"kind": merit, "twin": merit * 1.1, "long": length, "contrary": -merit, "mute": 0.0, "fickle": 0.0,
+            "garbled": merit}  # fmt: skip
+
+
+def _of_two(a: Candidate, b: Candidate, merit: float, draw: random.Random) -> list[Judgment]:
+    found = []
+    for first, second, sign in ((a, b, 1), (b, a, -1)):
+        for name, lead in _leads(a, b, merit).items():
+            log_odds = draw.gauss(2, 1) if name == "fickle" else sign * lead + (draw.gauss(0, 0.3) if lead else 0.0)
+            p = None if name == "garbled" and draw.random() < 0.3 else 1 / (1 + math.exp(-log_odds))
+            verdict = "invalid" if p is None else "tie" if p == 0.5 else "first" if p > 0.5 else "second"
+            found.append(_verdict(first, second.id, name, verdict, p_first=p))
+    return found
+
+
+def _rate(one: Candidate, merit: float, draw: random.Random) -> list[Judgment]:
+    length = len(one.token_ids) / 10
+    ratings = {"kind": merit, "twin": merit * 1.1, "long": length, "contrary": -merit, "mute": 3.0, "garbled": merit}
+    return [
+        _verdict(one, "", name, "invalid", rating=None)
+        if name == "garbled" and draw.random() < 0.3
+        else _verdict(one, "", name, "not_applicable", rating=rating)
+        for name, rating in ratings.items()
+    ]
+
+
+def _verdict(
+    first: Candidate, second_id: str, name: str, verdict: str, p_first: float | None = None, rating: float | None = None
+) -> Judgment:
+    identity = Judgment.make_id(first.prompt_id, first.id, second_id, name, "judge", "template")
+    asked = (first.prompt_id, first.id, second_id, name, f"hash of {name}", "judge", "template")
+    return Judgment(identity, *asked, verdict, p_first, rating)
+
+
 def _round(run: Run, number: int, *, accepted: bool, kind: str = "pairs", gold: bool = False) -> None:
     folder, response = f"rounds/{number:03d}", f"gold {HOSTILE}" if gold else None
     prompts = [
@@ -97,6 +201,7 @@ def _round(run: Run, number: int, *, accepted: bool, kind: str = "pairs", gold: 
     candidates = [_candidate(prompt, index, number) for prompt in prompts for index in range(2)]
     judged = list(zip(prompts, candidates[::2], candidates[1::2], strict=True))
     judgments = [judgment for _, a, b in judged for judgment in _judgments(a, b)]
+    run.write_text(f"{folder}/constitution.yaml", RULES)
     digests: dict[str, str] = {}
     for name, rows in (("prompts", prompts), ("candidates", candidates), ("judgments", judgments)):
         digests |= _write(run, f"{folder}/{name}", rows, digests)

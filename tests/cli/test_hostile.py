@@ -34,7 +34,11 @@ READERS = [
     ["pairs", "ls", "sample", "--json"],
     ["pairs", "show", "sample", "0:0", "--json"],
     ["status", "sample", "--json"],
+    ["constitution", "stats", "sample"],
+    ["constitution", "stats", "sample", "--json"],
     ["report", "sample", "--json"],
+    ["label", "sample", "--count", "0"],
+    ["labels", "ls", "sample"],
 ]
 
 

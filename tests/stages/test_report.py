@@ -18,7 +18,7 @@ from selfalign.stages.report.document import Dialogue, Paragraph, Table, fenced,
 from selfalign.stages.report.plots import Point, Series, line_chart, nice_step, reliability_chart, reliability_words
 from selfalign.store import Run
 from tests.cli.events import HOSTILE
-from tests.cli.fabricate import make_mixed_run, make_run
+from tests.cli.fabricate import make_judged_run, make_mixed_run, make_report, make_run
 
 ATTACKS = (
     "<script>alert(1)</script>",
@@ -82,6 +82,20 @@ def test_the_pages_say_what_happened(run: Run) -> None:
         assert "0.650 (0.590 to 0.700)" in text
         assert run.view("rounds/001/policy").digest in text
     assert "<details><summary>Round 0<" in text and "<details open><summary>Round 1<" in text, "what went wrong is open"
+
+
+def test_the_page_of_a_round_says_what_each_principle_did(tmp_path: Path) -> None:
+    run = make_judged_run(tmp_path, rounds=1)
+    with run.lock():
+        report.write(run, make_report(run, 0, accepted=True))
+        page = run.read_text("rounds/000/report.md")
+        assert "## Principles" in page
+        assert re.search(r"\| kind \| 360 \| 100.0% \| \d\d.\d% \| 100.0% \| 9\d.\d% \| \d\d.\d% \|", page)
+        assert "unasked: was never put before the judge. What to do: tag prompts with poem" in page
+        shard = run.path / "rounds/000/judgments/part-00000.parquet"
+        shard.write_bytes(shard.read_bytes()[:-1])
+        report.write(run, make_report(run, 0, accepted=True))
+        assert "They could not be read: " in run.read_text("rounds/000/report.md")
 
 
 def test_html_holds_no_script_and_loads_nothing(run: Run) -> None:

@@ -12,6 +12,7 @@ from selfalign import resources
 from selfalign.config import Judge
 from selfalign.constitution import Constitution, Principle
 from selfalign.engines.base import Choice, ChoiceRequest
+from selfalign.preferences import verdict_of
 from selfalign.records import Candidate, Judgment, Message, Prompt, Verdict, derived_seed, digest
 from selfalign.stages import StageError
 from selfalign.stages.judge.wording import render_pairwise, render_pointwise
@@ -167,9 +168,7 @@ class Sheet:
         if pointwise:
             return "not_applicable", None, sum(i * p for i, p in enumerate(probabilities, start=1))
         p_first = probabilities[0]
-        if abs(p_first - 0.5) <= self.settings.tie_margin:
-            return "tie", p_first, None
-        return "first" if p_first > 0.5 else "second", p_first, None
+        return verdict_of(p_first, self.settings.tie_margin), p_first, None
 
 
 def _labels(settings: Judge) -> tuple[str, ...]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from selfalign import principles
 from selfalign.config import Campaign, in_round
-from selfalign.records import Behaviour, JudgeHealth, Report, RewardReport, Sample, WinRate
+from selfalign.records import Behaviour, HumanAgreement, JudgeHealth, Report, RewardReport, Sample, WinRate
 from selfalign.stages.report import reward_model, steps, training, truth
 from selfalign.stages.report.document import Block, Dialogue, Figure, Fold, Heading, Paragraph, Table
 from selfalign.stages.report.plots import Point, Series, line_chart
-from selfalign.store import Run
+from selfalign.store import Run, StoreError
 
 NONE = "–"
 
@@ -37,7 +38,7 @@ def campaign_page(
     if gold:
         blocks += [Heading("True behaviour"), gold_table(truth.of_policies(gold))]
     blocks += [Heading(f"Before and after, round {last.round}"), *samples(last.samples)]
-    blocks += [Heading("Judge health"), judge_table(reports)]
+    blocks += [Heading("Judge health"), judge_table(reports), *people_table(reports)]
     blocks += [Heading("Round by round")]
     for report in reports:
         trained = training.blocks(run, report, in_round(campaign, report.round))
@@ -57,10 +58,12 @@ def round_page(run: Run, report: Report, previous: Report | None, campaign: Camp
         *training.blocks(run, report, in_round(campaign, report.round)),
         *reward_model.blocks(run, report.round),
         *details(report),
+        *_principles(run, report.round),
         Heading("Before and after"),
         *samples(report.samples),
         Heading("Judge health"),
         judge_table([report]),
+        *people_table([report]),
         Heading("Lineage"),
         *lineage(run, [report]),
     ]
@@ -183,9 +186,59 @@ def judge_table(reports: Iterable[Report]) -> Table:
     return Table(columns, rows, note, numbers_from=2)
 
 
+def people_table(reports: Iterable[Report]) -> list[Table]:
+    """How far the judges agreed with people, where the gate asked; no table otherwise."""
+    rows = tuple(
+        (str(report.round), name, f"{one.num_pairs:,}", share(one.raw), _kappa(one), ", ".join(one.labellers))
+        for report in reports
+        for name, one in report.humans.items()
+    )
+    columns = ("round", "judge", "labels", "the same", "kappa", "labellers")
+    note = "What people said of pairs that the judge compared; kappa 0 is what chance makes, 1 is perfect."
+    return [Table(columns, rows, note, numbers_from=2)] if rows else []
+
+
+def _kappa(found: HumanAgreement) -> str:
+    if found.kappa is None or found.low is None:
+        return NONE
+    return f"{found.kappa:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
 def judge_cells(health: JudgeHealth) -> tuple[str, ...]:
     shares = (health.invalid, health.ties, health.swap_consistency, health.first_preferred, health.longer_preferred)
     return (f"{health.num_judgments:,}", *map(share, shares))
+
+
+def _principles(run: Run, number: int) -> list[Block]:
+    """What each principle did in a round, and what is wrong with it; nothing where no judge was asked."""
+    try:
+        found = principles.stats(run, [number])
+    except StoreError as error:
+        return [Heading("Principles"), Paragraph(f"They could not be read: {error}", "bad")]
+    if not found.principles:
+        return []
+    flags = principles.by_fix(flag for record in found.principles for flag in record.flags)
+    said = [Paragraph(f"{_flagged(raised)} What to do: {fix}.") for fix, raised in flags.items()]
+    return [Heading("Principles"), _principles_table(found), *said]
+
+
+def _flagged(raised: Iterable[principles.Flag]) -> str:
+    return " ".join(f"{name}: {words}." for name, words in principles.worded(raised).items())
+
+
+def _principles_table(found: principles.Stats) -> Table:
+    columns = ("principle", "judgments", "prompts", "decisiveness", "chosen", "swap consistency", "longer preferred")
+    figures = ("coverage", "decisiveness", "chosen", "swap_consistency", "longer")
+    rows = tuple(
+        (
+            record.id,
+            f"{record.over_all.judgments:,}",
+            *(share(one.value if (one := getattr(record.over_all, figure)) else None) for figure in figures),
+        )
+        for record in found.principles
+    )
+    note = "Decisiveness: 0% is a coin toss. Chosen: what it prefers was trained on as the better. All rounds: "
+    return Table(columns, rows, f"{note}selfalign constitution stats")
 
 
 def gold_table(gold: Mapping[str, Mapping[str, float]]) -> Table:
