@@ -17,9 +17,10 @@ from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
 from selfalign.tui.help import Help
 from selfalign.tui.page import Page, Place
+from selfalign.tui.pairs import Pairs
 from selfalign.tui.reading import Library
 
-PAGES: tuple[type[Page], ...] = (Campaigns, Campaign)
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Pairs)
 
 THEME = Theme(
     name="selfalign",

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.containers import Container, VerticalScroll
+from textual.containers import Container
 from textual.events import Resize
 from textual.widget import Widget
 
@@ -19,7 +19,7 @@ from selfalign.tui import shown
 from selfalign.tui.alerts import alerts
 from selfalign.tui.page import Page, Place, state_cell
 from selfalign.tui.reading import Watched
-from selfalign.tui.widgets import Chart, Column, Curve, Grid, Words
+from selfalign.tui.widgets import Chart, Column, Curve, Grid, Scroll, Words
 from selfalign.units import clock, duration
 from selfalign.words import gate_text, guard_text, progress_text, reward_text, watched
 
@@ -49,6 +49,7 @@ class View:
     gates: tuple[Text, ...]
     curves: dict[str, tuple[Curve, ...]]
     trained: str
+    evaluated: int
     problems: tuple[str, ...]
 
 
@@ -71,6 +72,7 @@ def view_of(run: Watched, now: float) -> View:
         gates=tuple(_decisions(progress)),
         curves={**curves_of(reports), "training": course(progress)},
         trained=watched(newest[-1]),
+        evaluated=len(reports),
         problems=tuple(run.problems.values()),
     )  # fmt: skip
 
@@ -78,7 +80,8 @@ def view_of(run: Watched, now: float) -> View:
 def _title(run: Watched, state: str, now: float, shown_at: float) -> Text:
     progress = run.progress
     parts: list[shown.Part] = [(run.name, "bold"), "  ", state_cell(state)]
-    parts.append((f"  {duration(progress.elapsed(shown_at if run.alive else None))} so far", shown.DIM))
+    took = duration(progress.elapsed(shown_at if run.alive else None))
+    parts.append((f"  {took} so far" if run.alive else f"  after {took}", shown.DIM))
     if state == "running":
         eta = progress.campaign_eta(now)
         end = time.strftime("%H:%M", time.localtime(now + eta)) if eta is not None and eta < 86400 else ""
@@ -224,8 +227,8 @@ class Rounds(Grid):
     """The table of rounds; paging moves the whole screen, whose table is short."""
 
     def action_page(self, by: int) -> None:
-        scroll = self.screen.query_one(VerticalScroll)
-        scroll.scroll_page_down() if by > 0 else scroll.scroll_page_up()
+        scroll = self.screen.query_one(Scroll)
+        scroll.action_page_down() if by > 0 else scroll.action_page_up()
 
 
 class Campaign(Page):
@@ -261,7 +264,7 @@ class Campaign(Page):
         self._followed = True  # whether the cursor goes with the round in hand
 
     def body(self) -> Iterator[Widget]:
-        with VerticalScroll(can_focus=False):
+        with Scroll(can_focus=False):
             yield Rounds([Column("round")])
             yield Words(id="hand")
             yield Words(id="alerts")
@@ -291,6 +294,7 @@ class Campaign(Page):
             chart = self.query_one(f"#{name}", Chart)
             chart.title = title if name != "training" else f"Training: {TRAINED.get(view.trained, view.trained)}"
             chart.draw(view.curves[name], level=level)
+            chart.display = chart.drawn or not view.evaluated
         self.trouble(view.problems)
 
     def _say(self, name: str, made: list[Text]) -> None:

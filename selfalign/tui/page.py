@@ -18,7 +18,7 @@ from textual.widget import Widget
 from selfalign.tui import shown
 from selfalign.tui.reading import UNREADABLE, Watched, why
 from selfalign.tui.shown import Part
-from selfalign.tui.widgets import FilterLine, Grid, Words
+from selfalign.tui.widgets import FilterLine, Grid, Scroll, Words
 
 if TYPE_CHECKING:
     from selfalign.tui.app import Reader
@@ -143,8 +143,8 @@ class Page(Screen[None]):
         self.query_one("#keys", Words).say(*self._keys())
         self.set_interval(self.EVERY, self.renew)
         self.renew()
-        if (grids := self.query(Grid)) and grids.first().can_focus:
-            grids.first().focus()
+        if (main := self.main()) is not None:
+            main.focus()
 
     def on_screen_resume(self) -> None:
         self._show_tabs()
@@ -183,7 +183,7 @@ class Page(Screen[None]):
 
     def main(self) -> Widget | None:
         """What has the keys once a filter was typed."""
-        return next(iter(self.query(Grid)), None)
+        return next(iter([*self.query(Grid), *self.query(Scroll)]), None)
 
     def action_filter(self) -> None:
         if not self.FILTER:
@@ -202,9 +202,10 @@ class Page(Screen[None]):
             main.focus()
 
     def all_keys(self) -> list[Binding]:
-        """The keys of this screen, those of its table after its own."""
+        """The keys of this screen: its own, then those of its table or its pager."""
         own = [binding for binding in self.BINDINGS if isinstance(binding, Binding)]
-        return own + [one for one in Grid.BINDINGS if isinstance(one, Binding) and self.query(Grid)]
+        main = self.main()
+        return own + [one for one in (main.BINDINGS if main is not None else ()) if isinstance(one, Binding)]
 
     def _keys(self) -> Iterator[Part]:
         own = [(key_name(one.key), one.description) for one in self.BINDINGS if isinstance(one, Binding) and one.show]

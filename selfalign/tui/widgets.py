@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Vertical, VerticalScroll
 from textual.events import Click, Resize
 from textual.geometry import Region, Size
 from textual.message import Message
@@ -68,6 +69,20 @@ class FilterLine(Input):
 
     def validate_value(self, value: str) -> str:
         return shown.line(clean(value)).plain[:500]
+
+
+class Scroll(VerticalScroll, can_focus=True):
+    """What is longer than the screen, with the keys of a pager."""
+
+    DEFAULT_CSS = "Scroll { scrollbar-size-vertical: 1; }"
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("j,down", "scroll_down", "line down", show=False),
+        Binding("k,up", "scroll_up", "line up", show=False),
+        Binding("space,pagedown,ctrl+d", "page_down", "page down", show=False),
+        Binding("b,pageup,ctrl+u", "page_up", "page up", show=False),
+        Binding("g,home", "scroll_home", "to the top", show=False),
+        Binding("G,end", "scroll_end", "to the end", show=False),
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +265,11 @@ class Chart(Vertical):
             self._curves, self._level = wanted, level
             self._plot()
 
+    @property
+    def drawn(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self._curves)
+
     def on_resize(self, event: Resize) -> None:
         self._plot()
 
@@ -267,9 +287,10 @@ class Chart(Vertical):
             plt.hline(self._level, "gray")
         for index, curve in enumerate(self._curves):
             self._plot_curve(plt, thinned(curve, max(40, 2 * self.size.width)), index)
-        xs = sorted({x for curve in self._curves for x in curve.x})
-        if len(xs) <= 12:
-            plt.xticks(xs, [f"{x:g}" for x in xs])
+        for axis, limits, values in ((plt.xticks, plt.xlim, self._span("x")), (plt.yticks, plt.ylim, self._span("y"))):
+            ticks = nice_ticks(*values)
+            axis(ticks, [f"{tick:g}" for tick in ticks])
+            limits(min(values[0], ticks[0]), max(values[1], ticks[-1]))
         plot.refresh()
 
     def _plot_curve(self, plt: Plot, curve: Curve, index: int) -> None:
@@ -282,6 +303,15 @@ class Chart(Vertical):
         if len(curve.x) <= self.FEW:
             plt.scatter(curve.x, curve.y, color=colour, marker=self._sign(index))
 
+    def _span(self, axis: str) -> tuple[float, float]:
+        """From the least to the greatest of an axis, with its intervals and its level line."""
+        if axis == "x":
+            found = [x for curve in self._curves for x in curve.x]
+        else:
+            found = [y for curve in self._curves for ys in (curve.y, curve.low or (), curve.high or ()) for y in ys]
+            found += [self._level] if self._level is not None else []
+        return (min(found), max(found)) if found else (0.0, 1.0)
+
     def _sign(self, index: int) -> str:
         return self.SIGNS[index % len(self.SIGNS)]
 
@@ -291,6 +321,17 @@ class Chart(Vertical):
 
 def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
+
+
+def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers from low to high, at most about `most`: steps of 1, 2 or 5 times a power of ten."""
+    span = high - low or abs(high) or 1.0
+    exact = span / most
+    power = 10.0 ** math.floor(math.log10(exact))
+    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= exact * 0.999)
+    first = math.floor(low / step + 1e-9)
+    last = max(first + 1, math.ceil(high / step - 1e-9))
+    return [round(index * step, 12) + 0.0 for index in range(first, last + 1)]
 
 
 def thinned(curve: Curve, most: int) -> Curve:
