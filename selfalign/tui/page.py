@@ -127,6 +127,11 @@ class Page(Screen[None]):
     def filtered(self, words: str) -> None:
         """Show only what these words let through."""
 
+    @property
+    def settled(self) -> bool:
+        """Whether everything that is in sight was read."""
+        return self.ready
+
     # The frame
 
     def compose(self) -> ComposeResult:
@@ -212,7 +217,7 @@ class Page(Screen[None]):
         own += [("/", "filter")] if self.FILTER else []
         for key, what in [*own, ("c", "command"), ("?", "help"), ("q", "quit")]:
             yield (key, f"bold {shown.SKY}")
-            yield f" {what}   "
+            yield f" {what}  "
 
     def _show_tabs(self) -> None:
         tabs: list[Part] = []
@@ -224,5 +229,20 @@ class Page(Screen[None]):
 
 def key_name(key: str) -> str:
     """A key as it is printed on the keyboard."""
-    names = {"enter": "Enter", "left_square_bracket": "[", "right_square_bracket": "]", "tab": "Tab"}
+    names = {
+        "enter": "Enter",
+        "left_square_bracket": "[",
+        "right_square_bracket": "]",
+        "tab": "Tab",
+        "escape": "Esc",
+        "space": "Space",
+        "question_mark": "?",
+        "pagedown": "PgDn",
+        "pageup": "PgUp",
+        "down": "↓",
+        "up": "↑",
+        "home": "Home",
+        "end": "End",
+        "ctrl+d": "Ctrl+D",
+    }
     return "/".join(names.get(one, one) for one in key.split(",")[:2])

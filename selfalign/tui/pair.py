@@ -24,18 +24,21 @@ from selfalign.tui.widgets import Scroll, Words
 CHOSEN, REJECTED = ("+ chosen", f"bold {shown.GREEN}"), ("− rejected", f"bold {shown.VERMILION}")
 
 
+LONGEST_WORDS = 4000  # characters of one reply of the judge
+
+
 class OnePair(Page):
     NUMBER, NAME = "4", "Pair"
     ABOUT = (
-        "One preference. Words that the other answer has not are underlined. A verdict is given for each principle, "
-        "with the chosen answer shown first and shown second: the judge's probability that the chosen one is better."
+        "One preference. Words that the other answer has not are underlined (d switches this off). For each principle "
+        "the verdict with the chosen answer shown first and shown second: the judge's probability that the chosen one is "
+        "better. v shows what the judge said."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "turn(1)", "next"),
         Binding("p", "turn(-1)", "previous"),
-        Binding("d", "difference", "difference"),
-        Binding("v", "said", "judge's words"),
-        Binding("escape", "app.back", "back"),
+        Binding("d", "difference", "words"),
+        Binding("v", "said", "reasons"),
     ]
     DEFAULT_CSS = """
     OnePair Words { height: auto; }
@@ -86,11 +89,7 @@ class OnePair(Page):
             (f"  {', '.join(view.prompt.tags)}", shown.DIM),
         )
         self.trouble([])
-        turns = [
-            shown.lines([shown.line((one.role, f"bold {shown.DIM}")), shown.block(one.content)])
-            for one in view.prompt.messages
-        ]
-        self.query_one("#prompt", Words).show(shown.lines(turns))
+        self.query_one("#prompt", Words).show(shown.conversation(view.prompt.messages))
         self._show_answers()
         self.query_one("#verdicts", Words).show(verdicts(view))
         self.query_one("#said", Words).show(what_was_said(view))
@@ -102,7 +101,7 @@ class OnePair(Page):
         answers = self.pair.chosen, self.pair.rejected
         texts = [answer.text[: shown.LONGEST_BLOCK] if answer else "" for answer in answers]
         if self.marked and all(texts):
-            chosen, rejected = sides(*texts)
+            chosen, rejected = sides(*texts, (f"underline {shown.GREEN}", f"underline {shown.VERMILION}"))
             made = [chosen, rejected]
         else:
             made = [shown.block(text) if text else shown.line(("(empty)", shown.DIM)) for text in texts]
@@ -155,20 +154,32 @@ def verdicts(pair: WholePair) -> Table | Text:
     by_name: dict[str, dict[str, Judgment]] = defaultdict(dict)
     for judgment in pair.judgments:
         by_name[judgment.principle_id]["first" if judgment.first_id == pair.record.chosen_id else "second"] = judgment
-    rows: list[tuple[Part, ...]] = []
+    if not any(judgment.second_id for judgment in pair.judgments):
+        rows = [(one_line(name, 40), *ratings(found)) for name, found in sorted(by_name.items())]
+        return shown.table(("principle", "chosen", "rejected", "together"), rows)
+    rows = []
     for name, found in sorted(by_name.items()):
-        sides = [prefers(found.get(order), order) for order in ("first", "second")]
-        rows.append((one_line(name, 40), *(said for said, _ in sides), verdict_of([p for _, p in sides])))
+        said = [prefers(found.get(order), order) for order in ("first", "second")]
+        rows.append((one_line(name, 40), *(words for words, _ in said), verdict_of([p for _, p in said])))
     return shown.table(("principle", "chosen shown first", "chosen shown second", "together"), rows)
+
+
+def ratings(found: Mapping[str, Judgment]) -> tuple[Part, ...]:
+    """The ratings of both answers, where each was rated alone."""
+    rated = [judgment.rating if (judgment := found.get(order)) is not None else None for order in ("first", "second")]
+    words = [f"rated {rating:.2f}" if rating is not None else "–" for rating in rated]
+    if None in rated:
+        return (*words, ("–", shown.DIM))
+    gap = rated[0] - rated[1]
+    if abs(gap) < 0.005:
+        return (*words, ("= no difference", shown.DIM))
+    return (*words, (f"✓ {gap:+.2f}", shown.GOOD) if gap > 0 else (f"✗ {gap:+.2f}: for the rejected", shown.BAD))
 
 
 def prefers(judgment: Judgment | None, order: str) -> tuple[str, float | None]:
     """A verdict in words, and the probability that the chosen answer is better."""
     if judgment is None:
         return "–", None
-    if not judgment.second_id:
-        rating = judgment.rating
-        return (f"rated {rating:.2f}" if rating is not None else judgment.verdict), None
     if judgment.p_first is None:
         return judgment.verdict.replace("_", " "), None
     p = judgment.p_first if order == "first" else 1.0 - judgment.p_first
@@ -193,13 +204,11 @@ def what_was_said(pair: WholePair) -> Text:
         words = judgment.reason or judgment.raw
         if words.strip():
             first = "chosen first" if judgment.first_id == pair.record.chosen_id else "rejected first"
-            parts += [
-                shown.line((f"{one_line(judgment.principle_id, 40)}, {first}", shown.DIM)),
-                shown.block(words[:4000]),
-            ]
-    return shown.lines(
-        parts if len(parts) > 1 else [*parts, shown.line(("Nothing: only probabilities were kept.", shown.DIM))]
-    )
+            head = shown.line((f"{one_line(judgment.principle_id, 40)}, {first}", shown.DIM))
+            parts += [head, shown.block(words[:LONGEST_WORDS])]
+    if len(parts) == 1:
+        parts.append(shown.line(("Nothing: only probabilities were kept.", shown.DIM)))
+    return shown.lines(parts)
 
 
 def lineage(pair: WholePair) -> Table:
@@ -212,6 +221,5 @@ def lineage(pair: WholePair) -> Table:
         "trained on": "yes" if pair.trained else "not yet",
         **{name: digest.removeprefix("step:")[:40] for name, digest in pair.made.items()},
     }
-    return shown.table(
-        ("lineage", ""), [((name, shown.DIM), one_line(value, 100)) for name, value in facts.items() if value]
-    )
+    rows = [((name, shown.DIM), one_line(value, 100)) for name, value in facts.items() if value]
+    return shown.table(("lineage", ""), rows)

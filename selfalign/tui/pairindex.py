@@ -279,7 +279,7 @@ def votes_on(votes: Mapping[tuple[str, str], list[tuple[str, float]]], chosen: s
         by_name[name].append(p)
     for name, p in votes.get((rejected, chosen), ()):
         by_name[name].append(1.0 - p)
-    rated = {name: rating for name, rating in votes.get((rejected, ""), ())}
+    rated = dict(votes.get((rejected, ""), ()))
     for name, rating in votes.get((chosen, ""), ()):
         other = rated.get(name, math.nan)
         by_name[name].append(math.nan if rating != rating or other != other else 0.5 + 0.5 * np.sign(rating - other))

@@ -32,6 +32,7 @@ COLUMNS = (
     Column("chosen", drop=2),
     Column("rejected", drop=1),
 )
+NONE = "No pairs here yet. They come when a round's answers are judged; press a for all rounds."
 TELL_EVERY = 0.1  # seconds between two words on how far the reading is
 
 
@@ -51,6 +52,8 @@ class Pairs(Page):
         Binding("s", "sort", "sort"),
         Binding("a", "all", "all rounds"),
     ]
+
+    DEFAULT_CSS = "Pairs #none { display: none; padding: 1 2; height: auto; }"
 
     class Grown(Message):
         """More pairs are there, or the reading ended."""
@@ -76,6 +79,10 @@ class Pairs(Page):
     def body(self) -> Iterator[Widget]:
         yield Words(id="none")
         yield Grid(COLUMNS)
+
+    @property
+    def settled(self) -> bool:
+        return self.ready and self.index is not None and self.index.complete and not (self._growing or self._loading)
 
     def read(self) -> list[int]:
         """The rounds whose pairs are shown."""
@@ -132,9 +139,7 @@ class Pairs(Page):
         none = self.query_one("#none", Words)
         none.display = index.complete and not len(index)
         if none.display:
-            none.say(
-                ("  No pairs here yet. They come when a round's answers are judged; press a for all rounds.", shown.DIM)
-            )
+            none.say((NONE, shown.DIM))
         self._title()
 
     def _title(self) -> None:
@@ -231,9 +236,9 @@ class Pairs(Page):
     def command(self) -> str:
         spot = self.spot(self.query_one(Grid).cursor)
         rounds = "" if self.everywhere else f" --round {self.at.round}"
-        return (
-            f"selfalign pairs show {self.at.path} {spot.name}" if spot else f"selfalign pairs ls {self.at.path}{rounds}"
-        )
+        if spot is None:
+            return f"selfalign pairs ls {self.at.path}{rounds}"
+        return f"selfalign pairs show {self.at.path} {spot.name}"
 
     def copied(self) -> str:
         spot = self.spot(self.query_one(Grid).cursor)

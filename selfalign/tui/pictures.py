@@ -36,6 +36,6 @@ async def settled(pilot: Pilot[None]) -> None:
     for _ in range(int(PATIENCE / 0.02)):
         await pilot.pause(0.02)
         page = pilot.app.screen
-        if not isinstance(page, Page) or page.ready:
+        if not isinstance(page, Page) or page.settled:
             break
     await pilot.pause(0.05)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from rich.table import Table
 from rich.text import Text
 
+from selfalign.records import Message
 from selfalign.text import clean, one_line
 
 Part = str | Text | tuple[str, str]  # words, words that were made here, or words with a style
@@ -52,6 +53,14 @@ def block(words: str, style: str = "") -> Text:
 def lines(parts: Iterable[Text]) -> Text:
     """Texts one below the other."""
     return Text("\n", end="").join(parts)
+
+
+def conversation(messages: Iterable[Message]) -> Text:
+    """The turns of a conversation, each under its role."""
+    turns = []
+    for message in messages:
+        turns += [line((message.role, f"bold {DIM}")), block(message.content)]
+    return lines(turns)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], *, right: Sequence[int] = ()) -> Table:
