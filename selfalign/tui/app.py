@@ -16,11 +16,12 @@ from selfalign.tui import shown
 from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
 from selfalign.tui.help import Help
+from selfalign.tui.logs import Logs
 from selfalign.tui.page import Page, Place
 from selfalign.tui.pairs import Pairs
 from selfalign.tui.reading import Library
 
-PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Pairs)
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Pairs, Logs)
 
 THEME = Theme(
     name="selfalign",

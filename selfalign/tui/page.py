@@ -227,6 +227,55 @@ class Page(Screen[None]):
         self.query_one("#tabs", Words).say(*tabs)
 
 
+class LazyPage(Page):
+    """A screen with a table whose rows come from disk when they come into sight.
+
+    `row` calls `want` for what it lacks; `load` reads it in a thread, and the table is drawn again.
+    """
+
+    class Loaded(Message):
+        """What was wanted is there, or why it is not."""
+
+        def __init__(self, trouble: str = "") -> None:
+            super().__init__()
+            self.trouble = trouble
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.loading = False
+        self._wanted: dict[Any, None] = {}
+
+    def load(self, wanted: Sequence[Any]) -> None:
+        """Read what rows lack, in a thread."""
+        raise NotImplementedError
+
+    def want(self, what: Any) -> None:
+        self._wanted[what] = None
+        if not self.loading:
+            self.loading = True
+            self.call_later(self._load_wanted)
+
+    def _load_wanted(self) -> None:
+        wanted, self._wanted = list(self._wanted), {}
+        self._load(wanted)
+
+    @work(thread=True, group="load", exit_on_error=False)
+    def _load(self, wanted: Sequence[Any]) -> None:
+        trouble = ""
+        try:
+            self.load(wanted)
+        except UNREADABLE as error:
+            trouble = why(error)
+        self.post_message(self.Loaded(trouble))
+
+    def on_lazy_page_loaded(self, message: LazyPage.Loaded) -> None:
+        self.loading = False
+        if message.trouble:
+            self.trouble([message.trouble])
+        else:
+            self.query_one(Grid).refresh()
+
+
 def key_name(key: str) -> str:
     """A key as it is printed on the keyboard."""
     names = {

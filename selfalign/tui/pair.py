@@ -31,8 +31,8 @@ class OnePair(Page):
     NUMBER, NAME = "4", "Pair"
     ABOUT = (
         "One preference. Words that the other answer has not are underlined (d switches this off). For each principle "
-        "the verdict with the chosen answer shown first and shown second: the judge's probability that the chosen one is "
-        "better. v shows what the judge said."
+        "the verdict with the chosen answer shown first and second: the judge's probability that it is the better "
+        "one. v shows what the judge said."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "turn(1)", "next"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +14,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from selfalign.tui import shown
-from selfalign.tui.page import Page, Place
+from selfalign.tui.page import LazyPage, Place
 from selfalign.tui.pair import OnePair
 from selfalign.tui.pairindex import FILTER_HELP, SORTS, FilterError, PairIndex, Spot, ordered, selected
 from selfalign.tui.reading import UNREADABLE, why
@@ -36,7 +36,7 @@ NONE = "No pairs here yet. They come when a round's answers are judged; press a 
 TELL_EVERY = 0.1  # seconds between two words on how far the reading is
 
 
-class Pairs(Page):
+class Pairs(LazyPage):
     NUMBER, NAME = "4", "Pairs"
     FILTER = FILTER_HELP
     EVERY = 2.0
@@ -62,17 +62,12 @@ class Pairs(Page):
             super().__init__()
             self.index, self.trouble, self.ended = index, trouble, ended
 
-    class Loaded(Message):
-        """Texts that were in sight are there."""
-
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self.index: PairIndex | None = None
         self.rows = np.zeros(0, dtype=np.int64)  # of the index, those let through in their order
         self.words, self.sort = "", "as made"
         self.everywhere = place.round is None
-        self._wanted: dict[Spot, None] = {}
-        self._loading = False
         self._growing = False
         self._arranged = -1  # pairs there were when the rows were last put in order
 
@@ -82,7 +77,7 @@ class Pairs(Page):
 
     @property
     def settled(self) -> bool:
-        return self.ready and self.index is not None and self.index.complete and not (self._growing or self._loading)
+        return self.ready and self.index is not None and self.index.complete and not (self._growing or self.loading)
 
     def read(self) -> list[int]:
         """The rounds whose pairs are shown."""
@@ -164,7 +159,7 @@ class Pairs(Page):
         spot, facts = index.spot(row), index.facts(row)
         found = index.snippets(spot)
         if found is None:
-            self._want(spot)
+            self.want(spot)
         texts = [shown.cell(text or "(empty)") for text in found] if found else [shown.cell("…", shown.DIM)] * 3
         against = f"−{facts['against']}" if facts["against"] else ""
         return [
@@ -178,28 +173,9 @@ class Pairs(Page):
             *texts,
         ]
 
-    def _want(self, spot: Spot) -> None:
-        self._wanted[spot] = None
-        if not self._loading:
-            self._loading = True
-            self.call_later(self._load_wanted)
-
-    def _load_wanted(self) -> None:
-        wanted, self._wanted = list(self._wanted), {}
-        if self.index is not None and wanted:
-            self._load(self.index, wanted)
-
-    @work(thread=True, group="load", exit_on_error=False)
-    def _load(self, index: PairIndex, wanted: list[Spot]) -> None:
-        try:
-            index.load(wanted)
-        except UNREADABLE as error:
-            self.post_message(self.Grown(index, why(error)))
-        self.post_message(self.Loaded())
-
-    def on_pairs_loaded(self) -> None:
-        self._loading = False
-        self.query_one(Grid).refresh()
+    def load(self, wanted: Sequence[Spot]) -> None:
+        if self.index is not None:
+            self.index.load(wanted)
 
     def filtered(self, words: str) -> None:
         self.words = words.strip()

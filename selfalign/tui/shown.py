@@ -63,6 +63,24 @@ def conversation(messages: Iterable[Message]) -> Text:
     return lines(turns)
 
 
+def columns(*parts: Text) -> Table:
+    """Texts side by side, each wrapped in a column of its own."""
+    made = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    for part in parts:
+        made.add_column(ratio=1, overflow="fold")
+        part.no_wrap = False
+    made.add_row(*parts)
+    return made
+
+
+def below(*parts: Text | Table) -> Table:
+    """Texts and tables one below the other."""
+    made = Table.grid(expand=True)
+    for part in parts:
+        made.add_row(part)
+    return made
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], *, right: Sequence[int] = ()) -> Table:
     """A table without borders; the columns numbered in `right` stand to the right, as numbers do."""
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=f"bold {DIM}")
