@@ -20,8 +20,9 @@ from selfalign.tui.logs import Logs
 from selfalign.tui.page import Page, Place
 from selfalign.tui.pairs import Pairs
 from selfalign.tui.reading import Library
+from selfalign.tui.round import Round
 
-PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Pairs, Logs)
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Logs)
 
 THEME = Theme(
     name="selfalign",

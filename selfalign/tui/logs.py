@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ class Logs(LazyPage):
         Binding("tab", "turn(1)", "next log"),
         Binding("shift+tab", "turn(-1)", "log before", show=False),
         Binding("f", "follow", "follow"),
-        Binding("enter", "open", "whole line"),
+        Binding("enter", "open", "whole"),
     ]
     DEFAULT_CSS = "Logs #none { display: none; padding: 1 2; height: auto; }"
 
@@ -205,15 +206,27 @@ def event_cells(event: Mapping[str, Any] | None, raw: bytes) -> list[Text]:
         return [*[shown.cell("")] * 4, shown.cell(raw.decode("utf-8", "replace"), shown.DIM)]
     at, name = event.get("time"), event.get("event")
     stamp = time.strftime("%H:%M:%S", time.localtime(at)) if isinstance(at, int | float) else ""
-    said = {key: value for key, value in event.items() if key not in ("time", "event", "round", "stage")}
     style = ALARMS.get(name, "") if isinstance(name, str) else ""
     return [
         shown.cell(stamp, shown.DIM),
         shown.cell(name, style),
         shown.cell("" if event.get("round") is None else event["round"]),
         shown.cell(event.get("stage")),
-        shown.cell("  ".join(f"{key} {brief(value)}" for key, value in said.items()), style, limit=400),
+        shown.cell(said(event), style, limit=400),
     ]
+
+
+def said(event: Mapping[str, Any]) -> str:
+    """What else an event says: how far it is, which step of the round it is about, then its other fields."""
+    left = {key: value for key, value in event.items() if key not in ("time", "event", "round", "stage", "step")}
+    parts = []
+    if isinstance(left.get("total"), int) and isinstance(left.get("done"), int):
+        parts.append(f"{left.pop('done'):,}/{left.pop('total'):,} {left.pop('unit', '')}")
+    if isinstance(event.get("step"), str):
+        parts.append(re.sub(r"^rounds/\d+/", "", event["step"]))
+    elif "step" in event:
+        parts.append(f"step {brief(event['step'])}")
+    return "  ".join([*parts, *(f"{key} {brief(value)}" for key, value in left.items())])
 
 
 def brief(value: Any) -> str:

@@ -48,7 +48,9 @@ class Words(Static):
 class FilterLine(Input):
     """Where a filter is typed. What is pasted is cleaned."""
 
-    DEFAULT_CSS = "FilterLine { display: none; height: 1; border: none; padding: 0 1; background: $surface; }"
+    DEFAULT_CSS = (
+        "FilterLine { display: none; height: 1; border: none; padding: 0 2 !important; background: $surface; }"
+    )
 
     def __init__(self, hint: str, id: str | None = None) -> None:
         super().__init__(placeholder=hint, id=id, select_on_focus=False, compact=True)
@@ -246,7 +248,7 @@ class Chart(Vertical):
     Chart > Words { height: 1; }
     """
     SIGNS = ("●", "◆", "▲", "■")
-    FEW = 20  # points; so many are marked one by one
+    FEW = 20  # points; so many are marked one by one, of more some
 
     def __init__(self, title: str, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
@@ -300,8 +302,8 @@ class Chart(Vertical):
         if curve.low is not None and curve.high is not None:
             for x, low, high in zip(curve.x, curve.low, curve.high, strict=True):
                 plt.plot([x, x], [low, high], color=colour, marker="braille")
-        if len(curve.x) <= self.FEW:
-            plt.scatter(curve.x, curve.y, color=colour, marker=self._sign(index))
+        every = 1 if len(curve.x) <= self.FEW else max(1, (len(curve.x) - 1) // 4)
+        plt.scatter(curve.x[::every], curve.y[::every], color=colour, marker=self._sign(index))
 
     def _span(self, axis: str) -> tuple[float, float]:
         """From the least to the greatest of an axis, with its intervals and its level line."""
