@@ -186,6 +186,7 @@ class Pairs(LazyPage):
         names = list(SORTS)
         self.sort = names[(names.index(self.sort) + 1) % len(names)]
         self._arrange()
+        self.query_one(Grid).put_cursor(0)
 
     def action_all(self) -> None:
         """Between the pairs of one round and those of all."""

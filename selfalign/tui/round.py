@@ -250,10 +250,8 @@ def wins(report: Report) -> Table:
     rows: list[tuple[Part, ...]] = [
         (("all principles", "bold"), *(interval(report.win_rates[name]) for name in against))
     ]
-    names = sorted({name for rates in report.by_principle.values() for name in rates})
-    rows += [
-        (one_line(name, 40), *(interval(report.by_principle.get(a, {}).get(name)) for a in against)) for name in names
-    ]
+    for name in sorted({name for rates in report.by_principle.values() for name in rates}):
+        rows.append((one_line(name, 40), *(interval(report.by_principle.get(one, {}).get(name)) for one in against)))
     return shown.table(("win rate, 95%", *(f"vs {name}" for name in against)), rows)
 
 
