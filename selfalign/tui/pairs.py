@@ -79,15 +79,19 @@ class Pairs(LazyPage):
     def settled(self) -> bool:
         return self.ready and self.index is not None and self.index.complete and not (self._growing or self.loading)
 
-    def read(self) -> list[int]:
-        """The rounds whose pairs are shown."""
-        rounds = self.watched.run.rounds()
-        return rounds if self.everywhere else [number for number in rounds if number == self.at.round]
+    def read(self) -> tuple[bool, list[int]]:
+        """The rounds whose pairs are shown, and whether all were asked for."""
+        everywhere, rounds = self.everywhere, self.watched.run.rounds()
+        return everywhere, rounds if everywhere else [number for number in rounds if number == self.at.round]
 
-    def show(self, view: list[int]) -> None:
+    def show(self, view: tuple[bool, list[int]]) -> None:
+        everywhere, rounds = view
+        if everywhere != self.everywhere:  # asked for otherwise meanwhile
+            self.renew()
+            return
         if self.index is None:
-            self.index = PairIndex(self.watched.run, view)
-        self.index.rounds = view
+            self.index = PairIndex(self.watched.run, rounds)
+        self.index.rounds = rounds
         if not self._growing:
             self._growing = True
             self._grow(self.index)
