@@ -49,6 +49,15 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
         await settled(pilot)
 
 
+async def until(pilot: Pilot[None], true: Callable[[], bool]) -> None:
+    """Wait until something is so, for at most twenty seconds."""
+    for _ in range(400):
+        if true():
+            return
+        await pilot.pause(0.05)
+    raise AssertionError(f"this did not come about:\n{screen_of(pilot)}")
+
+
 def screen_of(pilot: Pilot[None]) -> str:
     """What stands on the screen, line by line."""
     strips = pilot.app.screen._compositor.render_strips()

@@ -31,7 +31,7 @@ from selfalign.tui.pictures import settled
 from selfalign.tui.reading import Library
 from selfalign.tui.widgets import Chart, Column, Curve, FilterLine, Grid, Words
 from tests.cli.conftest import environment
-from tests.tui.conftest import look, page_of, press, screen_of
+from tests.tui.conftest import look, page_of, press, screen_of, until
 
 PACKAGE = Path(__file__).resolve().parents[2] / "selfalign" / "tui"
 CORPUS = (
@@ -157,7 +157,7 @@ def test_every_screen_shows_hostile_runs_as_they_are(hostile: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         assert_harmless(pilot)
         await press(pilot, "1")
-        assert "bad [bold]" in screen_of(pilot)
+        assert "bad [" in screen_of(pilot)
         for key in (
             "escape",
             "2",
@@ -178,10 +178,12 @@ def test_every_screen_shows_hostile_runs_as_they_are(hostile: Path) -> None:
             assert_harmless(pilot)
         await press(pilot, "4", "a", "G")
         for _ in CORPUS:
-            await press(pilot, "k", "enter", "v", "space", "question_mark")
+            await press(pilot, "k", "enter", "v", "y")
             assert_harmless(pilot)
-            await press(pilot, "escape", "y", "escape")
-            assert_harmless(pilot)
+            await press(pilot, "escape")
+        await press(pilot, "question_mark")
+        assert_harmless(pilot)
+        await press(pilot, "escape")
         await press(pilot, "colon")
         await pilot.press(*"open")
         await pilot.pause(0.5)
@@ -196,7 +198,10 @@ def test_a_click_on_a_models_text_does_nothing(hostile: Path) -> None:
         app = Reader(Library(hostile, hostile / "evil"), Place(hostile / "evil"))
         async with app.run_test(size=(100, 40)) as pilot:
             await settled(pilot)
-            await press(pilot, "4", "a", "G", *"k" * (len(CORPUS) - 3), "enter")
+            await press(pilot, "4", "a")
+            await until(pilot, lambda: app.screen.query_one(Grid).count == 12 + len(CORPUS))
+            app.screen.query_one(Grid).put_cursor(12 + 2)
+            await press(pilot, "enter")
             assert "[@click=app.quit]" in screen_of(pilot)
             for y in range(2, 12):
                 for x in (4, 10, 20, 55):
