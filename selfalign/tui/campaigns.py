@@ -30,7 +30,7 @@ COLUMNS = (
     Column("curve", 6, drop=4),
     Column("stage", 12, drop=1),
     Column("left", 6, right=True, drop=3),
-    Column("disk", 8, right=True, drop=5),
+    Column("disk", 9, right=True, drop=5),
     Column("last event", 10, right=True, drop=6),
     Column("what happened last", drop=7),
 )

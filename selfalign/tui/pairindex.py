@@ -85,6 +85,27 @@ class Interned:
         return self._places[key]
 
 
+@dataclass(frozen=True)
+class Held:
+    """The sources of a round's pairs, each looked up once: the manifest of a large step takes a while to check."""
+
+    whole: Sources
+    steps: Mapping[str, Sequence[tuple[Step, frozenset[int]]]]  # by kind, with the shards that each has
+
+    @staticmethod
+    def of(sources: Sources) -> Held:
+        kinds = ("prompts", "candidates", "judgments")
+        return Held(sources, {k: [(step, frozenset(step.durable)) for step in sources.steps(k)] for k in kinds})
+
+    def having(self, kind: str, shard: int) -> Iterator[Step]:
+        """The steps of a kind that hold a shard of this number."""
+        return (step for step, shards in self.steps[kind] if shard in shards)
+
+    def prompts(self, shard: int) -> Iterator[Prompt]:
+        for step in self.having("prompts", shard):
+            yield from step.read(Prompt, shard)
+
+
 @dataclass
 class PairIndex:
     """The pairs of some rounds of a run. `grow` is called from one thread; what it has made may be read by others."""
@@ -98,7 +119,7 @@ class PairIndex:
     complete: bool = False
     _known: set[tuple[int, int]] = field(default_factory=set)
     _counts: Counter[int] = field(default_factory=Counter)
-    _sources: dict[int, Sources] = field(default_factory=dict)
+    _sources: dict[int, Held] = field(default_factory=dict)
     _snippets: OrderedDict[Spot, Snippets] = field(default_factory=OrderedDict)
     _starts: list[int] = field(default_factory=lambda: [0])  # row of the first pair of each part, and their number
 
@@ -111,7 +132,7 @@ class PairIndex:
             step = self.run.view(f"rounds/{number:03d}/pairs")
             if step is None:
                 continue
-            sources = self._sources[number] = Sources(self.run, step)
+            sources = self._sources[number] = Held.of(Sources(self.run, step))
             for shard in step.durable:
                 if (number, shard) in self._known:
                     continue
@@ -131,16 +152,16 @@ class PairIndex:
         self.parts.append(part)
         self._starts.append(self._starts[-1] + len(part))  # last: until then, readers do not see the part
 
-    def _part(self, sources: Sources, number: int, shard: int, first: int) -> Part:
-        step, only = sources.step, [shard]
+    def _part(self, sources: Held, number: int, shard: int, first: int) -> Part:
+        step, only = sources.whole.step, [shard]
         pairs = step.columns(Pair, "prompt_id", "chosen_id", "rejected_id", "p_chosen", "margin", only=only)
         ids = [texts_of(pairs[name]) for name in ("prompt_id", "chosen_id", "rejected_id")]
         tokens: dict[str, int] = {}
-        for source in having(sources.steps("candidates"), shard):
+        for source in sources.having("candidates", shard):
             found = source.columns(Candidate, "id", "token_ids", only=only)
             tokens.update(zip(texts_of(found["id"]), found["token_ids"].tolist(), strict=True))
         votes = self._votes(sources, shard)
-        tags = {prompt.id: prompt.tags for prompt in sources.read(Prompt, shard)}
+        tags = {prompt.id: prompt.tags for prompt in sources.prompts(shard)}
         judged = [votes_on(votes, chosen, rejected) for chosen, rejected in zip(ids[1], ids[2], strict=True)]
         return Part(
             round=number,
@@ -156,9 +177,9 @@ class PairIndex:
             tags=np.array([self.tags.place(tags.get(one, ())) for one in ids[0]], dtype=np.int32),
         )
 
-    def _votes(self, sources: Sources, shard: int) -> Votes:
+    def _votes(self, sources: Held, shard: int) -> Votes:
         votes: Votes = defaultdict(list)
-        for source in having(sources.steps("judgments"), shard):
+        for source in sources.having("judgments", shard):
             found = source.columns(Judgment, "first_id", "second_id", "principle_id", "p_first", "rating", only=[shard])
             firsts, seconds, names = (texts_of(found[name]) for name in ("first_id", "second_id", "principle_id"))
             said = zip(found["p_first"].tolist(), found["rating"].tolist(), strict=True)
@@ -209,12 +230,12 @@ class PairIndex:
             while len(self._snippets) > SNIPPETS_KEPT:
                 self._snippets.popitem(last=False)
 
-    def _read_snippets(self, sources: Sources, shard: int, wanted: Sequence[Spot]) -> Iterator[tuple[Spot, Snippets]]:
-        pairs = sources.step.columns(Pair, "prompt_id", "chosen_id", "rejected_id", only=[shard])
+    def _read_snippets(self, sources: Held, shard: int, wanted: Sequence[Spot]) -> Iterator[tuple[Spot, Snippets]]:
+        pairs = sources.whole.step.columns(Pair, "prompt_id", "chosen_id", "rejected_id", only=[shard])
         ids = [texts_of(pairs[name]) for name in ("prompt_id", "chosen_id", "rejected_id")]
-        prompts = {prompt.id: prompt for prompt in sources.read(Prompt, shard)}
+        prompts = {prompt.id: prompt for prompt in sources.prompts(shard)}
         texts = {gold.id: gold.text for one in prompts.values() if (gold := one.gold()) is not None}
-        for source in having(sources.steps("candidates"), shard):
+        for source in sources.having("candidates", shard):
             found = source.columns(Candidate, "id", "text", only=[shard])
             texts.update(zip(texts_of(found["id"]), texts_of(found["text"]), strict=True))
         for spot in wanted:
@@ -227,7 +248,7 @@ class PairIndex:
 
     def whole(self, spot: Spot) -> WholePair:
         """Everything about one pair. To be called from a thread."""
-        sources = self._sources[spot.round]
+        sources = self._sources[spot.round].whole
         records = sources.step.read(Pair, spot.shard)
         record = records[spot.at]
         answers = sources.answers(spot.shard)
@@ -298,11 +319,6 @@ def is_of(judgment: Judgment, pair: Pair) -> bool:
 def texts_of(column: Any) -> list[str]:
     """A column of texts, row by row."""
     return [column.distinct[code] if code >= 0 else "" for code in column.codes.tolist()]
-
-
-def having(steps: Iterable[Step], shard: int) -> Iterator[Step]:
-    """The steps that hold a shard of this number."""
-    return (step for step in steps if shard in set(step.durable))
 
 
 # Filters -----------------------------------------------------------------------------------------------------------

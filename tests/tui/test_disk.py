@@ -56,7 +56,7 @@ def test_a_run_that_is_deleted_meanwhile_is_said_to_be_gone(runs: Path) -> None:
         for key in ("3", "4", "8", "2"):
             await press(pilot, key)
         await press(pilot, "1")
-        await until(pilot, lambda: "3 runs" in screen_of(pilot))
+        await until(pilot, lambda: "✗ deleted" in screen_of(pilot))
 
     look(runs, at, run="sample")
 
@@ -207,16 +207,17 @@ def _rows(kind: str, numbers: range) -> list[object]:
 
 def test_a_hundred_thousand_pairs_open_in_less_than_a_second(many: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
+        await press(pilot, "G")
         begun = time.monotonic()
         await pilot.press("4")
-        await until(pilot, lambda: "question 0" in screen_of(pilot) or "question" in screen_of(pilot))
+        await until(pilot, lambda: "question 10" in screen_of(pilot))
         opened = time.monotonic() - begun
         page = page_of(pilot)
-        await until(pilot, lambda: page.settled and "100,0" in screen_of(pilot))
+        await until(pilot, lambda: page.settled and "100,000 pairs" in screen_of(pilot))
         for key in ("G", "pageup", "g", "j"):
             begun = time.monotonic()
             await pilot.press(key)
-            assert time.monotonic() - begun < 1.0, key
+            assert time.monotonic() - begun < 1.0, key  # far less, but for what else the machine does
         assert (
             opened < float(os.environ.get("SELFALIGN_SLOW", 1)) * 1.0 + 1.0
         )  # of this, a second is for a busy machine
