@@ -33,7 +33,8 @@ COLUMNS = (
     Column("rejected", drop=1),
 )
 NONE = "No pairs here yet. They come when a round's answers are judged; press a for all rounds."
-TELL_EVERY = 0.1  # seconds between two words on how far the reading is
+GIVE_WAY, FIRST_PAINT = 0.005, 0.2  # seconds in which the reading leaves the interpreter to the screen
+TELL_EVERY = 0.2  # seconds between two words on how far the reading is
 
 
 class Pairs(LazyPage):
@@ -101,10 +102,11 @@ class Pairs(LazyPage):
     def _grow(self, index: PairIndex) -> None:
         told, trouble = 0.0, ""
         try:
-            for _ in index.grow():
+            for part in index.grow():
                 if time.monotonic() - told > TELL_EVERY:
                     told = time.monotonic()
                     self.post_message(self.Grown(index))
+                time.sleep(GIVE_WAY if part is not index.parts[0] else FIRST_PAINT)
         except UNREADABLE as error:
             trouble = why(error)
         self.post_message(self.Grown(index, trouble, ended=True))
