@@ -95,6 +95,12 @@ def room(module: str) -> str:
     return SAME_ROOM.get(name, name)
 
 
+# What the reader of runs may know of: what is on disk, and how to put it in words.
+READERS_WORLD = {
+    "store", "records", "constitution", "config", "text", "progress", "stages", "statistics", "source", "tui",
+}  # fmt: skip
+
+
 def heavy(found: Import) -> bool:
     return found.target.split(".")[0] in HEAVY
 
@@ -129,6 +135,18 @@ def test_stages_do_not_import_each_other() -> None:
         if source[1:2] == target[1:2] == ["stages"] and len(source) > 2:
             allowed = STAGES_THAT_USE_OTHERS.get(source[2], set()) | {source[2]}
             wrong += [str(found)] if len(target) > 2 and target[2] not in allowed else []
+    assert not wrong, "\n".join(wrong)
+
+
+def is_readable(stage: str) -> bool:
+    """Whether a module of the stages tells what is on disk, and does no work."""
+    return stage.split(".")[2:3] in ([], ["report"], ["examples"])
+
+
+def test_the_reader_of_runs_knows_only_what_is_on_disk() -> None:
+    used = [found for found in OUR_IMPORTS if room(found.source) == "tui"]
+    wrong = [str(found) for found in used if room(found.target) not in READERS_WORLD]
+    wrong += [str(found) for found in used if room(found.target) == "stages" and not is_readable(found.target)]
     assert not wrong, "\n".join(wrong)
 
 

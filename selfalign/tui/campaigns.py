@@ -38,11 +38,12 @@ MEASURE_EVERY = 30.0  # seconds between two looks at how much room the runs take
 NO_RUNS = """\
 There are no runs in {folder} yet.
 
-  selfalign run pocket        a whole campaign in a small world, some minutes on a CPU, no key and no download
+  selfalign run pocket        a whole small campaign: minutes on a CPU, no key
   selfalign init my-campaign  a campaign file to start from
   selfalign plan FILE         what it would do and cost
 
-A run shows here as soon as it begins. Runs elsewhere: selfalign tui --runs FOLDER
+A run shows here as soon as it begins.
+Runs in another folder:       selfalign tui --runs FOLDER
 """
 
 

@@ -6,12 +6,11 @@ from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
 from textual.screen import ModalScreen
 
 from selfalign.tui import shown
 from selfalign.tui.page import Page, key_name
-from selfalign.tui.widgets import Words
+from selfalign.tui.widgets import Scroll, Words
 
 EVERYWHERE = (
     ("1-8", "the screens, by their numbers above"),
@@ -32,7 +31,7 @@ class Help(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,enter,q", "close", "close", show=False)]
     DEFAULT_CSS = """
     Help { align: center middle; background: $background 60%; }
-    Help > VerticalScroll { width: 72; max-width: 95%; height: auto; max-height: 90%; padding: 1 2;
+    Help > Scroll { width: 72; max-width: 95%; height: auto; max-height: 90%; padding: 1 2;
                             background: $surface; }
     Help Words { height: auto; }
     """
@@ -42,7 +41,7 @@ class Help(ModalScreen[None]):
         self.page = page
 
     def compose(self) -> ComposeResult:
-        with VerticalScroll():
+        with Scroll():
             yield Words((f"{self.page.NAME}", "bold"))
             yield Words("")
             about = Words()

@@ -51,10 +51,10 @@ async def press(pilot: Pilot[None], *keys: str) -> None:
 
 async def until(pilot: Pilot[None], true: Callable[[], bool]) -> None:
     """Wait until something is so, for at most twenty seconds."""
-    for _ in range(400):
+    for _ in range(2000):
         if true():
             return
-        await pilot.pause(0.05)
+        await pilot.pause(0.01)
     raise AssertionError(f"this did not come about:\n{screen_of(pilot)}")
 
 

@@ -197,12 +197,14 @@ def _rows(kind: str, numbers: range) -> list[object]:
             for side in "ab"
         ]
     if kind == "judgments":
-        return [
-            Judgment(f"{x}{i}", f"p{i}", f"{x}{i}", f"{y}{i}", "kind", "h", "judge", "t", "first", 0.8 if x == "a" or i % 10 == 0 else 0.2)
-            for i in numbers
-            for x, y in ("ab", "ba")
-        ]  # fmt: skip
+        # in every tenth pair the judge goes by the order
+        return [_judgment(i, x, y, 0.8 if x == "a" or i % 10 == 0 else 0.2) for i in numbers for x, y in ("ab", "ba")]
     return [Pair(f"p{i}", f"a{i}", f"b{i}", 0.8, i / 100_000) for i in numbers]
+
+
+def _judgment(i: int, first: str, second: str, p: float) -> Judgment:
+    ids = f"{first}{i}", f"p{i}", f"{first}{i}", f"{second}{i}"
+    return Judgment(*ids, "kind", "hash", "judge", "template", "first", p)
 
 
 def test_a_hundred_thousand_pairs_open_in_less_than_a_second(many: Path) -> None:
@@ -218,9 +220,7 @@ def test_a_hundred_thousand_pairs_open_in_less_than_a_second(many: Path) -> None
             begun = time.monotonic()
             await pilot.press(key)
             assert time.monotonic() - begun < 1.0, key  # far less, but for what else the machine does
-        assert (
-            opened < float(os.environ.get("SELFALIGN_SLOW", 1)) * 1.0 + 1.0
-        )  # of this, a second is for a busy machine
+        assert opened < 1.0
 
     look(many, at, run="many")
 
@@ -328,7 +328,7 @@ def test_columns_share_the_room_and_the_least_needed_go_first() -> None:
 def test_the_reader_loads_neither_torch_nor_what_hosts_work() -> None:
     code = (
         "import sys, selfalign.tui.app, selfalign.tui.pictures\n"
-        "heavy = {'torch', 'vllm', 'transformers', 'selfalign.campaign', 'selfalign.engines', 'selfalign.training.loop'}\n"
+        "heavy = {'torch', 'vllm', 'transformers', 'selfalign.campaign', 'selfalign.engines', 'selfalign.cli'}\n"
         "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
