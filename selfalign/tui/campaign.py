@@ -49,7 +49,6 @@ class View:
     gates: tuple[Text, ...]
     curves: dict[str, tuple[Curve, ...]]
     trained: str
-    evaluated: int
     problems: tuple[str, ...]
 
 
@@ -72,7 +71,6 @@ def view_of(run: Watched, now: float) -> View:
         gates=tuple(_decisions(progress)),
         curves={**curves_of(reports), "training": course(progress)},
         trained=watched(newest[-1]),
-        evaluated=len(reports),
         problems=tuple(run.problems.values()),
     )  # fmt: skip
 
@@ -97,7 +95,9 @@ def _in_hand(progress: Progress, now: float, *, live: bool) -> Text:
     where = "base" if stage.round is None else f"round {stage.round}"
     full = round(BAR * stage.fraction)
     loading = live and stage.first is None
-    said = f"begun {duration(now - stage.started)} ago" if loading else progress_text(stage, now, None)
+    stopped = f"{stage.done:,}/{stage.total:,} {stage.unit}  when it stopped"
+    said = progress_text(stage, now, None) if live else stopped
+    said = f"begun {duration(now - stage.started)} ago" if loading else said
     reused = f"  ({stage.reused:,} reused)" if stage.reused else ""
     return shown.line(
         (f"{where} · {stage.name}  ", "bold"),
@@ -294,7 +294,8 @@ class Campaign(Page):
             chart = self.query_one(f"#{name}", Chart)
             chart.title = title if name != "training" else f"Training: {TRAINED.get(view.trained, view.trained)}"
             chart.draw(view.curves[name], level=level)
-            chart.display = chart.drawn or not view.evaluated
+            chart.display = chart.drawn
+        self.query_one("#charts").display = any(chart.drawn for chart in self.query(Chart))
         self.trouble(view.problems)
 
     def _say(self, name: str, made: list[Text]) -> None:

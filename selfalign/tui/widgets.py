@@ -290,7 +290,7 @@ class Chart(Vertical):
         for index, curve in enumerate(self._curves):
             self._plot_curve(plt, thinned(curve, max(40, 2 * self.size.width)), index)
         for axis, limits, values in ((plt.xticks, plt.xlim, self._span("x")), (plt.yticks, plt.ylim, self._span("y"))):
-            ticks = nice_ticks(*values)
+            ticks = nice_ticks(*values, least=1.0 if axis == plt.xticks else 0.0)  # there is no half a step or round
             axis(ticks, [f"{tick:g}" for tick in ticks])
             limits(min(values[0], ticks[0]), max(values[1], ticks[-1]))
         plot.refresh()
@@ -325,10 +325,10 @@ def _rgb(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def nice_ticks(low: float, high: float, most: int = 6) -> list[float]:
-    """Round numbers from low to high, at most about `most`: steps of 1, 2 or 5 times a power of ten."""
+def nice_ticks(low: float, high: float, most: int = 6, least: float = 0.0) -> list[float]:
+    """Round numbers from low to high, about `most`: steps of 1, 2 or 5 times a power of ten, from `least` on."""
     span = high - low or abs(high) or 1.0
-    exact = span / most
+    exact = max(span / most, least)
     power = 10.0 ** math.floor(math.log10(exact))
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= exact * 0.999)
     first = math.floor(low / step + 1e-9)
