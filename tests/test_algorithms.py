@@ -12,10 +12,10 @@ import pytest
 
 from selfalign.campaign import run_campaign
 from selfalign.cli import main
-from selfalign.cli.progress import STAGES, Progress
 from selfalign.config import ConfigError, RewardModel, in_round
 from selfalign.constitution import load
 from selfalign.engines.base import EngineError
+from selfalign.progress import STAGES, Progress
 from selfalign.records import GOLD, Candidate, Judgment, Pair, Prompt, Ranking, Revision, Reward
 from selfalign.stages import StageError
 from selfalign.stages.report import not_to_follow, read_guard

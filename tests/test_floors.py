@@ -17,9 +17,9 @@ ROOT = Path(__file__).resolve().parent.parent / "selfalign"
 FLOORS = {
     "records": 0, "schemas": 0, "source": 0, "resources": 0, "statistics": 0,
     "config": 1, "constitution": 1, "store": 1, "text": 1, "chat": 1, "calibration": 1,
-    "engines": 2, "training": 2, "preferences": 2, "preflight": 2, "labels": 2,
+    "engines": 2, "training": 2, "preferences": 2, "preflight": 2, "labels": 2, "progress": 2,
     "stages": 3, "people": 3,
-    "campaign": 4, "launch": 4, "mining": 4,
+    "campaign": 4, "launch": 4, "mining": 4, "tui": 4,
     "cli": 5, "pocket": 5,
 }  # fmt: skip
 SAME_ROOM = {
@@ -28,13 +28,13 @@ SAME_ROOM = {
     "agreement": "calibration", "judge_calibration": "calibration",
     "steps": "campaign", "rounds": "campaign", "bootstrap": "campaign", "roles": "campaign", "heldout": "campaign",
     "rollouts": "campaign", "preview": "campaign", "canaries": "campaign", "judge_card": "campaign",
-    "judging": "campaign", "__main__": "cli",
+    "judging": "campaign", "__main__": "cli", "rewording": "text", "units": "text", "words": "progress",
 }  # fmt: skip
 STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
 LIGHT_ROOMS = {room for room, floor in FLOORS.items() if floor <= 1}
-LIGHT_ROOMS |= {"preflight", "stages", "campaign", "mining", "cli"}
+LIGHT_ROOMS |= {"preflight", "progress", "stages", "campaign", "mining", "tui", "cli"}
 LIGHT_MODULES = {
     "selfalign", "selfalign.engines.base", "selfalign.training.job", "selfalign.training.guards",
     "selfalign.launch.local",
@@ -94,6 +94,12 @@ def room(module: str) -> str:
     return SAME_ROOM.get(name, name)
 
 
+# What the reader of runs may know of: what is on disk, and how to put it in words.
+READERS_WORLD = {
+    "store", "records", "constitution", "config", "text", "progress", "stages", "statistics", "source", "tui",
+}  # fmt: skip
+
+
 def heavy(found: Import) -> bool:
     return found.target.split(".")[0] in HEAVY
 
@@ -128,6 +134,18 @@ def test_stages_do_not_import_each_other() -> None:
         if source[1:2] == target[1:2] == ["stages"] and len(source) > 2:
             allowed = STAGES_THAT_USE_OTHERS.get(source[2], set()) | {source[2]}
             wrong += [str(found)] if len(target) > 2 and target[2] not in allowed else []
+    assert not wrong, "\n".join(wrong)
+
+
+def is_readable(stage: str) -> bool:
+    """Whether a module of the stages tells what is on disk, and does no work."""
+    return stage.split(".")[2:3] in ([], ["report"], ["examples"])
+
+
+def test_the_reader_of_runs_knows_only_what_is_on_disk() -> None:
+    used = [found for found in OUR_IMPORTS if room(found.source) == "tui"]
+    wrong = [str(found) for found in used if room(found.target) not in READERS_WORLD]
+    wrong += [str(found) for found in used if room(found.target) == "stages" and not is_readable(found.target)]
     assert not wrong, "\n".join(wrong)
 
 

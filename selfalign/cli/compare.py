@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfalign.cli.config import shown
-from selfalign.cli.output import clock, is_unicode, print_table, say
+from selfalign.cli.output import is_unicode, print_table, say
 from selfalign.cli.scatter import ORIGIN, SEVERAL, scatter
 from selfalign.cli.summary import win_text
 from selfalign.cli.targets import CAMPAIGN_FILE
@@ -19,6 +19,7 @@ from selfalign.stages import report as reports
 from selfalign.stages.report.content import NONE
 from selfalign.store import Run
 from selfalign.text import one_line
+from selfalign.units import clock
 
 PIPE_WIDTH = 80  # of a plot that is not for a terminal
 MARKS = "abcdefghijklmnpqrstuvwxyz"  # of runs; the base policy has the o

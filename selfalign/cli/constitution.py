@@ -16,8 +16,6 @@ from selfalign.cli.arguments import Backend, Json, RunName, Runs
 from selfalign.cli.errors import FAILED, USAGE, CommandError
 from selfalign.cli.output import is_plain, print_json, print_table, say
 from selfalign.cli.principles import stats
-from selfalign.cli.rewording import diff as coloured
-from selfalign.cli.rewording import marked
 from selfalign.cli.targets import RUNS, check_name, find_run
 from selfalign.constitution import (
     AppliesWhen,
@@ -34,6 +32,8 @@ from selfalign.constitution.diff import Change, Diff
 from selfalign.constitution.diff import diff as compared
 from selfalign.constitution.lint import Finding, committed
 from selfalign.constitution.lint import lint as looked_over
+from selfalign.rewording import diff as coloured
+from selfalign.rewording import marked
 from selfalign.store import atomic_write
 from selfalign.text import clean, one_line
 

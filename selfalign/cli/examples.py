@@ -14,9 +14,9 @@ from rich.text import Text
 
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.output import print_json, print_table, say
-from selfalign.records import GOLD, Candidate, Judgment, Pair, Prompt, Ranking, Revision
-from selfalign.stages.examples import RECORDS, Kind
-from selfalign.store import Run, Step
+from selfalign.records import GOLD, Candidate, Judgment, Pair, Prompt, Ranking
+from selfalign.stages.examples import RECORDS, Kind, Sources
+from selfalign.store import Run
 from selfalign.text import clean, one_line
 
 CELL = 60  # characters of a text in a list
@@ -99,48 +99,6 @@ def examples(run: Run, kind: Kind, rounds: Iterable[int]) -> Iterator[Example[An
                 prompt = prompts[record.prompt_id]
                 yield Example(f"{number}:{position}", number, record, prompt, answers, tuple(evidence), revised)
                 position += 1
-
-
-@dataclass(frozen=True)
-class Sources:
-    """The steps that a step was made from, and those that these were made from, by its lineage."""
-
-    run: Run
-    step: Step
-
-    def steps(self, kind: str) -> Iterator[Step]:
-        """Those that are called `kind`, in the order in which the lineage names them."""
-        waiting, seen = [self.step], {self.step.name}
-        while waiting:
-            found = [name for name in waiting.pop(0).inputs if name.startswith("rounds/") and name not in seen]
-            seen.update(found)
-            opened = [step for name in found if (step := self.run.view(name)) is not None]
-            waiting += opened
-            yield from (step for step in opened if step.name.rpartition("/")[2] == kind)
-
-    def read(self, record_type: type[Any], index: int) -> Iterator[Any]:
-        """The records of one shard, of every step that holds such records and has this shard."""
-        kind = {Prompt: "prompts", Candidate: "candidates", Judgment: "judgments"}[record_type]
-        for step in self.steps(kind):
-            if index not in step.pending(index + 1):
-                yield from step.read(record_type, index)
-
-    def prompts(self, index: int, records: Sequence[Any]) -> dict[str, Prompt]:
-        """The prompts of some records: those of the shard, or of all shards where the shards are cut otherwise."""
-        found = {prompt.id: prompt for prompt in self.read(Prompt, index)}
-        if any(record.prompt_id not in found for record in records):
-            found = {row.id: row for step in self.steps("prompts") for _, rows in step.shards(Prompt) for row in rows}
-        return found
-
-    def answers(self, index: int) -> dict[str, Candidate]:
-        """The candidates of one shard and the gold answers of its prompts."""
-        golds = [gold for prompt in self.read(Prompt, index) if (gold := prompt.gold()) is not None]
-        return {answer.id: answer for answer in (*golds, *self.read(Candidate, index))}
-
-    def revisions(self) -> dict[str, int]:
-        """By id of each revision the step of critique and revision that wrote it."""
-        steps = self.steps("revisions")
-        return {row.id: row.step for step in steps for _, rows in step.shards(Revision) for row in rows}
 
 
 def chosen_rounds(run: Run, round: int | None) -> list[int]:

@@ -18,7 +18,7 @@ from selfalign.agreement import self_consistency
 from selfalign.cli.arguments import RunName, Runs
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.examples import answer_text, chosen_rounds, conversation
-from selfalign.cli.output import duration, print_parts, say
+from selfalign.cli.output import print_parts, say
 from selfalign.cli.targets import RUNS, check_name, find_run
 from selfalign.config import Campaign, in_round, load
 from selfalign.constitution import Constitution
@@ -28,6 +28,7 @@ from selfalign.people.labelling import KEYS, Session, Shown, pace, queue
 from selfalign.records import HumanAgreement, Label
 from selfalign.store import Run
 from selfalign.text import one_line
+from selfalign.units import duration
 
 HINT = "1 left   2 right   0 tie   9 both bad   s skip   x not applicable   u undo   q quit"
 _END = "\x04"  # what Ctrl-D sends

@@ -18,7 +18,7 @@ from selfalign.cli.arguments import Json, OutFile, Round, RunName, Runs
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.examples import chosen_rounds
 from selfalign.cli.export import write_text
-from selfalign.cli.output import duration, print_json, print_table, say
+from selfalign.cli.output import print_json, print_table, say
 from selfalign.cli.targets import RUNS, check_name, find_run
 from selfalign.config import Campaign, in_round, load
 from selfalign.labels import RANDOM
@@ -28,6 +28,7 @@ from selfalign.people.formats import Format, Index, Task
 from selfalign.people.labelling import pace, queue
 from selfalign.records import HumanAgreement, Interval, Label
 from selfalign.store import Run
+from selfalign.units import duration
 
 MAX_BYTES = 2**28
 NONE = "–"

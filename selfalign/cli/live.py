@@ -14,10 +14,11 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from selfalign.cli.output import clock, console, duration, is_unicode, sparkline
-from selfalign.cli.progress import OPTIONAL, STAGES, Progress, StageProgress
-from selfalign.cli.words import canaries_text, gate_text, guard_text, metrics_text, rate_text, reward_text, watched
+from selfalign.cli.output import console, is_unicode
+from selfalign.progress import OPTIONAL, STAGES, Progress, StageProgress
 from selfalign.text import one_line
+from selfalign.units import clock, duration, sparkline
+from selfalign.words import canaries_text, gate_text, guard_text, metrics_text, rate_text, reward_text, watched
 
 REFRESH_PER_SECOND = 4
 ROUNDS_SHOWN = 8

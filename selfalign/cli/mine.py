@@ -14,7 +14,7 @@ from selfalign.cli import worker
 from selfalign.cli.arguments import Backend, Json, Round, Runs
 from selfalign.cli.errors import FAILED, USAGE, CommandError
 from selfalign.cli.examples import chosen_rounds, elsewhere, examples
-from selfalign.cli.output import counted, print_json, print_table, say
+from selfalign.cli.output import print_json, print_table, say
 from selfalign.cli.pairs import sides
 from selfalign.cli.summary import last_accepted
 from selfalign.cli.targets import CAMPAIGN_FILE, RUNS, find_run
@@ -26,6 +26,7 @@ from selfalign.mining.proposals import KINDS, REFUSED, UNUSABLE
 from selfalign.source import read_yaml
 from selfalign.store import Run, atomic_write
 from selfalign.text import clean, one_line
+from selfalign.units import counted
 
 COLUMNS = ("principle", "alone", "together", "support", "coverage", "swap")
 

@@ -15,19 +15,20 @@ from selfalign import constitution as constitutions
 from selfalign import resources
 from selfalign.cli.config import shown
 from selfalign.cli.estimate import Needs, Speed, count_needs, probe
-from selfalign.cli.output import duration, print_json, print_table, say, size
-from selfalign.cli.progress import STAGES
+from selfalign.cli.output import print_json, print_table, say
 from selfalign.cli.targets import RUNS, check_inputs, find_campaign
 from selfalign.cli.workload import Phase, RoundWork, Workload, count_work, phases, render_example
 from selfalign.config import Campaign, Loaded
 from selfalign.constitution import Constitution
 from selfalign.objective import judge_rewards
+from selfalign.progress import STAGES
 from selfalign.records import Message, Prompt
 from selfalign.stages.examples import RECORDS, kind_of
 from selfalign.stages.judge.budget import dollars
 from selfalign.stages.report.training import loss_name
 from selfalign.stages.train import evaluating_judge
 from selfalign.text import clean
+from selfalign.units import duration, size
 
 EXAMPLE = Prompt.make((Message("user", "(a prompt stands here)"),))
 SHOWN = ("train.algorithm", "train.loss")  # in columns of their own

@@ -13,9 +13,7 @@ from rich.text import Text
 
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.examples import answer_text, cells, conversation
-from selfalign.cli.output import duration, is_plain, print_json, print_parts, print_table, say
-from selfalign.cli.rewording import diff as coloured
-from selfalign.cli.rewording import marked
+from selfalign.cli.output import is_plain, print_json, print_parts, print_table, say
 from selfalign.cli.targets import CAMPAIGN_FILE
 from selfalign.config import Campaign, load
 from selfalign.constitution import Constitution
@@ -23,8 +21,11 @@ from selfalign.engines.hardware import has_gpu
 from selfalign.preview import Case, Group, Preview, PreviewError, Said, Share
 from selfalign.preview import preview as judged
 from selfalign.records import Candidate
+from selfalign.rewording import diff as coloured
+from selfalign.rewording import marked
 from selfalign.store import Run
 from selfalign.text import one_line
+from selfalign.units import duration
 
 NONE = "–"
 

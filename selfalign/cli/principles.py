@@ -18,12 +18,13 @@ from rich.text import Text
 from selfalign import labels, principles
 from selfalign.cli.arguments import Round, RunName, Runs
 from selfalign.cli.examples import chosen_rounds, held
-from selfalign.cli.output import console, is_unicode, make_table, print_json, say, sparkline
+from selfalign.cli.output import console, is_unicode, make_table, print_json, say
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.principles import FEWEST, Conflict, Estimate, Record, Stats, by_fix, worded
 from selfalign.stages.report.content import NONE
 from selfalign.store import Run
 from selfalign.text import one_line
+from selfalign.units import sparkline
 
 WIDEST = 1000  # columns of no terminal: in a pipe nothing is cut or wrapped
 _NAME, _TITLE = 24, 40  # characters of a principle's id and title in the table; the words below have the id whole

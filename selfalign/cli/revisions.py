@@ -15,9 +15,9 @@ from selfalign.cli.arguments import Json, Limit, RunName, Runs
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.examples import answer_text, cells, conversation, is_named, print_list
 from selfalign.cli.output import is_plain, print_json, print_parts
-from selfalign.cli.rewording import diff
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.records import Candidate, Prompt, Revision
+from selfalign.rewording import diff
 from selfalign.stages import revise
 from selfalign.store import Run, Step
 from selfalign.text import clean, one_line

@@ -13,10 +13,11 @@ from cyclopts import Parameter
 
 from selfalign.cli.display import DisplayName, Follower, open_display
 from selfalign.cli.errors import GATE, INTERRUPTED
-from selfalign.cli.output import counted, duration, say
-from selfalign.cli.progress import Progress, works_of
+from selfalign.cli.output import say
 from selfalign.cli.targets import RUNS, Target, check_inputs, find_campaign, hold_to_frozen
+from selfalign.progress import Progress, works_of
 from selfalign.store import Run
+from selfalign.units import counted, duration
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -11,8 +11,8 @@ from cyclopts import App
 from selfalign.cli.compare import MARKS, figures, print_comparison, settings_that_differ
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.output import print_json, print_table, say
-from selfalign.cli.status import replay, state_of
 from selfalign.cli.targets import RUNS, find_run, run_names
+from selfalign.progress import Progress
 from selfalign.stages import report as reports
 from selfalign.stages.report.content import rate
 from selfalign.store import Run
@@ -76,13 +76,13 @@ def compare(*names: str, json: bool = False, runs: Path = RUNS) -> int:
 
 
 def _facts(run: Run) -> dict[str, Any]:
-    progress, _, pause = replay(run)
+    progress = Progress.of(run.events())
     found = reports.read(run)
     win = found[-1].win_rates.get("base") if found else None
     now = time.time()
     return {
         "run": run.path.name,
-        "state": state_of(progress, run.holder(), pause, now),
+        "state": progress.state_of(run.holder(), now),
         "rounds": progress.rounds,
         "evaluated": len(found),
         "accepted": sum(report.gate.accepted for report in found),

@@ -13,14 +13,10 @@ from typing import Any
 from selfalign.cli.display import LogDisplay
 from selfalign.cli.errors import FAILED, CommandError
 from selfalign.cli.output import print_json, say
-from selfalign.cli.progress import Progress, works_of
 from selfalign.cli.targets import CAMPAIGN_FILE, RUNS, find_run
 from selfalign.config import load
+from selfalign.progress import Progress, works_of
 from selfalign.store import Holder, Run
-
-STALL_FLOOR = 300.0  # seconds without an event; loading a large model may take that long
-STALL_FACTOR = 5.0  # times the longest pause so far
-LAST_EVENTS = 5
 
 
 def status(run: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
@@ -36,12 +32,11 @@ def status(run: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
         The folder of runs.
     """
     opened, now = find_run(run, runs), time.time()
-    progress, recent, pause = replay(opened)
-    progress.works = works_of(load(opened.path / CAMPAIGN_FILE).campaign)
+    progress = Progress.of(opened.events(), works_of(load(opened.path / CAMPAIGN_FILE).campaign))
     holder = opened.holder()
-    state = state_of(progress, holder, pause, now)
+    state = progress.state_of(holder, now)
     if json:
-        print_json(facts(opened, progress, recent, holder, state, now))
+        print_json(facts(opened, progress, holder, state, now))
         return 0
     from selfalign.cli.live import snapshot
 
@@ -50,37 +45,14 @@ def status(run: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
     print()
     print(f"writer: process {holder.pid} on {holder.host} since {holder.since}" if holder else "writer: none")
     log = LogDisplay(sys.stdout)
-    for event in recent:
+    for event in progress.recent:
         log.handle(event)
     if holder is None and state not in ("done", "stopped by a gate"):
         say(f"to go on:  selfalign run {opened.path}")
     return 0
 
 
-def replay(opened: Run) -> tuple[Progress, list[dict[str, Any]], float]:
-    """The progress of a run, its last events, and the longest pause between two events of one session, in seconds."""
-    progress, recent, pause, last = Progress(), [], 0.0, None
-    for event in opened.events():
-        progress.handle(event)
-        recent = [*recent[-LAST_EVENTS + 1 :], event]
-        at = float(event.get("time") or 0.0)
-        if last is not None and event.get("event") != "campaign_started":
-            pause = max(pause, at - last)
-        last = at
-    return progress, recent, pause
-
-
-def state_of(progress: Progress, holder: Holder | None, pause: float, now: float) -> str:
-    """In one word: running, stalled (alive but silent for long), dead (died while running), or how it ended."""
-    if holder is None:
-        return "dead" if progress.state == "running" else progress.state
-    silence = now - (progress.last_time or now)
-    return "stalled" if silence > max(STALL_FLOOR, STALL_FACTOR * pause) else "running"
-
-
-def facts(
-    opened: Run, progress: Progress, recent: list[dict[str, Any]], holder: Holder | None, state: str, now: float
-) -> dict[str, Any]:
+def facts(opened: Run, progress: Progress, holder: Holder | None, state: str, now: float) -> dict[str, Any]:
     """What `status --json` prints."""
     stage = progress.current if progress.current is not None and not progress.current.finished else None
     alive = holder is not None
@@ -101,7 +73,7 @@ def facts(
         "gates": [dict(gate) for gate in progress.gates.values()],
         "warnings": progress.warnings,
         "failure": progress.failure or None,
-        "last_events": recent,
+        "last_events": list(progress.recent),
     }
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.text import Text
 
-from selfalign.cli.output import clock, print_table
+from selfalign.cli.output import print_table
 from selfalign.records import Report, WinRate
 from selfalign.stages import report as reports
 from selfalign.stages.report.content import round_cells
 from selfalign.store import Run
+from selfalign.units import clock
 
 COLUMNS = ("round", "gate", "examples", "swap", "win vs prev", "vs base", "KL", "length", "time", "policy")
 RIGHT = COLUMNS[:1] + COLUMNS[2:-1]

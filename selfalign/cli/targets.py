@@ -14,7 +14,7 @@ from selfalign.cli.errors import USAGE, CommandError
 from selfalign.objective import needs_rewards
 from selfalign.records import Prompt
 from selfalign.source import did_you_mean
-from selfalign.store import Run
+from selfalign.store import Run, run_folders
 
 RUNS = Path("runs")
 CAMPAIGN_FILE = "campaign.yaml"
@@ -54,9 +54,7 @@ def find_run(name: str, runs: Path = RUNS) -> Run:
 
 def run_names(runs: Path = RUNS) -> list[str]:
     """The names of the run folders under `runs`, sorted."""
-    if not runs.is_dir():
-        return []
-    return sorted(folder.name for folder in runs.iterdir() if is_run(folder))
+    return [folder.name for folder in run_folders(runs)]
 
 
 def check_name(name: str, what: str) -> str:

@@ -14,11 +14,12 @@ from typing import Any
 from selfalign import config
 from selfalign.cli.arguments import Backend
 from selfalign.cli.errors import USAGE, CommandError
-from selfalign.cli.output import counted, is_plain, say
+from selfalign.cli.output import is_plain, say
 from selfalign.cli.workload import model_folder
 from selfalign.engines.base import Engine
 from selfalign.mining import Told
 from selfalign.preflight import HUB_NAME, model_problems
+from selfalign.units import counted
 
 PLAIN_SECONDS = 10.0  # between lines of progress
 DOING = {

@@ -25,11 +25,11 @@ from selfalign.store.files import (
     parse_json,
     sha256_file,
 )
-from selfalign.store.run import Holder, Run
+from selfalign.store.run import Holder, Run, run_folders
 from selfalign.store.step import Step, read_records
 
 __all__ = [
     "DiskFull", "FileDamaged", "Holder", "Problem", "Run", "RunLocked", "Step", "StepChanged", "StepDamaged",
     "StoreError", "append_line", "atomic_write", "branch", "fsync_file", "fsync_folder", "parse_json",
-    "read_records", "sha256_file",
+    "read_records", "run_folders", "sha256_file",
 ]  # fmt: skip

@@ -236,3 +236,10 @@ class Run:
     def verify(self) -> list[Problem]:
         """Check every artifact against its digest and every step against its inputs, the first broken link first."""
         return audit.verify(self.path)
+
+
+def run_folders(folder: Path) -> list[Path]:
+    """Return the run folders right under a folder, by name; none where there is no such folder."""
+    with suppress(OSError):
+        return sorted(entry for entry in folder.iterdir() if (entry / CAMPAIGN).is_file())
+    return []

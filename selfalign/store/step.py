@@ -74,6 +74,11 @@ class Step:
         """The SHA-256 of every file of the finished step, by its path within the step."""
         return {name: entry["sha256"] for name, entry in self._finished()["files"].items()}
 
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of every file of the finished step, by its path within the step."""
+        return {name: entry["size"] for name, entry in self._finished()["files"].items()}
+
     def _finished(self) -> dict[str, Any]:
         if self._manifest is None:
             raise StoreError(f"{self.path} is not finished, so it has no manifest. Run the campaign to finish it.")
@@ -84,6 +89,11 @@ class Step:
     @property
     def num_shards(self) -> int:
         return len(self._shards)
+
+    @property
+    def durable(self) -> list[int]:
+        """The indexes of the shards that are durable, in order."""
+        return sorted(self._shards)
 
     def pending(self, total: int) -> list[int]:
         """Return the indexes below `total` of the shards that are not durable yet."""
@@ -130,14 +140,14 @@ class Step:
         for index in sorted(self._shards):
             yield index, self.read(record_type, index)
 
-    def columns(self, record_type: type, *names: str) -> dict[str, Any]:
-        """Return some columns of all durable shards, in order, as `tables.columns` has them; records are not made.
+    def columns(self, record_type: type, *names: str, only: Sequence[int] | None = None) -> dict[str, Any]:
+        """Return some columns of all durable shards, or of some, as `tables.columns` has them; records are not made.
 
         Raises StepDamaged if a shard is not what was written.
         """
         from selfalign.store import tables  # see Step.write
 
-        paths = [self.path / shard_name(index) for index in sorted(self._shards)]
+        paths = [self.path / shard_name(index) for index in sorted(self._shards if only is None else only)]
         try:
             return tables.columns(((read_whole(p, self._manifest), str(p)) for p in paths), record_type, names)
         except FileDamaged as error:

@@ -11,11 +11,11 @@ from rich.console import Console
 
 from selfalign.cli.display import Follower, LogDisplay, PlainDisplay, follow, open_display
 from selfalign.cli.live import render
-from selfalign.cli.output import clock, duration, size, sparkline
-from selfalign.cli.progress import Progress, works_of
-from selfalign.cli.words import metrics_text
 from selfalign.config import Campaign, Phase
+from selfalign.progress import Progress, works_of
 from selfalign.text import one_line
+from selfalign.units import clock, duration, size, sparkline
+from selfalign.words import metrics_text
 from tests.cli.events import stream
 
 PLAIN = """\

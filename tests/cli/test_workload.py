@@ -11,7 +11,6 @@ import pytest
 from selfalign.cli.estimate import Needs, Speed, count_needs
 from selfalign.cli.models import ModelSize
 from selfalign.cli.plan import estimates
-from selfalign.cli.progress import works_of
 from selfalign.cli.targets import check_inputs
 from selfalign.cli.workload import RoundWork, Workload, count_work, examples_per_prompt, phases
 from selfalign.config import (
@@ -34,6 +33,7 @@ from selfalign.config import (
 )
 from selfalign.constitution import Constitution
 from selfalign.constitution import load as load_constitution
+from selfalign.progress import works_of
 from selfalign.records import Message, Prompt
 from tests.cli.conftest import Cli
 from tests.cli.fabricate import RULES

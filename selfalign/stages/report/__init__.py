@@ -91,12 +91,13 @@ def not_to_follow(run: Run) -> list[RewardReport | CanaryReport]:
 
 def read(run: Run) -> list[Report]:
     """The reports of a run's evaluated rounds, in order."""
-    found = []
-    for number in run.rounds():
-        name = f"{folder(number)}/report.json"
-        if (run.path / name).exists():
-            found.append(msgspec.convert(run.read_json(name), Report))
-    return found
+    return [found for number in run.rounds() if (found := read_round(run, number)) is not None]
+
+
+def read_round(run: Run, number: int) -> Report | None:
+    """The report of a round; None where it has not been evaluated."""
+    name = f"{folder(number)}/report.json"
+    return msgspec.convert(run.read_json(name), Report) if (run.path / name).exists() else None
 
 
 def folder(number: int) -> str:
@@ -126,6 +127,6 @@ def _write_pages(run: Run, prefix: str, title: str, blocks: Sequence[Any]) -> li
 
 
 __all__ = [
-    "gold", "not_to_follow", "read", "read_guard", "render", "stage_seconds", "write", "write_canaries", "write_guard",
-    "write_judge_cards", "write_reward_model",
+    "gold", "not_to_follow", "read", "read_guard", "read_round", "render", "stage_seconds", "write", "write_canaries",
+    "write_guard", "write_judge_cards", "write_reward_model",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from selfalign.text import clean
 
+LEAST_ALIKE = 0.2  # share of two texts that both have, below which marking words tells nothing
 MAX_DIFF_WORDS = 5000  # a comparison of longer texts could take minutes
 
 
@@ -20,6 +21,22 @@ def diff(before: str, after: str) -> Text:
         shown.append(came, style="green")
         shown.append(kept)
     return shown
+
+
+def sides(before: str, after: str, styles: tuple[str, str]) -> tuple[Text, Text]:
+    """Both texts for two columns, each with the words that the other has not in its style.
+
+    Texts that have little in common, or are too long to compare, are left unmarked: all would be marked.
+    """
+    pieces = _pieces(before, after)
+    alike = sum(len(kept.strip()) for _, _, kept in pieces) / (max(len(before), len(after)) or 1)
+    if alike < LEAST_ALIKE or len(before.split()) + len(after.split()) > MAX_DIFF_WORDS // 2:
+        return Text(clean(before)), Text(clean(after))
+    left, right = Text(), Text()
+    for gone, came, kept in pieces:
+        left.append(gone, style=styles[0]).append(kept)
+        right.append(came, style=styles[1]).append(kept)
+    return left, right
 
 
 def marked(before: str, after: str) -> str:

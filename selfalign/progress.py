@@ -10,9 +10,13 @@ from typing import Any
 
 from selfalign.config import Campaign, in_round
 from selfalign.objective import judge_rewards, needs_rewards
+from selfalign.store import Holder
 
 STAGES = ("prompts", "generate", "revise", "judge", "pairs", "reward", "train", "evaluate")
 OPTIONAL = ("revise", "reward")  # stages that only some campaigns have
+RECENT_EVENTS = 5
+STALL_FLOOR = 300.0  # seconds without an event; loading a large model may take that long
+STALL_FACTOR = 5.0  # times the longest pause so far
 
 
 @dataclass(slots=True)
@@ -112,6 +116,8 @@ class Progress:
         self.warnings: list[str] = []
         self.failure = ""
         self.last_time: float | None = None
+        self.longest_pause = 0.0  # seconds between two events of one session
+        self.recent: deque[Mapping[str, Any]] = deque(maxlen=RECENT_EVENTS)
         self._sessions: list[list[float]] = []
         self._skipped: set[tuple[int | None, str, str]] = set()
         self._resumed: list[StageProgress] = []
@@ -119,7 +125,10 @@ class Progress:
     def handle(self, event: Mapping[str, Any]) -> None:
         """Take one event. Unknown events and missing fields are passed over: a newer writer must not break a reader."""
         time = float(event.get("time") or 0.0)
+        if self.last_time is not None and event.get("event") != "campaign_started":
+            self.longest_pause = max(self.longest_pause, time - self.last_time)
         self.last_time = time
+        self.recent.append(event)
         if self._sessions and event.get("event") != "campaign_started":
             self._sessions[-1][1] = time
         method = getattr(self, f"_on_{event.get('event')}", None)
@@ -133,6 +142,15 @@ class Progress:
         for event in events:
             progress.handle(event)
         return progress
+
+    def state_of(self, holder: Holder | None, now: float) -> str:
+        """In words, as a reader sees the run: running, stalled (alive but silent for long), dead (died while running),
+        or how it ended. `holder` is who writes to it at this moment.
+        """
+        if holder is None:
+            return "dead" if self.state == "running" else self.state
+        silence = now - (self.last_time or now)
+        return "stalled" if silence > max(STALL_FLOOR, STALL_FACTOR * self.longest_pause) else "running"
 
     def in_training(self, round: Any) -> StageProgress | None:
         """The stage that a training step of a round belongs to: that of its reward model, or of its policy."""

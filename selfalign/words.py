@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from selfalign.cli.output import counted, duration
-from selfalign.cli.progress import StageProgress
+from selfalign.progress import StageProgress
 from selfalign.text import one_line
+from selfalign.units import counted, duration
 
 
 def progress_text(stage: StageProgress, now: float, campaign_eta: float | None) -> str:

@@ -1,0 +1,172 @@
+"""The reader itself: which screens there are, how one gets from one to another, and the keys that hold everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import ClassVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.command import CommandPalette, DiscoveryHit, Hit, Hits, Provider
+from textual.theme import Theme
+
+from selfalign.text import clean, one_line
+from selfalign.tui import shown
+from selfalign.tui.campaign import Campaign
+from selfalign.tui.campaigns import Campaigns
+from selfalign.tui.help import Help
+from selfalign.tui.logs import Logs
+from selfalign.tui.page import Page, Place
+from selfalign.tui.pairs import Pairs
+from selfalign.tui.reading import Library
+from selfalign.tui.round import Round
+
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Logs)
+
+THEME = Theme(
+    name="selfalign",
+    primary=shown.SKY,
+    secondary=shown.PURPLE,
+    accent=shown.ORANGE,
+    warning=shown.ORANGE,
+    error=shown.VERMILION,
+    success=shown.GREEN,
+    foreground="#e6e6e6",
+    background="#101216",
+    surface="#1c2027",
+    panel="#1c2027",
+    dark=True,
+)
+
+
+class Places(Provider):
+    """The palette: every screen, every run, every round of the run in sight. Names are shown as they are."""
+
+    def _all(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        yield from self.screen.app.places() if isinstance(self.screen.app, Reader) else ()
+
+    async def discover(self) -> Hits:
+        for name, go in self._all():
+            yield DiscoveryHit(shown.line(name), go, text=name)
+
+    async def search(self, query: str) -> Hits:
+        matcher = self.matcher(query)
+        for name, go in self._all():
+            if (score := matcher.match(name)) > 0:
+                yield Hit(score, shown.line(name), go, text=name)
+
+
+class Reader(App[None]):
+    """Shows the runs of a folder. It reads, and never writes to a run or stops one."""
+
+    TITLE = "selfalign"
+    COMMANDS: ClassVar[set[type[Provider]]] = {Places}  # type: ignore[assignment]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *(Binding(number, f"go('{number}')", show=False) for number in "12345678"),
+        Binding("question_mark", "help", "help", show=False),
+        Binding("escape", "back", "back", show=False),
+        Binding("q", "quit", "quit", show=False),
+        Binding("colon", "command_palette", "palette", show=False),
+        Binding("slash", "filter", "filter", show=False),
+        Binding("y", "copy", "copy", show=False),
+        Binding("c", "copy_command", "copy the command", show=False),
+        Binding("r", "renew", "read again", show=False),
+    ]
+    CSS = """
+    Screen { background: $background; color: $foreground; }
+    CommandPalette > Vertical { margin-top: 2; }
+    """
+
+    def __init__(self, library: Library, start: Place = Place()) -> None:  # noqa: B008 - a Place never changes
+        super().__init__()
+        self.library = library
+        self._start = start
+
+    def on_mount(self) -> None:
+        self.register_theme(THEME)
+        self.theme = THEME.name
+        self.push_screen(Campaigns(Place()))
+        if self._start.path is not None:
+            self.open(Campaign, self._start)
+
+    def pages(self) -> tuple[type[Page], ...]:
+        return PAGES
+
+    def open(self, kind: type[Page], place: Place) -> None:
+        """Go to a screen: back to it where it stands below and looks at the same place, else to a new one."""
+        stack = [screen for screen in self.screen_stack if isinstance(screen, kind)]
+        if stack:
+            same = stack[-1].at == place or kind is Campaigns
+            while self.screen is not stack[-1]:
+                self.pop_screen()
+            if same:
+                return
+            self.pop_screen()
+        self.push_screen(kind(place))
+
+    def action_go(self, number: str) -> None:
+        here = self.screen
+        kind = next((page for page in PAGES if number == page.NUMBER), None)
+        if not isinstance(here, Page) or kind is None or type(here) is kind:
+            return
+        place = here.place()
+        if kind is not Campaigns and place.path is None:
+            self.say("no run to look at yet")
+            return
+        self.open(kind, place)
+
+    def action_back(self) -> None:
+        here = self.screen
+        if isinstance(here, Page) and isinstance(here, Campaigns):
+            self.say("this is the first screen; q quits, and no run stops with it")
+        else:
+            self.pop_screen()
+
+    def action_help_quit(self) -> None:
+        self.say("q quits; runs go on without being watched. To stop one: selfalign stop RUN")
+
+    def action_help(self) -> None:
+        if isinstance(self.screen, Page):
+            self.push_screen(Help(self.screen))
+
+    def action_filter(self) -> None:
+        if isinstance(self.screen, Page):
+            self.screen.action_filter()
+
+    def action_renew(self) -> None:
+        if isinstance(self.screen, Page):
+            self.screen.renew()
+
+    def action_copy(self) -> None:
+        if isinstance(self.screen, Page):
+            self._copy(self.screen.copied())
+
+    def action_copy_command(self) -> None:
+        if isinstance(self.screen, Page):
+            self._copy(self.screen.command())
+
+    def _copy(self, words: str) -> None:
+        self.copy_to_clipboard(clean(words))
+        self.say(f"copied: {one_line(words, 120)}")
+
+    def say(self, message: str) -> None:
+        """A word in the corner, for a moment."""
+        self.notify(clean(message), markup=False, timeout=4)
+
+    def places(self) -> Iterator[tuple[str, Callable[[], None]]]:
+        """Where the palette leads."""
+        here = self.screen_stack[-1]
+        if isinstance(here, CommandPalette):
+            here = self.screen_stack[-2]
+        for page in PAGES:
+            yield f"{page.NUMBER} {page.NAME}", lambda number=page.NUMBER: self.action_go(number)
+        for watched in self.library.known():
+            yield f"open {one_line(watched.name, 80)}", lambda path=watched.path: self.open_run(path)
+        if isinstance(here, Page):
+            yield "copy the command", lambda: self._copy(here.command())
+        yield "quit", self.exit
+
+    def open_run(self, path: Path) -> None:
+        """Show a campaign."""
+        self.open(Campaign, Place(path))

@@ -1,0 +1,328 @@
+"""Screen 2: one campaign. Its rounds by stages, how the figures moved, what needs attention, and every decision."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.events import Resize
+from textual.widget import Widget
+
+from selfalign.progress import OPTIONAL, STAGES, Progress, StageProgress
+from selfalign.records import JudgeHealth, Report, WinRate
+from selfalign.tui import shown
+from selfalign.tui.alerts import alerts
+from selfalign.tui.page import Page, Place, state_cell
+from selfalign.tui.reading import Watched
+from selfalign.tui.widgets import Chart, Column, Curve, Grid, Scroll, Words
+from selfalign.units import clock, duration
+from selfalign.words import gate_text, guard_text, progress_text, reward_text, watched
+
+ROUNDS_SEEN = 8  # lines of the table of rounds; the rest scrolls
+BAR = 20
+FIGURES = (
+    Column("vs base", 10, right=True, drop=1),
+    Column("vs prev", 10, right=True, drop=2),
+    Column("KL", 6, right=True, drop=3),
+    Column("length", 6, right=True, drop=4),
+    Column("swap", 5, right=True, drop=5),
+    Column("time", 6, right=True, drop=6),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the screen shows, made in the thread that read it."""
+
+    title: Text
+    hand: Text
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Text, ...], ...]
+    rounds: tuple[int | None, ...]
+    current: int
+    alerts: tuple[str, ...]
+    gates: tuple[Text, ...]
+    curves: dict[str, tuple[Curve, ...]]
+    trained: str
+    problems: tuple[str, ...]
+
+
+def view_of(run: Watched, now: float) -> View:
+    """Everything there is to show of a run that is being read."""
+    progress, reports, state = run.progress, run.evaluated(), run.state
+    shown_at = now if run.alive else progress.last_time or now
+    rounds = _rounds(progress, reports)
+    stages = _stages(progress)
+    newest = progress.train_history.get(max(progress.train_history, default=0)) or [{}]
+    return View(
+        title=_title(run, state, now, shown_at),
+        hand=_in_hand(progress, shown_at, live=state in ("running", "stalled")),
+        columns=(Column("round", 5), *(Column(name, max(6, len(name)), right=True) for name in stages),
+                 Column("gate", 10), *FIGURES),
+        rows=tuple(_row(progress, run.reports, number, stages) for number in rounds),
+        rounds=tuple(rounds),
+        current=rounds.index(progress.round) if progress.round in rounds else 0,
+        alerts=tuple(alerts(progress, reports, state, f"selfalign run {run.path}", now)),
+        gates=tuple(_decisions(progress)),
+        curves={**curves_of(reports), "training": course(progress)},
+        trained=watched(newest[-1]),
+        problems=tuple(run.problems.values()),
+    )  # fmt: skip
+
+
+def _title(run: Watched, state: str, now: float, shown_at: float) -> Text:
+    progress = run.progress
+    parts: list[shown.Part] = [(run.name, "bold"), "  ", state_cell(state)]
+    took = duration(progress.elapsed(shown_at if run.alive else None))
+    parts.append((f"  {took} so far" if run.alive else f"  after {took}", shown.DIM))
+    if state == "running":
+        eta = progress.campaign_eta(now)
+        end = time.strftime("%H:%M", time.localtime(now + eta)) if eta is not None and eta < 86400 else ""
+        known = f"  ~{duration(eta)} left{f', until {end}' if end else ''}" if eta is not None else ""
+        parts.append((known or f"  time left: known after round {progress.eta_known_after()}", shown.SKY))
+    return shown.line(*parts)
+
+
+def _in_hand(progress: Progress, now: float, *, live: bool) -> Text:
+    stage = progress.current
+    if stage is None or stage.finished:
+        return shown.line("")
+    where = "base" if stage.round is None else f"round {stage.round}"
+    full = round(BAR * stage.fraction)
+    loading = live and stage.first is None
+    stopped = f"{stage.done:,}/{stage.total:,} {stage.unit}  when it stopped"
+    said = progress_text(stage, now, None) if live else stopped
+    said = f"begun {duration(now - stage.started)} ago" if loading else said
+    reused = f"  ({stage.reused:,} reused)" if stage.reused else ""
+    return shown.line(
+        (f"{where} · {stage.name}  ", "bold"),
+        ("━" * full, shown.SKY),
+        ("─" * (BAR - full), shown.DIM),
+        f"  {said}{reused}",
+    )
+
+
+def _stages(progress: Progress) -> list[str]:
+    seen = {name for _, name in progress.stages}
+    return [stage for stage in STAGES if stage in seen or stage not in OPTIONAL]
+
+
+def _rounds(progress: Progress, reports: Sequence[Report]) -> list[int | None]:
+    """The base policy's own row where it was sampled, then every round that is to be."""
+    known = max([progress.rounds or 0, *(report.round + 1 for report in reports), (progress.round or 0) + 1])
+    base: list[int | None] = [None] if any(number is None for number, _ in progress.stages) else []
+    return base + list(range(known))
+
+
+def _row(progress: Progress, reports: dict[int, Report], number: int | None, stages: Sequence[str]) -> tuple[Text, ...]:
+    name = "base" if number is None else str(number)
+    cells = [_cell(progress.stages.get((number, stage))) for stage in stages]
+    report = reports.get(number) if number is not None else None
+    return (shown.cell(name, "bold"), *cells, _gate_cell(progress, number), *figures_of(report))
+
+
+def _cell(stage: StageProgress | None) -> Text:
+    if stage is None:
+        return shown.cell("·", shown.DIM)
+    if stage.seconds is not None:
+        return shown.cell(clock(stage.seconds))
+    if stage.skipped:
+        return shown.cell("reused", shown.DIM)
+    return shown.cell(f"▸{stage.fraction:.0%}", f"bold {shown.SKY}")
+
+
+def _gate_cell(progress: Progress, number: int | None) -> Text:
+    gate = progress.gates.get(number) if number is not None else None
+    if gate is None:
+        return shown.cell("")
+    return shown.cell("✓ accepted", shown.GOOD) if gate.get("accepted") else shown.cell("✗ rejected", shown.BAD)
+
+
+def figures_of(report: Report | None) -> list[Text]:
+    """The figures of an evaluated round, in the order of FIGURES."""
+    if report is None:
+        return [shown.cell("")] * len(FIGURES)
+    health = report.judges.get("labelling")
+    swap = health.swap_consistency if health else None
+    said = [
+        *(win_text(report.win_rates.get(name)) for name in ("base", "previous")),
+        f"{report.kl.mean + 0.0:.2f}" if report.kl else "–",
+        f"×{report.length_ratio:.2f}" if report.length_ratio is not None else "–",
+        f"{swap:.0%}" if swap is not None else "–",
+        clock(sum(report.seconds.values())),
+    ]
+    return [shown.cell(one) for one in said]
+
+
+def win_text(win: WinRate | None) -> str:
+    """A win rate with half of its 95% interval."""
+    return f"{win.rate:.2f} ±{(win.high - win.low) / 2:.2f}" if win else "–"
+
+
+def _decisions(progress: Progress) -> Iterator[Text]:
+    """What each round was decided on, the last round first."""
+    for number in sorted({*progress.gates, *progress.reward_models, *progress.looks}, reverse=True):
+        said = []
+        if (gate := progress.gates.get(number)) is not None:
+            said.append((gate_text(gate), shown.GOOD if gate.get("accepted") else shown.BAD))
+        if (look := progress.looks.get(number)) is not None:
+            said.append((guard_text(look), ""))
+        if (reward := progress.reward_models.get(number)) is not None:
+            said.append((reward_text(reward), ""))
+        for index, (words, style) in enumerate(said):
+            head = f"round {number}  " if index == 0 else " " * len(f"round {number}  ")
+            yield shown.line((head, "bold"), (words, style))
+
+
+def curves_of(reports: Sequence[Report]) -> dict[str, tuple[Curve, ...]]:
+    """How the figures moved over the rounds, by chart."""
+    return {
+        "win": tuple(_wins(reports, name) for name in ("base", "previous")),
+        "kl": (_kl(reports),),
+        "length": (_points("", [(r.round, r.length_ratio) for r in reports]),),
+        "judge": tuple(_swaps(reports, name) for name in ("labelling", "evaluating")),
+    }
+
+
+def _wins(reports: Sequence[Report], name: str) -> Curve:
+    found = [(report.round, win) for report in reports if (win := report.win_rates.get(name))]
+    x, wins = [number for number, _ in found], [win for _, win in found]
+    return Curve(f"vs {name}", x, [w.rate for w in wins], [w.low for w in wins], [w.high for w in wins])
+
+
+def _kl(reports: Sequence[Report]) -> Curve:
+    found = [(report.round, report.kl) for report in reports if report.kl]
+    means, errors = [kl.mean for _, kl in found], [1.96 * kl.standard_error for _, kl in found]
+    lows = [mean - error for mean, error in zip(means, errors, strict=True)]
+    highs = [mean + error for mean, error in zip(means, errors, strict=True)]
+    return Curve("", [number for number, _ in found], means, lows, highs)
+
+
+def _swaps(reports: Sequence[Report], name: str) -> Curve:
+    none = JudgeHealth(0, 0.0, 0.0, 0, None, None, None)
+    return _points(name, [(report.round, report.judges.get(name, none).swap_consistency) for report in reports])
+
+
+def _points(name: str, found: Sequence[tuple[float, float | None]]) -> Curve:
+    kept = [(x, y) for x, y in found if y is not None]
+    return Curve(name, [x for x, _ in kept], [y for _, y in kept])
+
+
+def course(progress: Progress) -> tuple[Curve, ...]:
+    """How training went, round after round: round 1's steps lie between 1 and 2."""
+    points: list[tuple[float, float | None]] = []
+    for number, history in sorted(progress.train_history.items()):
+        values = [step.get(watched(step)) for step in history]
+        known = [value for value in values if isinstance(value, int | float)]
+        points += [(number + index / len(known), value) for index, value in enumerate(known)]
+    return (_points("", points),)
+
+
+class Rounds(Grid):
+    """The table of rounds; paging moves the whole screen, whose table is short."""
+
+    def action_page(self, by: int) -> None:
+        scroll = self.screen.query_one(Scroll)
+        scroll.action_page_down() if by > 0 else scroll.action_page_up()
+
+
+class Campaign(Page):
+    NUMBER, NAME = "2", "Campaign"
+    ABOUT = (
+        "A campaign: its rounds by stages, with the time each stage took, and the figures of each round. Below, what "
+        "needs attention, how the figures moved (bars are 95% intervals), and what each round was decided on.\n\n"
+        "▸43% is under way; 'reused' was done before; · is to come. Swap: how often the judge agrees with itself when "
+        "a pair is shown both ways. KL: nats per answer from the base policy. Space pages down to the figures."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "open", "open the round"),
+        Binding("space", "page", "page down"),
+    ]
+    DEFAULT_CSS = """
+    Campaign #hand, Campaign #alerts, Campaign #gates { height: auto; padding: 0 2; }
+    Campaign #alerts, Campaign #gates { margin-top: 1; }
+    Campaign #charts { layout: grid; grid-size: 2; grid-rows: 11; height: auto; margin-top: 1; padding: 0 1; }
+    Campaign.wide #charts { grid-size: 3; grid-rows: 14; }
+    Campaign.wide Chart { height: 14; }
+    """
+    CHARTS: ClassVar[dict[str, tuple[str, float | None]]] = {
+        "win": ("Win rate", 0.5),
+        "kl": ("KL to base, nats per answer", None),
+        "length": ("Length over the base's", 1.0),
+        "judge": ("Judge swap consistency", None),
+        "training": ("Training", None),
+    }
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.rounds: tuple[int | None, ...] = ()
+        self._followed = True  # whether the cursor goes with the round in hand
+
+    def body(self) -> Iterator[Widget]:
+        with Scroll(can_focus=False):
+            yield Rounds([Column("round")])
+            yield Words(id="hand")
+            yield Words(id="alerts")
+            with Container(id="charts"):
+                for name, (title, _) in self.CHARTS.items():
+                    yield Chart(title, id=name)
+            yield Words(id="gates")
+
+    def read(self) -> View:
+        with self.watched.reading() as run:
+            return view_of(run, time.time())
+
+    def show(self, view: View) -> None:
+        self.rounds = view.rounds
+        self.query_one("#title", Words).show(view.title)
+        grid = self.query_one(Rounds)
+        grid.styles.height = min(len(view.rows), ROUNDS_SEEN) + 1
+        grid.fill(len(view.rows), lambda index: view.rows[index], columns=view.columns)
+        if self._followed:
+            grid.put_cursor(view.current)
+            self._followed = False
+        self.query_one("#hand", Words).show(view.hand)
+        self.query_one("#hand").display = bool(view.hand.plain)
+        self._say("#alerts", [shown.line(("! ", shown.WARN), (one, shown.WARN)) for one in view.alerts])
+        self._say("#gates", [shown.line(("Decisions", "bold"))] * bool(view.gates) + list(view.gates))
+        for name, (title, level) in self.CHARTS.items():
+            chart = self.query_one(f"#{name}", Chart)
+            chart.title = title if name != "training" else f"Training: {TRAINED.get(view.trained, view.trained)}"
+            chart.draw(view.curves[name], level=level)
+            chart.display = chart.drawn
+        self.query_one("#charts").display = any(chart.drawn for chart in self.query(Chart))
+        self.trouble(view.problems)
+
+    def _say(self, name: str, made: list[Text]) -> None:
+        words = self.query_one(name, Words)
+        words.display = bool(made)
+        for one in made:
+            one.no_wrap = False
+        words.show(shown.lines(made))
+
+    def on_resize(self, event: Resize) -> None:
+        self.set_class(event.size.width >= 120, "wide")
+
+    def place(self) -> Place:
+        cursor = self.query_one(Rounds).cursor
+        return Place(self.at.path, self.rounds[cursor] if cursor < len(self.rounds) else None)
+
+    def action_open(self) -> None:
+        self.reader.action_go("3")
+
+    def on_grid_opened(self) -> None:
+        self.action_open()
+
+    def action_page(self) -> None:
+        self.query_one(Rounds).action_page(1)
+
+    def command(self) -> str:
+        return f"selfalign status {self.at.path}"
+
+
+TRAINED = {"loss": "loss", "objective/scores": "score of rollouts"}

@@ -1,0 +1,297 @@
+"""What every screen is: a head, a body that is read in a thread, and a line of keys."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from textual import work
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.message import Message
+from textual.screen import Screen
+from textual.widget import Widget
+
+from selfalign.tui import shown
+from selfalign.tui.reading import UNREADABLE, Watched, why
+from selfalign.tui.shown import Part
+from selfalign.tui.widgets import FilterLine, Grid, Scroll, Words
+
+if TYPE_CHECKING:
+    from selfalign.tui.app import Reader
+
+STATES: dict[str, tuple[str, str, str]] = {  # by state: a sign, a word for narrow cells, a style
+    "running": ("●", "running", shown.GOOD),
+    "done": ("✓", "finished", shown.NOTE),
+    "stopped by a gate": ("■", "gate stop", shown.WARN),
+    "interrupted": ("‖", "interrupted", shown.WARN),
+    "stalled": ("◌", "stalled", shown.WARN),
+    "dead": ("✗", "dead", shown.BAD),
+    "failed": ("✗", "failed", shown.BAD),
+    "deleted": ("✗", "deleted", shown.BAD),
+    "not started": ("○", "not started", shown.DIM),
+}
+
+
+def state_cell(state: str) -> tuple[str, str]:
+    """A state as a sign and a word, with its style."""
+    sign, word, style = STATES.get(state, ("?", state, shown.DIM))
+    return f"{sign} {word}", style
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in the runs a screen looks: at all of them, at one, or at one round."""
+
+    path: Path | None = None
+    round: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why something could not be read."""
+
+    message: str
+
+
+class Page(Screen[None]):
+    """A screen of the reader. `read` runs in a thread and returns what `show` puts on the screen."""
+
+    NUMBER: ClassVar[str] = ""
+    NAME: ClassVar[str] = ""
+    ABOUT: ClassVar[str] = ""
+    FILTER: ClassVar[str] = ""  # what can be typed after /; empty where there is nothing to filter
+    EVERY: ClassVar[float] = 1.0  # seconds between two looks at the disk
+    BINDINGS: ClassVar[list[BindingType]] = []
+
+    DEFAULT_CSS = """
+    Page { layout: vertical; }
+    Page > #tabs, Page > #keys { height: 1; background: $surface; padding: 0 1; }
+    Page > #keys { dock: bottom; padding: 0 2; }
+    Page > #title { height: 1; padding: 0 2; }
+    Page > #trouble { height: auto; max-height: 3; padding: 0 2; display: none; }
+    Page > #body { height: 1fr; }
+    """
+
+    class Read(Message):
+        """What a thread has read."""
+
+        def __init__(self, view: Any) -> None:
+            super().__init__()
+            self.view = view
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.at = place
+        self.ready = False  # whether something was shown
+        self._busy = False
+
+    @property
+    def reader(self) -> Reader:
+        return cast("Reader", self.app)
+
+    @property
+    def watched(self) -> Watched:
+        assert self.at.path is not None
+        return self.reader.library.open(self.at.path)
+
+    # To be said by each screen
+
+    def body(self) -> Iterator[Widget]:
+        """The widgets between head and keys."""
+        raise NotImplementedError
+
+    def read(self) -> Any:
+        """Read from disk, in a thread; touch no widget."""
+        raise NotImplementedError
+
+    def show(self, view: Any) -> None:
+        """Put on the screen what was read."""
+        raise NotImplementedError
+
+    def place(self) -> Place:
+        """Where the screens that are opened from here should look."""
+        return self.at
+
+    def command(self) -> str:
+        """The command line that tells the same."""
+        raise NotImplementedError
+
+    def copied(self) -> str:
+        """What `y` copies."""
+        return str(self.at.path or "")
+
+    def filtered(self, words: str) -> None:
+        """Show only what these words let through."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything that is in sight was read."""
+        return self.ready
+
+    # The frame
+
+    def compose(self) -> ComposeResult:
+        yield Words(id="tabs")
+        yield Words(id="title")
+        yield Words(id="trouble")
+        with Vertical(id="body"):
+            yield from self.body()
+        yield FilterLine(self.FILTER, id="filter")
+        yield Words(id="keys")
+
+    def on_mount(self) -> None:
+        self._show_tabs()
+        self.query_one("#keys", Words).say(*self._keys())
+        self.set_interval(self.EVERY, self.renew)
+        self.renew()
+        if (main := self.main()) is not None:
+            main.focus()
+
+    def on_screen_resume(self) -> None:
+        self._show_tabs()
+        self.renew()
+
+    def renew(self) -> None:
+        """Read again, unless a thread is still at it or the screen is not in sight."""
+        if self.is_current and not self._busy:
+            self._busy = True
+            self._read()
+
+    @work(thread=True, group="read", exit_on_error=False)
+    def _read(self) -> None:
+        try:
+            view = self.read()
+        except UNREADABLE as error:
+            view = Trouble(why(error))
+        self.post_message(self.Read(view))
+
+    def on_page_read(self, message: Page.Read) -> None:
+        self._busy = False
+        if isinstance(message.view, Trouble):
+            self.trouble([message.view.message])
+        else:
+            self.show(message.view)
+        self.ready = True
+
+    def title_is(self, *parts: Part) -> None:
+        self.query_one("#title", Words).say(*parts)
+
+    def trouble(self, messages: Sequence[str]) -> None:
+        """Say what could not be read; nothing, where all could."""
+        words = self.query_one("#trouble", Words)
+        words.display = bool(messages)
+        words.show(shown.lines(shown.line((f"! {message}", shown.WARN)) for message in messages[:3]))
+
+    def main(self) -> Widget | None:
+        """What has the keys once a filter was typed."""
+        return next(iter([*self.query(Grid), *self.query(Scroll)]), None)
+
+    def action_filter(self) -> None:
+        if not self.FILTER:
+            self.reader.say("nothing to filter on this screen")
+            return
+        line = self.query_one(FilterLine)
+        line.display = True
+        line.focus()
+
+    def on_input_changed(self, message: FilterLine.Changed) -> None:
+        message.stop()
+        self.filtered(message.value)
+
+    def on_filter_line_left(self) -> None:
+        if (main := self.main()) is not None:
+            main.focus()
+
+    def all_keys(self) -> list[Binding]:
+        """The keys of this screen: its own, then those of its table or its pager."""
+        own = [binding for binding in self.BINDINGS if isinstance(binding, Binding)]
+        main = self.main()
+        return own + [one for one in (main.BINDINGS if main is not None else ()) if isinstance(one, Binding)]
+
+    def _keys(self) -> Iterator[Part]:
+        own = [(key_name(one.key), one.description) for one in self.BINDINGS if isinstance(one, Binding) and one.show]
+        own += [("/", "filter")] if self.FILTER else []
+        for key, what in [*own, ("c", "command"), ("?", "help"), ("q", "quit")]:
+            yield (key, f"bold {shown.SKY}")
+            yield f" {what}  "
+
+    def _show_tabs(self) -> None:
+        tabs: list[Part] = []
+        for page in self.reader.pages():
+            style = "bold reverse" if page.NUMBER == self.NUMBER else ""
+            tabs += [(f" {page.NUMBER} {page.NAME} ", style), " "]
+        self.query_one("#tabs", Words).say(*tabs)
+
+
+class LazyPage(Page):
+    """A screen with a table whose rows come from disk when they come into sight.
+
+    `row` calls `want` for what it lacks; `load` reads it in a thread, and the table is drawn again.
+    """
+
+    class Loaded(Message):
+        """What was wanted is there, or why it is not."""
+
+        def __init__(self, trouble: str = "") -> None:
+            super().__init__()
+            self.trouble = trouble
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.loading = False
+        self._wanted: dict[Any, None] = {}
+
+    def load(self, wanted: Sequence[Any]) -> None:
+        """Read what rows lack, in a thread."""
+        raise NotImplementedError
+
+    def want(self, what: Any) -> None:
+        self._wanted[what] = None
+        if not self.loading:
+            self.loading = True
+            self.call_later(self._load_wanted)
+
+    def _load_wanted(self) -> None:
+        wanted, self._wanted = list(self._wanted), {}
+        self._load(wanted)
+
+    @work(thread=True, group="load", exit_on_error=False)
+    def _load(self, wanted: Sequence[Any]) -> None:
+        trouble = ""
+        try:
+            self.load(wanted)
+        except UNREADABLE as error:
+            trouble = why(error)
+        self.post_message(self.Loaded(trouble))
+
+    def on_lazy_page_loaded(self, message: LazyPage.Loaded) -> None:
+        self.loading = False
+        if message.trouble:
+            self.trouble([message.trouble])
+        else:
+            self.query_one(Grid).refresh()
+
+
+def key_name(key: str) -> str:
+    """A key as it is printed on the keyboard."""
+    names = {
+        "enter": "Enter",
+        "left_square_bracket": "[",
+        "right_square_bracket": "]",
+        "tab": "Tab",
+        "escape": "Esc",
+        "space": "Space",
+        "question_mark": "?",
+        "pagedown": "PgDn",
+        "pageup": "PgUp",
+        "down": "↓",
+        "up": "↑",
+        "home": "Home",
+        "end": "End",
+        "ctrl+d": "Ctrl+D",
+    }
+    return "/".join(names.get(one, one) for one in key.split(",")[:2])

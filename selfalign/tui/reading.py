@@ -1,0 +1,182 @@
+"""Runs as they are on disk at this moment. Read in threads; knows nothing of screens.
+
+A run may be written while it is read, be half deleted, lie on a read-only mount, or come from another version of
+selfalign: what cannot be read is said in words, and the rest is shown.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from selfalign.config import Campaign, ConfigError, load
+from selfalign.progress import Progress, works_of
+from selfalign.records import Report
+from selfalign.stages import report as reports
+from selfalign.store import Holder, Run, StoreError, run_folders
+from selfalign.store.run import CAMPAIGN, EVENTS
+from selfalign.store.tail import Tail
+
+UNREADABLE = (StoreError, ConfigError, msgspec.ValidationError, OSError, ValueError, KeyError, TypeError)
+Found = TypeVar("Found")
+
+
+def why(error: Exception, where: str = "") -> str:
+    """Why something could not be read, in words."""
+    if isinstance(error, msgspec.ValidationError | KeyError | TypeError):
+        return f"{where or 'a file'}: written by another version of selfalign ({error})"
+    if isinstance(error, ConfigError):
+        first, *rest = str(error).splitlines() or [""]
+        return f"{first}{f' (and {len(rest)} more)' if rest else ''}; the settings are of another version of selfalign?"
+    if isinstance(error, FileNotFoundError):
+        return f"{where or error.filename}: is gone"
+    return str(error)
+
+
+class Watched:
+    """One run, read again and again: only what is new is read each time.
+
+    Hold `reading()` while using what it holds: screens read from several threads.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.name = path, path.name
+        self.run = Run(path)
+        self.progress = Progress()
+        self.campaign: Campaign | None = None
+        self.holder: Holder | None = None
+        self.reports: dict[int, Report] = {}
+        self.problems: dict[str, str] = {}
+        self.disk: int | None = None  # bytes; `measure` fills it
+        self._tail = Tail(path / EVENTS)
+        self._lock = threading.RLock()
+        self._seen: dict[str, tuple[int, int]] = {}
+        self._restarts = 0
+
+    @contextmanager
+    def reading(self) -> Iterator[Watched]:
+        """Read what is new, and keep others from doing so meanwhile."""
+        with self._lock:
+            self._refresh()
+            yield self
+
+    @property
+    def state(self) -> str:
+        """How it stands, in words."""
+        if not (self.path / CAMPAIGN).is_file():
+            return "deleted"
+        return self.progress.state_of(self.holder, time.time())
+
+    @property
+    def alive(self) -> bool:
+        return self.holder is not None
+
+    def _refresh(self) -> None:
+        if not (self.path / CAMPAIGN).is_file():
+            self.problems = {"run": f"{self.path}: this run is gone; what was read before is still shown"}
+            return
+        self.problems.pop("run", None)
+        self._once_changed(CAMPAIGN, self._read_campaign)
+        for event in self._tail.events():
+            self._handle(event)
+        self.holder = self.run.holder()
+        for number in self._try("rounds", self.run.rounds) or []:
+            self._once_changed(f"{reports.folder(number)}/report.json", lambda number=number: self._read_report(number))
+
+    def _handle(self, event: dict[str, object]) -> None:
+        if self._tail.restarts != self._restarts:  # another run took the place of the one that was watched
+            self._restarts, self.progress = self._tail.restarts, Progress(self.progress.works)
+            self.reports, self._seen = {}, {}
+        try:
+            self.progress.handle(event)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            self.problems[EVENTS] = f"{EVENTS}: some events are not of the form this version of selfalign knows"
+
+    def _read_campaign(self) -> None:
+        self.campaign = load(self.path / CAMPAIGN).campaign
+        self.progress.works = works_of(self.campaign)
+
+    def _read_report(self, number: int) -> None:
+        found = reports.read_round(self.run, number)
+        if found is not None:
+            self.reports[number] = found
+
+    def _once_changed(self, name: str, read: Callable[[], None]) -> None:
+        """Read a file whenever it looks another than at the last time."""
+        try:
+            status = os.stat(self.path / name)
+        except OSError:
+            return
+        mark = (status.st_mtime_ns, status.st_size)
+        if self._seen.get(name) != mark:
+            self._seen[name] = mark
+            self._try(name, read)
+
+    def _try(self, name: str, read: Callable[[], Found]) -> Found | None:
+        """Read something; where that fails, note why."""
+        try:
+            found = read()
+        except UNREADABLE as error:
+            self.problems[name] = why(error, f"{self.path.name}/{name}")
+            return None
+        self.problems.pop(name, None)
+        return found
+
+    def evaluated(self) -> list[Report]:
+        """The reports that there are, by round."""
+        return [self.reports[number] for number in sorted(self.reports)]
+
+    def measure(self) -> None:
+        """Find out how much room the run takes on disk."""
+        self.disk = disk_of(self.path)
+
+
+def disk_of(folder: Path) -> int:
+    """The bytes that a folder takes on disk; a file with several names counts once, one that vanishes not at all."""
+    total, seen = 0, set()
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                status = os.lstat(os.path.join(parent, name))
+            except OSError:
+                continue
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                total += status.st_blocks * 512
+    return total
+
+
+class Library:
+    """The runs of a folder, and one that was named and may lie elsewhere. Each stays open once it was seen."""
+
+    def __init__(self, folder: Path, named: Path | None = None) -> None:
+        self.folder, self.named = folder, named
+        self._watched: dict[Path, Watched] = {}
+        self._lock = threading.Lock()
+
+    def open(self, path: Path) -> Watched:
+        """The run at a path."""
+        with self._lock:
+            return self._watched.setdefault(path.absolute(), Watched(path))
+
+    def known(self) -> list[Watched]:
+        """Those that were opened so far; asks no disk."""
+        with self._lock:
+            return list(self._watched.values())
+
+    def all(self) -> list[Watched]:
+        """The runs there are now; one that was named comes along wherever it lies."""
+        folders = run_folders(self.folder)
+        if self.named is not None and self.named.absolute() not in {folder.absolute() for folder in folders}:
+            folders.append(self.named)
+        with self._lock:
+            wanted = {folder.absolute() for folder in folders}
+            self._watched = {path: one for path, one in self._watched.items() if path in wanted or one.alive}
+        return [self.open(folder) for folder in folders]
