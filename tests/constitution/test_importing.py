@@ -15,8 +15,6 @@ from selfalign.constitution import Constitution, Level, importing
 from selfalign.constitution.importing import FORMATS, Imported
 from selfalign.source import InputError
 
-PUBLISHED = Path("/work/shared/data/cai")
-
 CRITIQUES = {
     "harm0": {
         "prompt": ["\n\nCritiqueRequest: Say what is unkind.\n\nCritique:"],
@@ -314,18 +312,3 @@ def test_a_plain_list_goes_out_and_comes_back(tmp_path: Path) -> None:
     rules = constitution.load(resources.find_constitution("helpful"))
     found = read(tmp_path, "norms.txt", constitution.to_text(rules))
     assert [principle.text for principle in found.principles] == [principle.text for principle in rules.active]
-
-
-@pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published files are not here")
-@pytest.mark.parametrize(
-    ("name", "format"),
-    [
-        ("CritiqueRevisionInstructions.json", "anthropic-critiques"),
-        ("RLMadisonInstructions.json", "anthropic-comparisons"),
-    ],
-)
-def test_the_published_files_are_read(name: str, format: str, tmp_path: Path) -> None:
-    found = read(tmp_path, name, (PUBLISHED / name).read_text())
-    assert (found.format, len(found.principles)) == (format, 16)
-    words = "\n".join(f"{p.critique} {p.revise} {p.compare}" for p in found.principles)
-    assert not any(rest in words for rest in ("Request:", "Options:", "Critique:", "Revision:"))
