@@ -87,7 +87,11 @@ def test_two_processes_equal_one(loss: str, tmp_path: Path) -> None:
     write_job(two, tmp_path / "two.json")
     result = run(*LAUNCH, "-m", "selfalign.training", str(tmp_path / "two.json"))
     assert result.returncode == 0, result.stderr[-3000:]
-    for ours, theirs in zip(metrics_of(one), metrics_of(two), strict=True):
+    steps, others = metrics_of(one), metrics_of(two)
+    for first in (steps[0], others[0]):  # policy and reference are still the same: who leads is a matter of rounding
+        assert abs(first["rewards/margins"]) < 1e-6
+        del first["rewards/accuracies"]
+    for ours, theirs in zip(steps, others, strict=True):
         assert theirs == pytest.approx(ours, rel=1e-2, abs=1e-3)
     weights, others = (load_file(Path(job.output_dir) / "model.safetensors") for job in (one, two))
     for name, weight in weights.items():
