@@ -242,7 +242,7 @@ class LazyPage(Page):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.loading = False
+        self.fetching = False
         self._wanted: dict[Any, None] = {}
 
     def load(self, wanted: Sequence[Any]) -> None:
@@ -251,8 +251,8 @@ class LazyPage(Page):
 
     def want(self, what: Any) -> None:
         self._wanted[what] = None
-        if not self.loading:
-            self.loading = True
+        if not self.fetching:
+            self.fetching = True
             self.call_later(self._load_wanted)
 
     def _load_wanted(self) -> None:
@@ -269,7 +269,7 @@ class LazyPage(Page):
         self.post_message(self.Loaded(trouble))
 
     def on_lazy_page_loaded(self, message: LazyPage.Loaded) -> None:
-        self.loading = False
+        self.fetching = False
         if message.trouble:
             self.trouble([message.trouble])
         else:

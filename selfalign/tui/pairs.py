@@ -78,7 +78,7 @@ class Pairs(LazyPage):
 
     @property
     def settled(self) -> bool:
-        return self.ready and self.index is not None and self.index.complete and not (self._growing or self.loading)
+        return self.ready and self.index is not None and self.index.complete and not (self._growing or self.fetching)
 
     def read(self) -> tuple[bool, list[int]]:
         """The rounds whose pairs are shown, and whether all were asked for."""

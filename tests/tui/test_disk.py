@@ -207,13 +207,21 @@ def _judgment(i: int, first: str, second: str, p: float) -> Judgment:
     return Judgment(*ids, "kind", "hash", "judge", "template", "first", p)
 
 
-def test_a_hundred_thousand_pairs_are_opened(many: Path) -> None:
+def test_a_hundred_thousand_pairs_are_opened_and_walked(many: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "G")
         pilot.app.simulate_key("4")  # `press` would wait until all is read
         await until(pilot, lambda: "question 10" in screen_of(pilot))
         page = page_of(pilot)
         await until(pilot, lambda: page.settled and "100,000 pairs" in screen_of(pilot))
+        for key, shown in (
+            ("G", "question 99999"),
+            ("g", "question 0"),
+            ("end", "question 99999"),
+            ("home", "question 0"),
+        ):
+            await pilot.press(key)
+            await until(pilot, lambda shown=f" {shown} ": shown in screen_of(pilot))
 
     look(many, at, run="many")
 
