@@ -17,9 +17,10 @@ def tui(
     press: str = "",
     size: str = "120x40",
     round: int | None = None,
+    read_only: bool = False,
     runs: Path = RUNS,
 ) -> int:
-    """Watch and read runs in the terminal. Nothing is written, and no run stops with it.
+    """Watch and read runs in the terminal. It hosts no work: no run stops with it.
 
     Parameters
     ----------
@@ -33,6 +34,8 @@ def tui(
         Columns and lines of the picture.
     round
         The round that the picture is of. Default: the last one.
+    read_only
+        Offer nothing that writes: no actions on runs, no editing, no labelling.
     runs
         The folder of runs.
     """
@@ -49,7 +52,7 @@ def tui(
         raise CommandError(
             "selfalign tui needs a terminal", fix=f"selfalign status {run or 'RUN'} prints the same once", code=USAGE
         )
-    Reader(library, place).run()
+    Reader(library, place, read_only=read_only).run()
     return 0
 
 

@@ -58,7 +58,7 @@ class Places(Provider):
 
 
 class Reader(App[None]):
-    """Shows the runs of a folder. It reads, and never writes to a run or stops one."""
+    """Shows the runs of a folder. It hosts no work; with `read_only` it also offers nothing that writes."""
 
     TITLE = "selfalign"
     COMMANDS: ClassVar[set[type[Provider]]] = {Places}  # type: ignore[assignment]
@@ -78,9 +78,9 @@ class Reader(App[None]):
     CommandPalette > Vertical { margin-top: 2; }
     """
 
-    def __init__(self, library: Library, start: Place = Place()) -> None:  # noqa: B008 - a Place never changes
+    def __init__(self, library: Library, start: Place = Place(), *, read_only: bool = False) -> None:  # noqa: B008
         super().__init__()
-        self.library = library
+        self.library, self.read_only = library, read_only
         self._start = start
 
     def on_mount(self) -> None:

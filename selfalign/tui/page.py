@@ -23,6 +23,8 @@ from selfalign.tui.widgets import FilterLine, Grid, Scroll, Words
 if TYPE_CHECKING:
     from selfalign.tui.app import Reader
 
+ROOMY = 100  # columns of a screen on which the names of the screens have room around them
+
 STATES: dict[str, tuple[str, str, str]] = {  # by state: a sign, a word for narrow cells, a style
     "running": ("●", "running", shown.GOOD),
     "done": ("✓", "finished", shown.NOTE),
@@ -221,9 +223,10 @@ class Page(Screen[None]):
 
     def _show_tabs(self) -> None:
         tabs: list[Part] = []
+        room = " " if self.app.size.width >= ROOMY else ""
         for page in self.reader.pages():
             style = "bold reverse" if page.NUMBER == self.NUMBER else ""
-            tabs += [(f" {page.NUMBER} {page.NAME} ", style), " "]
+            tabs += [(f"{room}{page.NUMBER} {page.NAME}{room}", style), " "]
         self.query_one("#tabs", Words).say(*tabs)
 
 

@@ -27,6 +27,7 @@ from selfalign.tui.shown import Part
 
 MARK, NO_MARK = "▸ ", "  "
 WIDE = 100  # columns of a screen that has room for gaps of two between cells
+LONGEST_ANSWER = 2000  # characters
 FLEX_LEAST = 8  # columns of a flexible cell on the narrowest screen
 
 
@@ -71,6 +72,13 @@ class FilterLine(Input):
 
     def validate_value(self, value: str) -> str:
         return shown.line(clean(value)).plain[:500]
+
+
+class AnswerLine(Input):
+    """Where words are typed. What is pasted is cleaned."""
+
+    def validate_value(self, value: str) -> str:
+        return shown.line(clean(value)).plain[:LONGEST_ANSWER]
 
 
 class Scroll(VerticalScroll, can_focus=True):
