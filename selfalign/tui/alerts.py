@@ -117,7 +117,7 @@ def _of_answers(report: Report, before: Report | None) -> Iterator[str]:
 def _of_wins(report: Report) -> Iterator[str]:
     for name, whom in (("previous", "the policy before it"), ("base", "the base policy")):
         win = report.win_rates.get(name)
-        if win is None or win.low > 0.5:
+        if win is None or win.low > 0.5 or (name == "base" and win == report.win_rates.get("previous")):
             continue
         verdict = "worse than" if win.high < 0.5 else "not shown to be better than"
         yield f"{verdict} {whom}: win rate {win.rate:.2f}, 95% interval {win.low:.2f} to {win.high:.2f}"

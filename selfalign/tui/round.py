@@ -100,8 +100,11 @@ class Round(ChartPage):
         self.number = place.round
         self.every_file = False
         self._logs: dict[tuple[Path, int], TrainLog] = {}
+        self._made: tuple[Any, dict[str, Text | Table]] | None = None  # made anew only when something has happened
         self._listed: tuple[Any, Table] | None = None
+        self._shown: dict[str, Text | Table] = {}
         self._counted: int | None = None  # the round whose principles were counted, or are being so
+        self._counting = False
 
     def body(self) -> Iterator[Widget]:
         with Scroll():
@@ -114,12 +117,13 @@ class Round(ChartPage):
         with self.watched.reading() as run:
             number = self.number = self._number(run)
             report, progress = run.reports.get(number), run.progress
-            parts = sections(run, number)
             title = title_of(run, number, report)
-            mark = (number, self.every_file, progress.last_time, len(run.reports))
+            mark = (number, self.every_file, progress.last_time, len(run.reports), run.state)
+            if self._made is None or self._made[0] != mark:
+                self._made = (mark, sections(run, number))
             labels = progress.stages.get((number, "pairs"))
             labelled = report is not None or (labels is not None and labels.finished)
-        parts["files"] = self._files(run.run, number, mark)
+        parts = {**self._made[1], "files": self._files(run.run, number, mark)}
         return View(number, title, parts, self.charts(), labelled, tuple(run.problems.values()))
 
     def charted(self, run: Watched, back: int) -> list[Charted]:
@@ -135,6 +139,10 @@ class Round(ChartPage):
         own = self.watched
         before = [Beside(f"round before this one, of {own.name}", own.path, back=1)] if self.number else []
         return before + super().others()
+
+    @property
+    def settled(self) -> bool:
+        return self.ready and not self._counting
 
     def _number(self, run: Watched) -> int:
         if self.number is not None:
@@ -162,10 +170,13 @@ class Round(ChartPage):
         if self._counted != view.round:
             self._part("principles", shown.line(""))
             if view.labelled:
-                self._counted = view.round
+                self._counted, self._counting = view.round, True
                 self._count(view.round)
 
     def _part(self, name: str, made: Text | Table) -> None:
+        if self._shown.get(name) is made:
+            return
+        self._shown[name] = made
         words = self.query_one(f"#{name}", Words)
         words.show(made)
         words.display = not isinstance(made, Text) or bool(made.plain)
@@ -179,6 +190,7 @@ class Round(ChartPage):
         self.post_message(self.Counted(number, made))
 
     def on_round_counted(self, message: Round.Counted) -> None:
+        self._counting = self._counting and message.round != self._counted
         if message.round == self.number:
             self._part("principles", message.made)
 
@@ -346,7 +358,7 @@ def judges(run: Run, number: int, report: Report | None) -> Text | Table:
     """The judges' health, the card of each, and how they took canaries: what is known of it so far."""
     parts: list[Text | Table] = [health(report)] if report else [shown.line((NOT_YET, shown.DIM))]
     cards, canaries = judged.read_cards(run, number), judged.read_canaries(run, number)
-    blocks: list[Block] = [Heading("Judge card"), judged.card_table(cards)] if cards else []
+    blocks: list[Block] = [judged.card_table(cards)] if cards else []
     if blocks:
         parts += [shown.line(""), told(blocks)]
     if canaries is not None:

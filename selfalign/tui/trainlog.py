@@ -13,7 +13,7 @@ from selfalign.tui.plotting import Curve
 
 MARGINS: Mapping[str, Mapping[str, str]] = {"Reward margin": {"rewards/margins": "margin"}}
 CHARTS: Mapping[str, Mapping[str, str]] = {**CURVES, **MARGINS, **ROLLOUT_CURVES}
-MOST = 20_000  # steps held; of a longer training every second one is let go, again and again
+MOST = 10_000  # steps held; of a longer training every second one is let go, again and again
 
 
 class TrainLog:
