@@ -97,6 +97,7 @@ def room(module: str) -> str:
 # What the reader of runs may know of: what is on disk, and how to put it in words.
 READERS_WORLD = {
     "store", "records", "constitution", "config", "text", "progress", "stages", "statistics", "source", "tui",
+    "preferences",
 }  # fmt: skip
 
 

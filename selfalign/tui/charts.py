@@ -67,7 +67,7 @@ class ChartPage(Page):
 
     CHART_KEYS: ClassVar[list[BindingType]] = [
         Binding("z", "enlarge", "enlarge"),
-        Binding("o", "beside", "another beside"),
+        Binding("o", "beside", "beside"),
         Binding("l", "log", "charts on a log scale, and back", show=False),
     ]
     MOST_CHARTS: ClassVar[int] = 6
@@ -195,6 +195,7 @@ class Enlarged(Page):
     """One chart as large as the screen."""
 
     NAME = "Chart"
+    AUTO_FOCUS = ""  # its keys are the screen's own: the line of the filter must not have them
     ABOUT = (
         "One chart, with the exact values at the cursor, and their 95% intervals where they have any. Filled signs are "
         "of this run, hollow ones and dotted lines of the one that is laid beside. On a log scale, values of 0 or less "
@@ -207,10 +208,10 @@ class Enlarged(Page):
         Binding("pagedown", "stride(1)", "a tenth to the right", show=False),
         Binding("home", "ends(0)", "first value", show=False),
         Binding("end", "ends(1)", "last value", show=False),
-        Binding("n", "turn(1)", "next chart"),
+        Binding("n", "turn(1)", "next"),
         Binding("p", "turn(-1)", "previous chart", show=False),
-        Binding("l", "log", "log scale"),
-        Binding("o", "beside", "another beside"),
+        Binding("l", "log", "log"),
+        Binding("o", "beside", "beside"),
         Binding("z", "leave", "all charts"),
     ]
     DEFAULT_CSS = """
