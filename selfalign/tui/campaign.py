@@ -30,6 +30,7 @@ ROUNDS_SEEN = 8  # lines of the table of rounds; the rest scrolls
 LIVE = 11  # columns of a stage under way: ▸43% ~12:10
 BAR = 20
 TRAINED = {"loss": "loss", "objective/scores": "score of rollouts"}
+JUDGES = ("labelling", "evaluating")
 ROUND = re.compile(r"round \d+")
 FIGURES = (
     Column("vs base", 10, right=True, drop=1),
@@ -203,15 +204,16 @@ def _decisions(progress: Progress) -> Iterator[Text]:
 def charts_of(run: Watched) -> list[Charted]:
     """How the figures of a run that is being read moved over the rounds."""
     reports = run.evaluated()
+    lengths = _points("", [(r.round, r.length_ratio) for r in reports])
     return [
-        Charted("Win rate", tuple(_wins(reports, name) for name in ("base", "previous")), 0.5),
-        Charted("KL to base, nats per answer", (_kl(reports),)),
-        Charted("Length over the base's", (_points("", [(r.round, r.length_ratio) for r in reports]),), 1.0),
-        Charted("Judge swap consistency", tuple(_swaps(reports, name) for name in ("labelling", "evaluating"))),
+        Charted("Win rate", tuple(_wins(reports, name) for name in ("base", "previous")), 0.5, span=0.2),
+        Charted("KL to base, nats per answer", (_kl(reports),), span=0.1),
+        Charted("Length over the base's", (lengths,), 1.0, span=0.5),
+        Charted("Judge swap consistency", tuple(_swaps(reports, name) for name in JUDGES), span=0.2),
         training(run.progress),
-        Charted("Canaries the judge prefers", (_canaries(run.progress),)),
-        Charted("Refusals and repetition, share of answers", tuple(_behaviour(reports))),
-        Charted("True score, by checkers", tuple(_gold(run))),
+        Charted("Canaries the judge prefers", (_canaries(run.progress),), span=0.2),
+        Charted("Refusals and repetition", tuple(_behaviour(reports)), span=0.1),
+        Charted("True score, by checkers", tuple(_gold(run)), span=0.1),
     ]
 
 
@@ -298,8 +300,8 @@ class Campaign(ChartPage):
         "a chart as large as the screen, o lays another run beside it, dotted and with hollow signs."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open", "open the round"),
-        Binding("space", "page", "page down"),
+        Binding("enter", "open", "open round"),
+        Binding("space", "page", "down"),
         *ChartPage.CHART_KEYS,
     ]
     MOST_CHARTS = 8

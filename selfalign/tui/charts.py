@@ -33,12 +33,15 @@ NO_CHART = "there is no chart yet"
 
 @dataclass(frozen=True, slots=True)
 class Charted:
-    """A chart: what it shows, of which curves, with which level line, and what its x axis counts."""
+    """A chart: what it shows, of which curves, with which level line, what its x axis counts, and what its y axis spans
+    at least, so that noise does not look like a trend.
+    """
 
     title: str
     curves: tuple[Curve, ...]
     level: float | None = None
     along: str = "round"
+    span: float = 0.0
 
     @property
     def drawn(self) -> bool:
@@ -129,7 +132,7 @@ class ChartPage(Page):
             if chart.display:
                 one = laid.charts[index]
                 chart.title = one.title
-                chart.draw(one.curves, look=Look(one.level, self.logged))
+                chart.draw(one.curves, look=Look(one.level, one.span, self.logged))
         self.query_one("#charts").display = bool(laid.charts)
 
     def action_log(self) -> None:
@@ -247,7 +250,7 @@ class Enlarged(Page):
         self.title_is((self.watched.name, "bold"), *self._round(), (number, shown.DIM))
         big = self.query_one("#big", Chart)
         big.title = one.title
-        big.draw(one.curves, look=Look(one.level, self.source.logged, at))
+        big.draw(one.curves, look=Look(one.level, one.span, self.source.logged, at))
         self.query_one("#values", Words).show(values(one, at))
 
     def _round(self) -> list[Part]:

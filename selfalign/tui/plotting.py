@@ -37,9 +37,12 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How curves are drawn: with a level line, on a logarithmic scale, with a cursor at a place of the x axis."""
+    """How curves are drawn: with a level line, on a y axis that spans at least so much, on a logarithmic scale, with a
+    cursor at a place of the x axis.
+    """
 
     level: float | None = None
+    span: float = 0.0
     log: bool = False
     cursor: float | None = None
 
@@ -228,11 +231,14 @@ class _Canvas:
 
 
 def _heights(curves: Sequence[Curve], look: Look) -> tuple[float, float]:
-    """From the least to the greatest value, with the intervals and the level line."""
+    """From the least to the greatest value, with the intervals and the level line; further where that is little."""
     found = [y for c in curves if c.y for ys in (c.y, c.low or (), c.high or ()) for y in (_ends(ys) if ys else ())]
     found += [look.level] if look.level is not None else []
     found = [y for y in found if math.isfinite(y) and (y > 0 or not look.log)]
-    return min(found), max(found)
+    low, high = _ends(found)
+    short = max(0.0, look.span - (high - low)) if not look.log else 0.0
+    below = min(short / 2, low) if low >= 0 else short / 2  # what is never negative has no axis below 0
+    return low - below, high + short - below
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

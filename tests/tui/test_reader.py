@@ -176,7 +176,7 @@ def test_help_names_the_keys_of_the_screen(made: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         for key, words in (
             ("1", "sort"),
-            ("2", "open the round"),
+            ("2", "open round"),
             ("3", "all files"),
             ("4", "all rounds"),
             ("8", "follow"),
