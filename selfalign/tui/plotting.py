@@ -121,16 +121,21 @@ def linear(low: float, high: float, most: int, dots: int, *, tight: bool = False
 
 
 def logarithmic(low: float, high: float, most: int, dots: int) -> Axis:
-    """An axis named at powers of ten; where they are few, at twice and five times them too."""
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    factors = (1,) if last - first > 2 else (1, 2, 5)
-    ticks = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
+    """An axis named at powers of ten; at twice and five times them too, where there is room for all of these."""
+    ticks = [factor * 10.0**power for power in _powers(low, high) for factor in (1, 2, 5)]
     begin = max((tick for tick in ticks if tick <= low * (1 + 1e-9)), default=ticks[0])
     end = min((tick for tick in ticks if tick >= high * (1 - 1e-9)), default=ticks[-1])
     end = end if end > begin else 10 * begin
-    inside = [tick for tick in ticks if begin <= tick <= end]
-    every = math.ceil(len(inside) / max(2, most))
-    return Axis(begin, end, tuple((tick, f"{tick:g}") for tick in inside[::every]), log=True, dots=dots)
+    named = [tick for tick in ticks if begin <= tick <= end]
+    powers = [10.0**power for power in _powers(begin, end) if begin <= 10.0**power <= end]
+    if len(named) > most and len(powers) > 1:
+        named = powers
+    every = math.ceil(len(named) / max(2, most))
+    return Axis(begin, end, tuple((tick, f"{tick:g}") for tick in named[::every]), log=True, dots=dots)
+
+
+def _powers(low: float, high: float) -> range:
+    return range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 2)
 
 
 def _named(tick: float, step: float) -> str:

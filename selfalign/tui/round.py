@@ -127,12 +127,7 @@ class Round(ChartPage):
         return View(number, title, parts, self.charts(), labelled, tuple(run.problems.values()))
 
     def charted(self, run: Watched, back: int) -> list[Charted]:
-        number = (self.number or 0) - back
-        key = run.path, number
-        log = self._logs.pop(key, None) or TrainLog(run.path / folder(number) / "policy")
-        self._logs = {**dict(list(self._logs.items())[1 - LOGS_HELD :]), key: log}
-        log.grow()
-        return [*log.charts(), guarded(run, number)]
+        return charts_of(run, (self.number or 0) - back, self._logs)
 
     def others(self) -> list[Beside]:
         """The round before, and the same round of the other runs."""
@@ -251,6 +246,17 @@ def _said(make: Callable[[], Text | Table]) -> Text | Table:
         return make()
     except UNREADABLE as error:
         return shown.line((f"! {why(error)}", shown.WARN))
+
+
+def charts_of(run: Watched, number: int, logs: dict[tuple[Path, int], TrainLog]) -> list[Charted]:
+    """The charts of a round's training. `logs` keeps what was read of the few that were looked at last."""
+    key = run.path, number
+    log = logs.pop(key, None) or TrainLog(run.path / folder(number) / "policy")
+    for oldest in list(logs)[: len(logs) + 1 - LOGS_HELD]:
+        del logs[oldest]
+    logs[key] = log
+    log.grow()
+    return [*log.charts(), guarded(run, number)]
 
 
 def guarded(run: Watched, number: int) -> Charted:

@@ -276,14 +276,18 @@ class Chart(Words):
     def _plot(self) -> None:
         own = [curve for curve in self._curves if not curve.other]
         said = legend(own) or [("  no figures yet", shown.DIM)] * (not self._curves)
-        region = self.content_size
-        drawn = picture(self._curves, region.width, region.height - 1, self._look)
-        head = shown.line((self.title, "bold"), *said, (self._scale(), shown.DIM))
-        head.truncate(max(1, region.width), overflow="ellipsis")
+        room = self.content_size
+        drawn = picture(self._curves, room.width, room.height - 1, self._look)
+        if self._curves and not drawn.plain:
+            drawn = shown.line(("nothing that this scale can draw", shown.DIM))
+        head = shown.line((self.title, "bold"), (self._scale(), shown.DIM), *said)
+        head.truncate(max(1, room.width), overflow="ellipsis")
         self.update(shown.lines([head, drawn]), layout=False)
 
     def _scale(self) -> str:
-        if not self._look.log:
-            return ""
-        left_out = sum(drawable(curve, log=True)[1] for curve in self._curves)
-        return f"  log{f', {left_out:,} not above 0 left out' if left_out else ''}"
+        """Which scale it is, unless it is the usual one, and how many values that cannot draw."""
+        log = self._look.log
+        left_out = sum(drawable(curve, log=log)[1] for curve in self._curves)
+        missing = f"{left_out:,} {'≤ 0' if log else 'not finite'} left out" if left_out else ""
+        said = ", ".join(part for part in ("log" if log else "", missing) if part)
+        return f"  {said}" if said else ""

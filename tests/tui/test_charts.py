@@ -47,15 +47,16 @@ def test_ticks_are_round_numbers(low: float, high: float, ticks: list[float]) ->
 @pytest.mark.parametrize(
     ("low", "high", "most", "names"),
     [
-        (0.003, 400.0, 8, ["0.001", "0.01", "0.1", "1", "10", "100", "1000"]),
+        (0.003, 400.0, 8, ["0.01", "0.1", "1", "10", "100"]),
         (0.3, 0.9, 8, ["0.2", "0.5", "1"]),
-        (10.0, 10.0, 8, ["10", "100"]),
+        (0.013, 0.19, 4, ["0.01", "0.1"]),
+        (10.0, 10.0, 8, ["10", "20", "50", "100"]),
         (1e-9, 1e9, 4, ["1e-09", "0.0001", "10", "1e+06"]),
     ],
 )
 def test_a_logarithmic_axis_is_named_at_powers_of_ten(low: float, high: float, most: int, names: list[str]) -> None:
     axis = logarithmic(low, high, most, 40)
-    assert [name for _, name in axis.ticks][: len(names)] == names or names == ["10", "100"]
+    assert [name for _, name in axis.ticks] == names
     assert axis.low <= low and axis.high >= high and axis.at(axis.low) == 0 and axis.at(axis.high) == 39
 
 
