@@ -28,7 +28,7 @@ from selfalign.words import gate_text, guard_text, progress_text, reward_text, w
 
 ROUNDS_SEEN = 8  # lines of the table of rounds; the rest scrolls
 LIVE = 11  # columns of a stage under way: ▸43% ~12:10
-BAR = 20
+BAR = 12
 TRAINED = {"loss": "loss", "objective/scores": "score of rollouts"}
 JUDGES = ("labelling", "evaluating")
 ROUND = re.compile(r"round \d+")
@@ -315,7 +315,7 @@ class Campaign(ChartPage):
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self.rounds: tuple[int | None, ...] = ()
-        self._followed = True  # whether the cursor goes with the round in hand
+        self._current: int | None = None  # the row of the round in hand, with which the cursor goes if it is there
 
     def body(self) -> Iterator[Widget]:
         with Scroll(can_focus=False):
@@ -339,9 +339,9 @@ class Campaign(ChartPage):
         grid = self.query_one(Rounds)
         grid.styles.height = min(len(view.rows), ROUNDS_SEEN) + 1
         grid.fill(len(view.rows), lambda index: view.rows[index], columns=view.columns)
-        if self._followed:
-            grid.put_cursor(view.current)
-            self._followed = False
+        if self._current is None or (grid.cursor == self._current and view.current != self._current):
+            self.call_after_refresh(grid.put_cursor, view.current)  # once it has its height
+        self._current = view.current
         self.query_one("#hand", Words).show(view.hand)
         self.query_one("#hand").display = bool(view.hand.plain)
         self._say("#alerts", [shown.line(("! ", shown.WARN), (one, shown.WARN)) for one in view.alerts])

@@ -19,7 +19,7 @@ from selfalign.tui.shown import Part
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # by column and row within a character
 BLANK = 0x2800  # the braille character without dots
 SIGNS, OTHERS_SIGNS = "●◆▲■", "○◇△□"
-FEW = 20  # points; so many are marked one by one, of more some
+APART = 3  # characters from one sign to the next; where there is no room for that, some points are marked
 AXIS = "#4a515c"
 
 
@@ -185,7 +185,7 @@ class _Canvas:
         for x, low, high in zip(curve.x, curve.low or (), curve.high or (), strict=False):
             for y in range(self.y.at(low), self.y.at(high) + 1):
                 self.dot(self.x.at(x), y, colour)
-        step = 1 if len(points) <= FEW else max(1, (len(points) - 1) // 4)
+        step = 1 if APART * len(points) <= self.width else max(1, (len(points) - 1) // 4)
         for x, y in points[::step]:
             self.put(x, y, sign, colour)
 
@@ -242,8 +242,9 @@ def _heights(curves: Sequence[Curve], look: Look) -> tuple[float, float]:
     found = [y for y in found if math.isfinite(y) and (y > 0 or not look.log)]
     low, high = _ends(found)
     short = max(0.0, look.span - (high - low)) if not look.log else 0.0
-    below = min(short / 2, low) if low >= 0 else short / 2  # what is never negative has no axis below 0
-    return low - below, high + short - below
+    below = min(short / 2, low) if low >= 0 else short / 2  # what is never negative has no axis below 0,
+    above = min(short - below, 1 - high) if high <= 1 else short - below  # and what is never above 1 none above it
+    return low - (short - above), high + above
 
 
 def _ends(values: Sequence[float]) -> tuple[float, float]:

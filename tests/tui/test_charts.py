@@ -113,6 +113,7 @@ def test_noise_does_not_look_like_a_trend() -> None:
     noise = Curve("", [0, 1, 2], [0.901, 0.905, 0.9])
     assert len({row for row, line in enumerate(lines_of(noise)) if "●" in line}) > 2
     assert len({row for row, line in enumerate(lines_of(noise, look=Look(span=0.2))) if "●" in line}) == 1
+    assert lines_of(Curve("", [0, 1], [0.95, 0.98]), look=Look(span=0.2))[0].startswith("1.0")
     assert "-" not in "".join(lines_of(Curve("", [0, 1], [0.0, 0.01]), look=Look(span=0.2)))
 
 

@@ -185,7 +185,7 @@ def test_each_key_of_a_round_does_what_it_says(made: Path) -> None:
 @pytest.mark.parametrize("size", [(80, 24), (160, 50)], ids=str)
 def test_a_round_of_ppo_is_read_at_any_size(ppo: Path, size: tuple[int, int]) -> None:
     async def at(pilot: Pilot[None]) -> None:
-        await press(pilot, "3", "p")
+        await press(pilot, "3")
         seen = [screen_of(pilot)]
         for _ in range(14):
             await press(pilot, "space")
