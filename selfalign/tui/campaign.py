@@ -28,7 +28,7 @@ from selfalign.words import gate_text, guard_text, progress_text, reward_text, w
 
 ROUNDS_SEEN = 8  # lines of the table of rounds; the rest scrolls
 LIVE = 11  # columns of a stage under way: ▸43% ~12:10
-BAR = 12
+BAR = 8
 TRAINED = {"loss": "loss", "objective/scores": "score of rollouts"}
 JUDGES = ("labelling", "evaluating")
 ROUND = re.compile(r"round \d+")
@@ -106,7 +106,7 @@ def _in_hand(progress: Progress, now: float, *, live: bool) -> Text:
         (f"{where} · {stage.name}  ", "bold"),
         ("━" * full, shown.SKY),
         ("─" * (BAR - full), shown.DIM),
-        f"  {said}{reused}",
+        f" {said}{reused}",
     )
 
 
@@ -340,7 +340,7 @@ class Campaign(ChartPage):
         grid.styles.height = min(len(view.rows), ROUNDS_SEEN) + 1
         grid.fill(len(view.rows), lambda index: view.rows[index], columns=view.columns)
         if self._current is None or (grid.cursor == self._current and view.current != self._current):
-            self.call_after_refresh(grid.put_cursor, view.current)  # once it has its height
+            self.call_after_refresh(self._go_to, view.current)  # once the table has its height
         self._current = view.current
         self.query_one("#hand", Words).show(view.hand)
         self.query_one("#hand").display = bool(view.hand.plain)
@@ -348,6 +348,12 @@ class Campaign(ChartPage):
         self._say("#gates", [shown.line(("Decisions", "bold"))] * bool(view.gates) + list(view.gates))
         self.show_charts(view.laid)
         self.trouble(view.problems)
+
+    def _go_to(self, row: int) -> None:
+        """Put the cursor on a row, with those before it in sight."""
+        grid = self.query_one(Rounds)
+        grid.put_cursor(row)
+        grid.scroll_to(y=max(0, row + 2 - ROUNDS_SEEN), animate=False, force=True)
 
     def _say(self, name: str, made: list[Text]) -> None:
         words = self.query_one(name, Words)

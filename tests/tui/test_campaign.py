@@ -68,7 +68,7 @@ def test_charts_go_to_a_log_scale_and_back(made: Path) -> None:
         await press(pilot, "l")
         await until(pilot, lambda: "Length over the base's  log" in screen_of(pilot))
         await press(pilot, "z")
-        assert "◆ vs previous  log" in screen_of(pilot)
+        assert "Win rate  log  ● vs base" in screen_of(pilot)
         await press(pilot, "l", "z", "r")
         await until(pilot, lambda: "  log" not in screen_of(pilot))
 
@@ -142,7 +142,7 @@ def test_thirty_rounds_fit_a_small_screen(tmp_path: Path) -> None:
 
     async def at(pilot: Pilot[None]) -> None:
         shown = screen_of(pilot)
-        assert "29 " in shown and "round" in shown.splitlines()[2] and "40s" in shown
+        assert "24 " in shown and "29 " in shown and "round" in shown.splitlines()[2] and "40s" in shown
         assert "Win rate" in shown  # the table leaves room for what stands below
         await press(pilot, "g")
         assert page_of(pilot).place().round is None
