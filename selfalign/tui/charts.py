@@ -316,7 +316,8 @@ def values(chart: Charted, at: float | None) -> Table | Text:
     for curve, sign, colour in marked(chart.curves):
         y, low, high = value_at(curve, at)
         rows.append(((f"{sign} {curve.name}".rstrip(), colour), (_number(y), "bold"), _interval(low, high)))
-    return shown.table((place_name(chart.along, at), "value", "95% interval"), rows, right=(1,))
+    interval = "95% interval" if any(curve.low is not None for curve in chart.curves) else ""
+    return shown.table((place_name(chart.along, at), "value", interval), rows, right=(1,))
 
 
 def value_at(curve: Curve, at: float) -> tuple[float | None, float | None, float | None]:

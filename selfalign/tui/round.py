@@ -132,7 +132,7 @@ class Round(ChartPage):
     def others(self) -> list[Beside]:
         """The round before, and the same round of the other runs."""
         own = self.watched
-        before = [Beside(f"round before this one, of {own.name}", own.path, back=1)] if self.number else []
+        before = [Beside("the round before", own.path, back=1)] if self.number else []
         return before + super().others()
 
     @property

@@ -162,14 +162,14 @@ def test_each_key_of_a_round_does_what_it_says(made: Path) -> None:
         await until(pilot, lambda: "left out" not in screen_of(pilot))
         await press(pilot, "o")
         await until(pilot, lambda: isinstance(pilot.app.screen, Choose))
-        assert pilot.app.screen.names[0] == "round before this one, of sample"
+        assert pilot.app.screen.names[0] == "the round before"
         await press(pilot, "enter")
-        await until(pilot, lambda: "○ ◇ dotted: round before" in screen_of(pilot))
+        await until(pilot, lambda: "○ ◇ dotted: the round before" in screen_of(pilot))
         await press(pilot, "z")
         page = page_of(pilot)
         assert isinstance(page, Enlarged) and "round 1" in screen_of(pilot).splitlines()[1]
         shown = screen_of(pilot)
-        assert "step 20" in shown and "0.68" in shown and "○ round before this one" in shown
+        assert "step 20" in shown and "0.68" in shown and "○ the round before" in shown
         await press(pilot, "left", "o")
         await until(pilot, lambda: "step 19" in screen_of(pilot) and "○" not in screen_of(pilot))
         await press(pilot, "z", "f", "G")
