@@ -1,0 +1,504 @@
+"""Screen 7: two rounds, or two runs. Figures, curves, settings, constitutions, and answers to the same prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+from textual.binding import Binding, BindingType
+from textual.containers import Container
+from textual.events import Resize
+from textual.widget import Widget
+
+from selfalign.constitution.diff import Change, in_words
+from selfalign.constitution.diff import diff as changes_between
+from selfalign.rewording import sides as reworded
+from selfalign.settings import in_yaml
+from selfalign.stages.report import folder
+from selfalign.stages.report.comparison import settings_that_differ
+from selfalign.text import one_line
+from selfalign.tui import shown
+from selfalign.tui.answers import Answer, Answers, answers_of
+from selfalign.tui.campaign import curves_of
+from selfalign.tui.page import LazyPage, Place
+from selfalign.tui.picking import PickRun
+from selfalign.tui.prompt import OnePrompt
+from selfalign.tui.shown import Part
+from selfalign.tui.sides import MEASURES, Policy, Side, difference, incomparable, mark_of, side_of
+from selfalign.tui.trainlog import TrainLog
+from selfalign.tui.widgets import Chart, Column, Curve, Grid, Scroll, Words
+
+CHARTS: Mapping[str, tuple[str, float | None]] = {  # of two runs, by what `curves_of` calls them
+    "win": ("Win rate vs base", 0.5),
+    "kl": ("KL to base, nats per answer", None),
+    "length": ("Length over the base's", 1.0),
+    "judge": ("Judge swap consistency", None),
+}
+MOST_CHARTS = 4
+TRAINED = ("Training loss", "Reward margin", "Reward accuracy", "Scores of the reward model", "KL, nats per answer")
+SHORT = 60  # characters of a setting or of a changed value that stand in one line
+SNIPPET = 200
+NO_FIGURES = "No figures: neither side has been evaluated."
+FRAME = 6  # lines of a screen that are not its body, and the head of the prompts
+
+
+class Lines(NamedTuple):
+    """What a row of the prompts shows beside its place: the prompt and both answers."""
+
+    prompt: str
+    left: Answer | None
+    right: Answer | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What the screen shows, made in the thread that read it. `parts` are its sections by id, `ids` the prompts."""
+
+    left: Side
+    right: Side
+    parts: Mapping[str, Text | Table]
+    charts: Mapping[str, tuple[tuple[Curve, ...], float | None]]
+    ids: Sequence[str]
+
+
+class Compare(LazyPage):
+    NUMBER, NAME = "7", "Compare"
+    EVERY = 2.0
+    ABOUT = (
+        "Two policies: of two rounds of a run, or of two runs. Differences say what the right one has more or less of; "
+        "within noise: the 95% intervals overlap, so the difference may be chance.\n\n"
+        "[ and ] choose another round for the left side, { and } for the right one, w another run for the right side. "
+        "On Campaigns, Space marks two runs to compare. The last section lists the held-out prompts that both "
+        "answered; Enter opens one, where the arrow keys go through the answers of all rounds."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("tab", "section(1)", "section"),
+        Binding("shift+tab", "section(-1)", "section before", show=False),
+        Binding("left_square_bracket", "round('left', -1)", "left: round before", show=False),
+        Binding("right_square_bracket", "round('left', 1)", "left: next round", show=False),
+        Binding("left_curly_bracket", "round('right', -1)", "right: round before", show=False),
+        Binding("right_curly_bracket", "round('right', 1)", "right: next round", show=False),
+        Binding("x", "swap", "swap sides"),
+        Binding("w", "which", "which run"),
+        Binding("enter", "open", "open the prompt"),
+    ]
+    DEFAULT_CSS = """
+    Compare .part { height: auto; padding: 0 2; margin-bottom: 1; }
+    Compare #charts { layout: grid; grid-size: 2; grid-rows: 10; height: auto; margin-bottom: 1; padding: 0 1; }
+    Compare Chart { height: 10; }
+    Compare.wide #charts { grid-size: 3; grid-rows: 12; }
+    Compare.wide Chart { height: 12; }
+    Compare #samehead { margin-bottom: 0; }
+    """
+    SECTIONS: ClassVar[tuple[str, ...]] = ("figures", "charts", "settings", "rules", "samehead")
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.left: Policy | None = None
+        self.right: Policy | None = None
+        self.view: View | None = None
+        self._lines: dict[tuple[Policy, Policy, str], Lines] = {}
+        self._logs: dict[Policy, TrainLog] = {}
+        self._held: dict[Policy, tuple[object, Side]] = {}
+
+    def body(self) -> Iterator[Widget]:
+        with Scroll():
+            yield Words(id="notes", classes="part")
+            yield Words(id="figures", classes="part")
+            with Container(id="charts"):
+                for index in range(MOST_CHARTS):
+                    yield Chart("", id=f"chart{index}")
+            for name in ("settings", "rules", "samehead"):
+                yield Words(id=name, classes="part")
+            yield Prompts([Column("prompt")])
+
+    def main(self) -> Widget | None:
+        return self.query_one(Scroll)
+
+    @property
+    def settled(self) -> bool:
+        return self.ready and not self.fetching
+
+    # Reading
+
+    def read(self) -> View:
+        left, right = self._sides()
+        one, other = self._read_side(left), self._read_side(right)
+        ids, asked = self._shared(one, other)
+        return View(one, other, {
+            "notes": notes(one, other, len(ids), asked),
+            "figures": figures(one, other),
+            "settings": settings(one, other),
+            "rules": rules(one, other),
+            "samehead": same_head(one, other, len(ids), asked),
+        }, dict(self._charts(one, other)), ids)  # fmt: skip
+
+    def _sides(self) -> tuple[Policy, Policy]:
+        """The two sides; where nobody has chosen them yet, what the screen was opened for says."""
+        if self.left is None or self.right is None:
+            place, against = self.at, self.at.against
+            assert place.path is not None
+            last = self._last(place)
+            if against is not None and against.path is not None:
+                self.left, self.right = Policy(place.path, last), Policy(against.path, self._last(against))
+            else:
+                self.left, self.right = Policy(place.path, last - 1 if last else None), Policy(place.path, last)
+        return self.left, self.right
+
+    def _read_side(self, policy: Policy) -> Side:
+        """A side; what was read of it before, where its files look as they did then."""
+        watched = self.reader.library.open(policy.path)
+        mark = mark_of(policy)
+        if policy not in self._held or self._held[policy][0] != mark:
+            self._held[policy] = mark, side_of(watched, policy.round)
+        return self._held[policy][1]
+
+    def _last(self, place: Place) -> int | None:
+        """The round of a place, or the last one that was evaluated; None where there is none."""
+        if place.round is not None or place.path is None:
+            return place.round
+        with self.reader.library.open(place.path).reading() as run:
+            return max(run.reports, default=None)
+
+    def _shared(self, left: Side, right: Side) -> tuple[list[str], tuple[int, int]]:
+        """The ids of the prompts that both sides answered, and how many each did."""
+        one, other = (self._answers(side.policy).answered(side.policy.round) for side in (left, right))
+        both = set(other)
+        return [identity for identity in one if identity in both], (len(one), len(other))
+
+    def _answers(self, policy: Policy) -> Answers:
+        return answers_of(self.reader.library.open(policy.path).run)
+
+    def _charts(self, left: Side, right: Side) -> Iterator[tuple[str, tuple[tuple[Curve, ...], float | None]]]:
+        if left.policy.path != right.policy.path:
+            curves = [curves_of(side.reports) for side in (left, right)]
+            for name, (title, level) in CHARTS.items():
+                yield (
+                    title,
+                    (tuple(named(c[name][0], s.run) for c, s in zip(curves, (left, right), strict=True)), level),
+                )
+            return
+        found = [self._trained(side.policy) for side in (left, right)]
+        for title in TRAINED:
+            curves = [
+                named(one[title][0], side.name) for one, side in zip(found, (left, right), strict=True) if title in one
+            ]
+            if curves:
+                yield title, (tuple(curves), None)
+
+    def _trained(self, policy: Policy) -> Mapping[str, tuple[Curve, ...]]:
+        if policy.round is None:
+            return {}
+        log = self._logs.setdefault(policy, TrainLog(policy.path / folder(policy.round) / "policy"))
+        log.grow()
+        return log.charts()
+
+    # Showing
+
+    def show(self, view: View) -> None:
+        if (view.left.policy, view.right.policy) != (self.left, self.right):  # chosen otherwise meanwhile
+            self.renew()
+            return
+        self.view = view
+        self.query_one("#title", Words).show(title_of(view.left, view.right))
+        for name, made in view.parts.items():
+            words = self.query_one(f"#{name}", Words)
+            words.show(made)
+            words.display = not isinstance(made, Text) or bool(made.plain)
+        self._show_charts(view)
+        grid = self.query_one(Prompts)
+        grid.display = bool(view.ids)
+        grid.fill(len(view.ids), self.row, columns=columns_of(view.left, view.right))
+        self._fit()
+        self.trouble([f"left: {one}" for one in view.left.problems] + [f"right: {one}" for one in view.right.problems])
+
+    def _show_charts(self, view: View) -> None:
+        charts = [item for item in view.charts.items() if any(curve.x for curve in item[1][0])][:MOST_CHARTS]
+        for index in range(MOST_CHARTS):
+            chart = self.query_one(f"#chart{index}", Chart)
+            chart.display = index < len(charts)
+            if chart.display:
+                chart.title, (curves, level) = charts[index]
+                chart.draw(curves, level=level)
+        self.query_one("#charts").display = bool(charts)
+
+    def on_resize(self, event: Resize) -> None:
+        self.set_class(event.size.width >= 120, "wide")
+        self._fit()
+
+    def _fit(self) -> None:
+        """The prompts take the whole screen, once one has come down to them."""
+        grid = self.query_one(Prompts)
+        grid.styles.height = min(grid.count + 1, max(6, self.size.height - FRAME))
+
+    def row(self, index: int) -> list[Text]:
+        view = self.view
+        assert view is not None
+        found = self._lines.get(self._key(view.ids[index]))
+        if found is None:
+            self.want(view.ids[index])
+            return [shown.cell("…", shown.DIM)] * len(columns_of(view.left, view.right))
+        texts = [one.first.text if one and one.first else "" for one in (found.left, found.right)]
+        same = texts[0] == texts[1]
+        return [
+            shown.cell(found.prompt),
+            *(probability(p) for p in odds(view.left, view.right, found)),
+            shown.cell("= same" if same else "≠ other", shown.DIM if same else ""),
+            *(shown.cell(text[:SNIPPET] or "(empty)", shown.DIM) for text in texts),
+        ]
+
+    def _key(self, identity: str) -> tuple[Policy, Policy, str]:
+        assert self.left is not None and self.right is not None
+        return self.left, self.right, identity
+
+    def load(self, wanted: Sequence[str]) -> None:
+        left, right = self._sides()
+        answers = self._answers(left), self._answers(right)
+        if len(self._lines) > 4096:
+            self._lines.clear()
+        for identity in wanted:
+            prompt = answers[0].prompt(identity)
+            said = one_line(prompt.messages[-1].content, SNIPPET) if prompt and prompt.messages else ""
+            found = [one.of(side.round, identity) for one, side in zip(answers, (left, right), strict=True)]
+            self._lines[left, right, identity] = Lines(said or "(empty)", *found)
+
+    # Keys
+
+    def action_round(self, which: str, by: int) -> None:
+        """Another round for one side; before the first comes the base policy."""
+        if self.view is None or self.left is None or self.right is None:
+            return
+        side = self.view.left if which == "left" else self.view.right
+        policy = self.left if which == "left" else self.right
+        choices: list[int | None] = [
+            None,
+            *sorted({*side.rounds, *([policy.round] if policy.round is not None else [])}),
+        ]
+        at = choices.index(policy.round) + by
+        if not 0 <= at < len(choices):
+            self.reader.say(f"{side.run} has no evaluated round {'after' if by > 0 else 'before'} this one")
+            return
+        self._choose(**{which: policy._replace(round=choices[at])})
+
+    def action_swap(self) -> None:
+        if self.left is not None and self.right is not None:
+            self._choose(left=self.right, right=self.left)
+
+    def action_which(self) -> None:
+        self.app.push_screen(PickRun("Compare with which run?"), self._picked)
+
+    def _picked(self, path: Path | None) -> None:
+        """The last evaluated round of a run, whose reports the list of runs has just read."""
+        if path is not None:
+            self._choose(right=Policy(path, max(self.reader.library.open(path).reports, default=None)))
+
+    def _choose(self, left: Policy | None = None, right: Policy | None = None) -> None:
+        self.left, self.right = left or self.left, right or self.right
+        if self.right is not None:
+            self.at = Place(self.right.path, self.right.round, self.at.against)
+        self.renew()
+
+    def action_section(self, by: int) -> None:
+        """Bring the next section to the top; the last one is the prompts, which then have the keys."""
+        scroll, grid = self.query_one(Scroll), self.query_one(Prompts)
+        tops = [(one.virtual_region.y, name) for name in self.SECTIONS if (one := self.query_one(f"#{name}")).display]
+        here = scroll.scroll_offset.y
+        at_end = grid.has_focus
+        further = [top for top in tops if top[0] > here] if by > 0 else [top for top in tops[::-1] if top[0] < here]
+        if (at_end and by > 0) or not further:
+            further = [tops[0]] if by > 0 else further
+        if not further:
+            return
+        y, name = further[0]
+        scroll.scroll_to(y=y, animate=False)
+        (grid if name == "samehead" and grid.display else scroll).focus(scroll_visible=False)
+
+    def action_open(self) -> None:
+        grid, view = self.query_one(Prompts), self.view
+        if view is None or not view.ids:
+            self.reader.say("there is no prompt that both have answered")
+            return
+        if not grid.has_focus:
+            grid.focus()
+            return
+        self.app.push_screen(OnePrompt(self.at, view.left, view.right, view.ids, grid.cursor, grid.put_cursor))
+
+    def on_grid_opened(self) -> None:
+        self.action_open()
+
+    def command(self) -> str:
+        left, right = self._sides()
+        if left.path != right.path:
+            return f"selfalign runs compare {left.path} {right.path}"
+        return f"selfalign report {right.path}"
+
+    def copied(self) -> str:
+        grid, view = self.query_one(Prompts), self.view
+        found = self._lines.get(self._key(view.ids[grid.cursor])) if view is not None and grid.has_focus else None
+        if found is not None:
+            texts = [one.first.text if one and one.first else "" for one in (found.left, found.right)]
+            return "\n\n".join((found.prompt, *texts))
+        return " ".join(str(one.path / folder(one.round)) if one.round is not None else str(one.path)
+                        for one in self._sides())  # fmt: skip
+
+
+class Prompts(Grid):
+    """The prompts; before the first one comes the rest of the screen."""
+
+    def action_move(self, by: int) -> None:
+        if by < 0 and self.cursor == 0:
+            self.screen.query_one(Scroll).focus(scroll_visible=False)
+            self.screen.query_one(Scroll).action_scroll_up()
+        else:
+            super().action_move(by)
+
+
+def named(curve: Curve, name: str) -> Curve:
+    return replace(curve, name=one_line(name, 24))
+
+
+def title_of(left: Side, right: Side) -> Text:
+    """What is compared with what."""
+    arrow = ("  →  ", f"bold {shown.SKY}")
+    if left.policy.path == right.policy.path:
+        return shown.line((left.run, "bold"), "  ", (left.name, "bold"), arrow, (right.name, "bold"))
+    parts: list[Part] = [(left.run, "bold"), f" {left.name}", arrow, (right.run, "bold"), f" {right.name}"]
+    return shown.line(*parts)
+
+
+def heads(left: Side, right: Side) -> tuple[str, str]:
+    """The names of both sides as heads of columns."""
+    if left.policy.path == right.policy.path:
+        return left.name, right.name
+    return tuple(f"{one_line(side.run, 24)} {side.name}" for side in (left, right))  # type: ignore[return-value]
+
+
+def notes(left: Side, right: Side, shared: int, asked: tuple[int, int]) -> Text:
+    found = list(incomparable(left, right, shared, asked))
+    if left.policy == right.policy:
+        found.append("both sides are the same policy: [ or ] takes another round, w another run")
+    made = [shown.line(("! ", shown.WARN), (one, shown.WARN)) for one in found]
+    for one in made:
+        one.no_wrap = False
+    return shown.lines(made)
+
+
+def figures(left: Side, right: Side) -> Table | Text:
+    """The figures of both sides, and what lies between them."""
+    rows: list[tuple[Part, ...]] = []
+    if left.report or right.report:
+        rows.append(("gate", *(gate(side) for side in (left, right)), ""))
+    for name, measure in MEASURES.items():
+        found = left.figures.get(name), right.figures.get(name)
+        if any(found):
+            rows.append((measure.name, *(one.said if one else ("–", shown.DIM) for one in found),
+                         difference(measure, *found)))  # fmt: skip
+    if not rows:
+        return shown.line((NO_FIGURES, shown.DIM))
+    return shown.table(("figures, 95%", *heads(left, right), "difference"), rows)
+
+
+def gate(side: Side) -> Part:
+    if side.report is None:
+        return ("–", shown.DIM)
+    return ("✓ accepted", shown.GOOD) if side.report.gate.accepted else ("✗ rejected", shown.BAD)
+
+
+def settings(left: Side, right: Side) -> Table | Text:
+    if left.settings is None or right.settings is None:
+        return shown.line(("Settings: ", "bold"), ("those of one side could not be read", shown.DIM))
+    differing = [one for one in settings_that_differ([left.settings, right.settings]) if one[0] != "name"]
+    if not differing:
+        return shown.line(("Settings: ", "bold"), ("✓ the same", shown.GOOD))
+    rows = [((name, "bold"), *(one_line(in_yaml(value), SHORT) for value in values)) for name, values in differing]
+    return shown.table((f"{len(rows)} settings differ" if len(rows) > 1 else "1 setting differs",
+                        *heads(left, right)), rows)  # fmt: skip
+
+
+def rules(left: Side, right: Side) -> Table | Text:
+    """What an edit of the constitution means, principle by principle."""
+    head: Part = ("Constitution: ", "bold")
+    if left.rules is None or right.rules is None:
+        missing = next(side for side in (left, right) if side.rules is None)
+        base = missing.policy.round is None
+        why = "the base policy was not trained by one" if base else f"that of {missing.name} could not be read"
+        return shown.line(head, (why, shown.DIM))
+    found = changes_between(left.rules, right.rules)
+    if not found.changes:
+        return shown.line(head, ("✓ the same", shown.GOOD), (f"  {one_line(found.after, SHORT)}", shown.DIM))
+    anew = f"  {len(found.judged_anew)} of {len(right.rules.active)} principles to be judged anew"
+    title = shown.line(head, f"{one_line(found.before, SHORT)} → {one_line(found.after, SHORT)}", (anew, shown.DIM))
+    return shown.below(title, *(made for change in found.changes for made in changed(change)))
+
+
+def changed(change: Change) -> Sequence[Text | Table]:
+    """A change in a line, or, of longer words, both wordings with what the other has not underlined."""
+    head: list[Part] = [(f"{change.kind}  ", KINDS.get(change.kind, "")), (change.principle or "(all)", "bold")]
+    if change.field == "status":
+        return [shown.line(*head, f"  {change.state()}")]
+    before, after = (in_words(value) for value in (change.before, change.after))
+    if len(before) + len(after) <= SHORT and "\n" not in before + after:
+        return [shown.line(*head, f"  {change.field}: {before} → {after}")]
+    styles = (f"underline {shown.VERMILION}", f"underline {shown.GREEN}")
+    return [
+        shown.line(*head, (f"  {change.field}", shown.DIM)),
+        shown.columns(*reworded(before[: shown.LONGEST_BLOCK], after[: shown.LONGEST_BLOCK], styles)),
+    ]
+
+
+KINDS = {"added": shown.GOOD, "retired": shown.WARN, "reworded": shown.NOTE}
+
+
+def same_head(left: Side, right: Side, shared: int, asked: tuple[int, int]) -> Text:
+    if not shared:
+        none = next((side for side, count in zip((left, right), asked, strict=True) if not count), None)
+        said = f"{none.run} {none.name} has no held-out answers" if none else "no held-out prompt was put to both"
+        return shown.line(("Same prompts: ", "bold"), (said, shown.DIM))
+    count = f"{shared:,} held-out prompts answered by both" if shared > 1 else "1 held-out prompt answered by both"
+    said = "  p: the judge's probability that the first named is better"
+    return shown.line(("Same prompts: ", "bold"), count, (said, shown.DIM))
+
+
+def opponents(left: Side, right: Side) -> list[tuple[str, str]]:
+    """What the judge's probabilities in the list are of, as heads of columns: a side, and what it is better than.
+
+    Rounds that follow one another were judged directly; else both were judged against the base policy.
+    """
+    rounds = left.policy.round, right.policy.round
+    near = left.policy.path == right.policy.path and rounds[1] is not None and _before(rounds[1]) == rounds[0]
+    found = [("left", "base"), ("right", "base")] if not near else [("right", "left")]
+    return [(side, other) for side, other in found if (left if side == "left" else right).policy.round is not None]
+
+
+def _before(number: int) -> int | None:
+    return number - 1 if number else None
+
+
+def odds(left: Side, right: Side, found: Lines) -> list[float | None]:
+    said = []
+    for side, other in opponents(left, right):
+        answer = found.left if side == "left" else found.right
+        said.append((answer.p_previous if other == "left" else answer.p_base) if answer else None)
+    return said
+
+
+def columns_of(left: Side, right: Side) -> tuple[Column, ...]:
+    names = {"left": heads(left, right)[0], "right": heads(left, right)[1]}
+    same_run = left.policy.path == right.policy.path
+    short = {side: name.replace("round ", "") if same_run else side for side, name in names.items()}
+    short["base"] = "base"
+    chances = (Column(f"p {short[a]} over {short[b]}", 15, right=True) for a, b in opponents(left, right))
+    texts = (Column(name, drop=1) for name in names.values())
+    return (Column("prompt"), *chances, Column("", 7, drop=3), *texts)
+
+
+def probability(p: float | None) -> Text:
+    """A probability with a sign: for the answer, against it, or neither."""
+    if p is None:
+        return shown.cell("–", shown.DIM)
+    sign, style = ("=", shown.DIM) if abs(p - 0.5) < 0.01 else ("✓", shown.GOOD) if p > 0.5 else ("✗", shown.WARN)
+    return shown.cell(f"{sign} {p:.2f}", style)
