@@ -82,9 +82,9 @@ class Compare(LazyPage):
         Binding("right_square_bracket", "round('left', 1)", "left: next round", show=False),
         Binding("left_curly_bracket", "round('right', -1)", "right: round before", show=False),
         Binding("right_curly_bracket", "round('right', 1)", "right: next round", show=False),
-        Binding("x", "swap", "swap sides"),
-        Binding("w", "which", "which run"),
-        Binding("enter", "open", "open the prompt"),
+        Binding("x", "swap", "swap"),
+        Binding("w", "which", "other run"),
+        Binding("enter", "open", "open"),
     ]
     DEFAULT_CSS = """
     Compare .part { height: auto; padding: 0 2; margin-bottom: 1; }
@@ -303,19 +303,17 @@ class Compare(LazyPage):
         self.renew()
 
     def action_section(self, by: int) -> None:
-        """Bring the next section to the top; the last one is the prompts, which then have the keys."""
+        """Bring the next section to the top, or the first one after the last; at the prompts, they have the keys."""
         scroll, grid = self.query_one(Scroll), self.query_one(Prompts)
-        tops = [(one.virtual_region.y, name) for name in self.SECTIONS if (one := self.query_one(f"#{name}")).display]
-        here = scroll.scroll_offset.y
-        at_end = grid.has_focus
-        further = [top for top in tops if top[0] > here] if by > 0 else [top for top in tops[::-1] if top[0] < here]
-        if (at_end and by > 0) or not further:
-            further = [tops[0]] if by > 0 else further
-        if not further:
-            return
-        y, name = further[0]
-        scroll.scroll_to(y=y, animate=False)
-        (grid if name == "samehead" and grid.display else scroll).focus(scroll_visible=False)
+        tops = [one.virtual_region.y for name in self.SECTIONS if (one := self.query_one(f"#{name}")).display]
+        here, end = scroll.scroll_offset.y, scroll.max_scroll_y
+        further = [y for y in tops if here < y] if by > 0 else [y for y in reversed(tops) if y < here]
+        down = by > 0 and grid.display and not grid.has_focus and (here >= end or further[:1] == tops[-1:])
+        if by > 0 and not down and (here >= end or grid.has_focus):
+            further = [0]
+        if further:
+            scroll.scroll_to(y=further[0], animate=False)
+        (grid if down else scroll).focus(scroll_visible=False)
 
     def action_open(self) -> None:
         grid, view = self.query_one(Prompts), self.view

@@ -45,10 +45,10 @@ class OnePrompt(Page):
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "turn(1)", "next"),
         Binding("p", "turn(-1)", "previous"),
-        Binding("left,h", "slide(1, -1)", "round before", priority=True),
-        Binding("right,l", "slide(1, 1)", "next round", priority=True),
-        Binding("left_square_bracket", "slide(0, -1)", "left: round before", show=False),
-        Binding("right_square_bracket", "slide(0, 1)", "left: next round", show=False),
+        Binding("left", "slide(1, -1)", "earlier", priority=True),
+        Binding("right", "slide(1, 1)", "later", priority=True),
+        Binding("left_square_bracket", "slide(0, -1)", "left: earlier", show=False),
+        Binding("right_square_bracket", "slide(0, 1)", "left: later", show=False),
         Binding("d", "difference", "words"),
     ]
     DEFAULT_CSS = """
@@ -112,8 +112,10 @@ class OnePrompt(Page):
             made = list(reworded(*texts, (f"underline {shown.VERMILION}", f"underline {shown.GREEN}")))
         else:
             made = [said(answer, text) for answer, text in zip(chosen, texts, strict=True)]
+        same = ("  = the same words" if all(texts) and texts[0] == texts[1] else "", shown.DIM)
         for side, answer in enumerate(chosen):
-            self.query_one(f"#answer{side}", Words).show(shown.lines([self._head(side, answer), made[side]]))
+            head = shown.line(self._head(side, answer), same if side else "")
+            self.query_one(f"#answer{side}", Words).show(shown.lines([head, made[side]]))
         self.trouble([f"{answer.name}: {answer.trouble}" for answer in chosen if answer and answer.trouble])
 
     def _chosen(self, side: int) -> Answer | None:

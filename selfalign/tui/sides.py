@@ -56,7 +56,7 @@ class Measure:
     percent: bool = False
 
 
-JUDGES = {"labelling": "judge of pairs", "evaluating": "judge of rounds"}
+JUDGES = ("labelling", "evaluating")
 MEASURES: Mapping[str, Measure] = {
     "base": Measure("win rate vs base"),
     "controlled": Measure("  at equal length"),
@@ -67,13 +67,13 @@ MEASURES: Mapping[str, Measure] = {
     "length": Measure("length over the base's", ("longer", "shorter")),
     "refusal": Measure("refusals", ("more", "fewer"), percent=True),
     **{
-        f"{role} {name}": Measure(f"{called}: {said}", words, best, percent=True)
-        for role, called in JUDGES.items()
-        for name, said, words, best in (
-            ("swap", "swap", None, math.inf),
-            ("first", "first", None, 0.5),
-            ("invalid", "invalid", None, 0.0),
-            ("ties", "ties", ("more", "fewer"), 0.0),
+        f"{role} {name}": Measure(f"{role}: {name}", words, best, percent=True)
+        for role in JUDGES
+        for name, words, best in (
+            ("swap", None, math.inf),
+            ("first", None, 0.5),
+            ("invalid", None, 0.0),
+            ("ties", ("more", "fewer"), math.inf),
         )
     },
     "examples": Measure("trained on", ("more", "fewer"), digits=0),
@@ -172,12 +172,12 @@ def _figures(
 
 def _of_base(described: Behaviour | None, gold: Mapping[str, float]) -> Iterator[tuple[str, Figure]]:
     """The base policy beats itself half the time, and is no distance from itself."""
-    yield "base", Figure(0.5, "0.50 by definition", 0.5, 0.5)
+    yield "base", Figure(0.5, "0.50 by itself", 0.5, 0.5)
     if "gold" in gold:
         yield "gold", Figure(gold["gold"], f"{gold['gold']:.3f}")
-    yield "kl", Figure(0.0, "0 by definition", 0.0, 0.0)
+    yield "kl", Figure(0.0, "0 by itself", 0.0, 0.0)
     yield from _behaviour(described)
-    yield "length", Figure(1.0, "×1 by definition")
+    yield "length", Figure(1.0, "×1 by itself")
 
 
 def _of_report(report: Report, gold: Mapping[str, float]) -> Iterator[tuple[str, Figure]]:
@@ -201,7 +201,7 @@ def _of_report(report: Report, gold: Mapping[str, float]) -> Iterator[tuple[str,
 
 
 def _win(win: WinRate) -> Figure:
-    return Figure(win.rate, f"{win.rate:.2f} ({win.low:.2f} to {win.high:.2f})", win.low, win.high)
+    return Figure(win.rate, f"{win.rate:.2f} ±{(win.high - win.low) / 2:.2f}", win.low, win.high)
 
 
 def _behaviour(found: Behaviour | None) -> Iterator[tuple[str, Figure]]:
