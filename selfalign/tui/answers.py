@@ -34,7 +34,8 @@ class Answer:
     """What one policy says to a prompt: that of round `policy`, or the base policy where it is None.
 
     `p_previous` and `p_base` are the judge's probabilities that it is better than the answers of the policy before and
-    of the base policy, None where it was not asked. `trouble`: why an answer that was given cannot be read.
+    of the base policy, None where it was not asked. `trouble`: why an answer that was given, or what the judge says
+    of it, cannot be read.
     """
 
     policy: int | None
@@ -128,7 +129,8 @@ class Answers:
             try:
                 p = [self._p(policy, answer.first, old.first if old else None) for old in (previous, base)]
             except UNREADABLE as error:
-                return Answer(policy, answer.samples, trouble=why(error))
+                said = f"what the judge says cannot be read: {why(error, f'rounds/{policy:03d}')}"
+                return Answer(policy, answer.samples, trouble=said)
             return Answer(policy, answer.samples, p[0], p[1])
 
     def prompt(self, prompt_id: str) -> Prompt | None:

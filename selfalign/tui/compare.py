@@ -24,7 +24,7 @@ from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import Answer, Answers, answers_of
 from selfalign.tui.campaign import curves_of
-from selfalign.tui.page import LazyPage, Place
+from selfalign.tui.page import ROOMY, LazyPage, Place
 from selfalign.tui.picking import PickRun
 from selfalign.tui.prompt import OnePrompt
 from selfalign.tui.shown import Part
@@ -34,9 +34,9 @@ from selfalign.tui.widgets import Chart, Column, Curve, Grid, Scroll, Words
 
 CHARTS: Mapping[str, tuple[str, float | None]] = {  # of two runs, by what `curves_of` calls them
     "win": ("Win rate vs base", 0.5),
-    "kl": ("KL to base, nats per answer", None),
-    "length": ("Length over the base's", 1.0),
-    "judge": ("Judge swap consistency", None),
+    "kl": ("KL, nats", None),
+    "length": ("Length over base", 1.0),
+    "judge": ("Judge swap", None),
 }
 MOST_CHARTS = 4
 TRAINED = ("Training loss", "Reward margin", "Reward accuracy", "Scores of the reward model", "KL, nats per answer")
@@ -212,7 +212,6 @@ class Compare(LazyPage):
         self._show_charts(view)
         grid = self.query_one(Prompts)
         grid.display = bool(view.ids)
-        grid.fill(len(view.ids), self.row, columns=columns_of(view.left, view.right))
         self._fit()
         self.trouble([f"left: {one}" for one in view.left.problems] + [f"right: {one}" for one in view.right.problems])
 
@@ -233,15 +232,20 @@ class Compare(LazyPage):
     def _fit(self) -> None:
         """The prompts take the whole screen, once one has come down to them."""
         grid = self.query_one(Prompts)
+        if self.view is not None:
+            grid.fill(len(self.view.ids), self.row, columns=self._columns(self.view))
         grid.styles.height = min(grid.count + 1, max(6, self.size.height - FRAME))
 
-    def row(self, index: int) -> list[Text]:
+    def _columns(self, view: View) -> tuple[Column, ...]:
+        return columns_of(view.left, view.right, wide=self.size.width >= ROOMY)
+
+    def row(self, index: int) -> list[Text] | None:
         view = self.view
         assert view is not None
         found = self._lines.get(self._key(view.ids[index]))
         if found is None:
             self.want(view.ids[index])
-            return [shown.cell("…", shown.DIM)] * len(columns_of(view.left, view.right))
+            return None
         texts = [one.first.text if one and one.first else "" for one in (found.left, found.right)]
         same = texts[0] == texts[1]
         return [
@@ -428,7 +432,7 @@ def rules(left: Side, right: Side) -> Table | Text:
     found = changes_between(left.rules, right.rules)
     if not found.changes:
         return shown.line(head, ("✓ the same", shown.GOOD), (f"  {one_line(found.after, SHORT)}", shown.DIM))
-    anew = f"  {len(found.judged_anew)} of {len(right.rules.active)} principles to be judged anew"
+    anew = f"  {len(found.judged_anew)} of {len(right.rules.active)} principles judged anew"
     title = shown.line(head, f"{one_line(found.before, SHORT)} → {one_line(found.after, SHORT)}", (anew, shown.DIM))
     return shown.below(title, *(made for change in found.changes for made in changed(change)))
 
@@ -456,9 +460,8 @@ def same_head(left: Side, right: Side, shared: int, asked: tuple[int, int]) -> T
         none = next((side for side, count in zip((left, right), asked, strict=True) if not count), None)
         said = f"{none.run} {none.name} has no held-out answers" if none else "no held-out prompt was put to both"
         return shown.line(("Same prompts: ", "bold"), (said, shown.DIM))
-    count = f"{shared:,} held-out prompts answered by both" if shared > 1 else "1 held-out prompt answered by both"
-    said = "  p: the judge's probability that the first named is better"
-    return shown.line(("Same prompts: ", "bold"), count, (said, shown.DIM))
+    said = "  by the judge: p(first named is better)"
+    return shown.line(("Same prompts: ", "bold"), f"{shared:,} answered by both", (said, shown.DIM))
 
 
 def opponents(left: Side, right: Side) -> list[tuple[str, str]]:
@@ -484,14 +487,18 @@ def odds(left: Side, right: Side, found: Lines) -> list[float | None]:
     return said
 
 
-def columns_of(left: Side, right: Side) -> tuple[Column, ...]:
-    names = {"left": heads(left, right)[0], "right": heads(left, right)[1]}
-    same_run = left.policy.path == right.policy.path
-    short = {side: name.replace("round ", "") if same_run else side for side, name in names.items()}
-    short["base"] = "base"
-    chances = (Column(f"p {short[a]} over {short[b]}", 15, right=True) for a, b in opponents(left, right))
-    texts = (Column(name, drop=1) for name in names.values())
-    return (Column("prompt"), *chances, Column("", 7, drop=3), *texts)
+def columns_of(left: Side, right: Side, *, wide: bool) -> tuple[Column, ...]:
+    """The columns of the prompts; the answers themselves where there is room for them."""
+    names = heads(left, right)
+    short = {"left": "left", "right": "right", "base": "base"}
+    if left.policy.path == right.policy.path:
+        short |= {side: name.removeprefix("round ") for side, name in zip(("left", "right"), names, strict=True)}
+    chances = [f"{short[a]} vs {short[b]}" for a, b in opponents(left, right)]
+    texts = names if wide else ()
+    return (
+        Column("prompt"), *(Column(head, max(8, len(head)), right=True) for head in chances), Column("", 7),
+        *(Column(name) for name in texts),
+    )  # fmt: skip
 
 
 def probability(p: float | None) -> Text:

@@ -206,7 +206,7 @@ def course(answers: Sequence[Answer], here: dict[str, int | None]) -> Text:
             )
             parts.append((f" {sign}{p:.2f}", style))
         if answer.trouble:
-            parts.append((" ✗ damaged", shown.BAD))
+            parts.append((" ✗ unreadable", shown.BAD))
     made = shown.line(*(parts or [("no policy answered this prompt", shown.DIM)]))
     made.no_wrap = False
     return made
