@@ -158,11 +158,10 @@ class Compare(LazyPage):
         return self._held[policy][1]
 
     def _last(self, place: Place) -> int | None:
-        """The round of a place, or the last one that was evaluated; None where there is none."""
-        if place.round is not None or place.path is None:
-            return place.round
+        """The round of a place if it was evaluated, else the last one that was; None where there is none."""
+        assert place.path is not None
         with self.reader.library.open(place.path).reading() as run:
-            return max(run.reports, default=None)
+            return place.round if place.round in run.reports else max(run.reports, default=None)
 
     def _shared(self, left: Side, right: Side) -> tuple[list[str], tuple[int, int]]:
         """The ids of the prompts that both sides answered, and how many each did."""
@@ -381,7 +380,9 @@ def heads(left: Side, right: Side) -> tuple[str, str]:
 
 def notes(left: Side, right: Side, shared: int, asked: tuple[int, int]) -> Text:
     found = list(incomparable(left, right, shared, asked))
-    if left.policy == right.policy:
+    if left.policy == right.policy and not left.rounds:
+        found.append(f"{left.run} has no evaluated round yet: w compares with another run")
+    elif left.policy == right.policy:
         found.append("both sides are the same policy: [ or ] takes another round, w another run")
     made = [shown.line(("! ", shown.WARN), (one, shown.WARN)) for one in found]
     for one in made:
@@ -412,7 +413,8 @@ def gate(side: Side) -> Part:
 
 def settings(left: Side, right: Side) -> Table | Text:
     if left.settings is None or right.settings is None:
-        return shown.line(("Settings: ", "bold"), ("those of one side could not be read", shown.DIM))
+        missing = heads(left, right)[0 if left.settings is None else 1]
+        return shown.line(("Settings: ", "bold"), (f"those of {missing} could not be read", shown.DIM))
     differing = [one for one in settings_that_differ([left.settings, right.settings]) if one[0] != "name"]
     if not differing:
         return shown.line(("Settings: ", "bold"), ("✓ the same", shown.GOOD))
@@ -425,9 +427,9 @@ def rules(left: Side, right: Side) -> Table | Text:
     """What an edit of the constitution means, principle by principle."""
     head: Part = ("Constitution: ", "bold")
     if left.rules is None or right.rules is None:
-        missing = next(side for side in (left, right) if side.rules is None)
-        base = missing.policy.round is None
-        why = "the base policy was not trained by one" if base else f"that of {missing.name} could not be read"
+        missing = [(side, name) for side, name in zip((left, right), heads(left, right), strict=True) if not side.rules]
+        base = missing[0][0].policy.round is None
+        why = "the base policy was not trained by one" if base else f"that of {missing[0][1]} could not be read"
         return shown.line(head, (why, shown.DIM))
     found = changes_between(left.rules, right.rules)
     if not found.changes:

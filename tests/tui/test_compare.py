@@ -31,7 +31,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
         shutil.copytree(made / name, runs / name)
     evaluate(Run.open(runs / "sample"), ["one", "two", "three"], 2)
     evaluate(Run.open(runs / "other"), ["two", "three", "four"], 2)
-    edited = "name: rules\nversion: 1.1.0\nprinciples:\n  - {id: kind, text: The response is kind to all who ask.}\n"
+    edited = "schema: selfalign.constitution/v1\nname: rules\nversion: 1.1.0\nprinciples:\n"
+    edited += "  - {id: kind, text: The response is kind to all who ask.}\n"
     for number in (0, 1):
         path = runs / f"other/rounds/{number:03d}/constitution.yaml"
         path.write_text(f"{edited}  - {{id: brief, text: The response is brief., weight: 2.0}}\n")
@@ -40,7 +41,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
 
 
 def words(pilot: Pilot[None], name: str) -> str:
-    return "\n".join(line.rstrip() for line in screen_of_part(pilot, name).splitlines())
+    """What stands in a part of the screen, its spaces collapsed."""
+    return "\n".join(" ".join(line.split()) for line in screen_of_part(pilot, name).splitlines())
 
 
 def screen_of_part(pilot: Pilot[None], name: str) -> str:
@@ -51,31 +53,31 @@ def screen_of_part(pilot: Pilot[None], name: str) -> str:
 def test_two_rounds_of_a_run(runs: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "7")
-        assert "sample  round 0  →  round 1" in words(pilot, "title")
+        assert "sample round 0 → round 1" in words(pilot, "title")
         figures = words(pilot, "figures")
-        assert "win rate vs base       0.58 ±0.05  0.65 ±0.06  ▲ +0.07  within noise" in figures
-        assert "KL to base, nats       1.50 ±0.39  2.50 ±0.39  ▲ +1.00  further" in figures
-        assert "labelling: swap        91%         90%         ▼ −1.0 points  within noise" in figures
+        assert "win rate vs base 0.58 ±0.05 0.65 ±0.06 ▲ +0.07 within noise" in figures
+        assert "KL to base, nats 1.50 ±0.39 2.50 ±0.39 ▲ +1.00 further" in figures
+        assert "labelling: swap 91% 90% ▼ −1.0 points within noise" in figures
         assert [chart.title for chart in page_of(pilot).query(Chart) if chart.display] == [
             "Training loss", "Reward margin", "Reward accuracy"
         ]  # fmt: skip
         assert "Settings: ✓ the same" in words(pilot, "settings")
-        assert "Constitution: ✓ the same  rules 1.0.0" in words(pilot, "rules")
+        assert "Constitution: ✓ the same rules 1.0.0" in words(pilot, "rules")
         assert "Same prompts: 3 answered by both" in words(pilot, "samehead")
         assert "one" in screen_of(pilot) and "✓ 0.70" in screen_of(pilot)
         assert page_of(pilot).command() == f"selfalign report {runs / 'sample'}"
         await press(pilot, "left_square_bracket")
-        assert "base  →  round 1" in words(pilot, "title")
-        assert "gold score             0.400           0.850       ▲ +0.450  higher" in words(pilot, "figures")
+        assert "base → round 1" in words(pilot, "title")
+        assert "gold score 0.400 0.850 ▲ +0.450 higher" in words(pilot, "figures")
         assert "the base policy was not trained by one" in words(pilot, "rules")
         await press(pilot, "left_square_bracket", "x")
-        assert "round 1  →  base" in words(pilot, "title")
-        assert "▼ −0.15  worse" in words(pilot, "figures")
+        assert "round 1 → base" in words(pilot, "title")
+        assert "▼ −0.15 worse" in words(pilot, "figures")
         await press(pilot, "right_curly_bracket", "right_curly_bracket")
-        assert "round 1  →  round 1" in words(pilot, "title")
+        assert "round 1 → round 1" in words(pilot, "title")
         assert "both sides are the same policy" in words(pilot, "notes")
         await press(pilot, "left_curly_bracket", "right_square_bracket")
-        assert "round 1  →  round 0" in words(pilot, "title")
+        assert "round 1 → round 0" in words(pilot, "title")
 
     look(runs, at, run="sample", size=TALL)
 
@@ -88,22 +90,22 @@ def test_two_marked_runs(runs: Path) -> None:
         assert "◆ sample" in screen_of(pilot) and "◆ other" in screen_of(pilot)
         assert page.place() == Place(runs / "other")
         await press(pilot, "7")
-        assert "sample round 1  →  other round 1" in words(pilot, "title")
+        assert "sample round 1 → other round 1" in words(pilot, "title")
         assert page_of(pilot).command() == f"selfalign runs compare {runs / 'sample'} {runs / 'other'}"
         assert "2 of 3 held-out prompts are in both: figures are of different prompts" in words(pilot, "notes")
         charts = {chart.title: chart for chart in page_of(pilot).query(Chart) if chart.display}
         assert list(charts) == ["Win rate vs base", "KL, nats", "Length over base", "Judge swap"]
         assert [curve.name for curve in charts["KL, nats"]._curves] == ["sample", "other"]
-        assert "seed                 17              3" in words(pilot, "settings")
+        assert "seed 17 3" in words(pilot, "settings")
         rules = words(pilot, "rules")
-        assert "rules 1.0.0 → rules 1.1.0  2 of 2 principles judged anew" in rules
-        assert "added  brief  new, active" in rules
-        assert "reworded  kind  text" in rules and "kind to all who ask." in rules
+        assert "rules 1.0.0 → rules 1.1.0 2 of 2 principles judged anew" in rules
+        assert "added brief new, active" in rules
+        assert "reworded kind text" in rules and "kind to all who ask." in rules
         assert "left vs base" in screen_of(pilot)
         await press(pilot, "w")
         assert "Compare with which run?" in screen_of(pilot)
         await press(pilot, "escape", "w", "G", "enter")
-        assert "sample  round 1  →  round 1" in words(pilot, "title")
+        assert "sample round 1 → round 1" in words(pilot, "title")
         await press(pilot, "1", "space")
         assert "◆ sample" in screen_of(pilot) and "◆ other" not in screen_of(pilot)
 
@@ -140,13 +142,13 @@ def test_tab_goes_through_the_sections_and_enter_opens_a_prompt(runs: Path) -> N
 def test_the_answers_of_all_rounds_to_one_prompt(runs: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "7", "enter", "enter")
-        assert words(pilot, "course").strip() == "base  ─  [ ] round 0 ✓0.70  ─  ← → round 1 ✓0.70"
+        assert words(pilot, "course") == "base ─ [ ] round 0 ✓0.70 ─ ← → round 1 ✓0.70"
         assert "To one says round 0." in screen_of(pilot) and "To one says round 1." in screen_of(pilot)
         await press(pilot, "left", "left")
         assert "says round 1." not in screen_of(pilot) and "To one says base." in screen_of(pilot)
         await press(pilot, "right_square_bracket", "n")
         assert "prompt 2 of 3" in screen_of(pilot)
-        assert words(pilot, "course").strip() == "← → base  ─  round 0 ✓0.70  ─  [ ] round 1 ✓0.70"
+        assert words(pilot, "course") == "← → base ─ round 0 ✓0.70 ─ [ ] round 1 ✓0.70"
         await press(pilot, "y")
         assert pilot.app.clipboard == (
             "user: two\n\nsample round 1: To two says round 1.\n\nsample base: To two says base."
@@ -183,8 +185,8 @@ def test_a_side_that_cannot_be_read_says_why_and_the_other_is_shown(runs: Path, 
         shutil.rmtree(runs / "other")
         await press(pilot, "r")
         assert "this run is gone" in screen_of(pilot)
-        assert "0.65 ±0.06  –" in words(pilot, "figures")
-        assert "Settings: those of one side could not be read" in words(pilot, "settings")
+        assert "0.65 ±0.06 –" in words(pilot, "figures")
+        assert "Settings: those of other round 1 could not be read" in words(pilot, "settings")
         assert "other round 1 has no held-out answers" in words(pilot, "samehead")
         await press(pilot, "enter", "x", "tab", "tab")
         assert "left: " in screen_of(pilot)
@@ -194,15 +196,19 @@ def test_a_side_that_cannot_be_read_says_why_and_the_other_is_shown(runs: Path, 
     look(runs, at, size=TALL)
 
 
-def test_a_run_without_any_round(made: Path) -> None:
+def test_a_run_without_any_round(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "midway", tmp_path / "fresh")
+    shutil.rmtree(tmp_path / "fresh/rounds")
+
     async def at(pilot: Pilot[None]) -> None:
         assert isinstance(pilot.app, Reader)
         await press(pilot, "7")
-        assert "has no held-out answers" in screen_of(pilot)
+        assert "fresh has no evaluated round yet: w compares with another run" in words(pilot, "notes")
+        assert "fresh base has no held-out answers" in words(pilot, "samehead")
         await press(pilot, "enter", "tab", "right_square_bracket", "question_mark")
         assert pilot.app.is_running
 
-    look(made, at, run="midway")
+    look(tmp_path, at, run="fresh")
 
 
 def test_a_difference_says_what_it_means() -> None:
@@ -216,7 +222,7 @@ def test_a_difference_says_what_it_means() -> None:
     assert said("labelling invalid", sure, surer) == "▲ +10.0 points  worse"
     assert said("labelling first", sure, surer) == "▲ +10.0 points  worse"
     assert said("gold", Figure(0.5, ""), Figure(0.6, "")) == "▲ +0.100  higher"
-    assert said("seconds", Figure(90, ""), Figure(30, "")) == "▼ −1m00s  shorter"
+    assert said("seconds", Figure(90, ""), Figure(30, "")) == "▼ −1:00  shorter"
     assert said("kl", Figure(1, ""), Figure(1.001, "")) == "= the same"
     assert said("base", None, sure) == "–"
 
