@@ -106,6 +106,7 @@ class Answers:
         self._places: dict[str, Places] = {}
         self._rows: OrderedDict[tuple[str, Mark, int], Mapping[str, Sequence[Any]]] = OrderedDict()
         self._rules: dict[int, tuple[Constitution, Campaign]] = {}
+        self._answered: dict[int | None, tuple[object, list[str]]] = {}
 
     def to(self, prompt_id: str) -> list[Answer]:
         """As `answers_to`."""
@@ -143,13 +144,20 @@ class Answers:
         return None
 
     def answered(self, policy: int | None) -> list[str]:
-        """The ids of the held-out prompts that a policy has answered so far, in the order of the prompts."""
+        """The ids of the held-out prompts that a policy has answered so far, in the order of the prompts.
+
+        The same list as before, where nothing has come: not to be changed.
+        """
         with self._lock:
             asked, step = self._step("baseline/prompts"), self._step(_answers_step(policy))
             if asked is None or step is None:
                 return []
-            there = set(step.durable)
-            return [one for one, shards in self._grown(asked, Prompt, "id").shards.items() if there.issuperset(shards)]
+            places, there = self._grown(asked, Prompt, "id").shards, set(step.durable)
+            mark = len(places), len(there), self._steps[step.name][0]
+            if policy not in self._answered or self._answered[policy][0] != mark:
+                found = [one for one, shards in places.items() if there.issuperset(shards)]
+                self._answered[policy] = mark, found
+            return self._answered[policy][1]
 
     def _trained_on(self, number: int, prompt_id: str) -> Answer | None:
         """What the policy that a round began with says to a prompt of this round."""

@@ -9,6 +9,7 @@ from typing import ClassVar, NamedTuple
 
 from rich.table import Table
 from rich.text import Text
+from textual import work
 from textual.binding import Binding, BindingType
 from textual.containers import Container
 from textual.events import Resize
@@ -27,6 +28,7 @@ from selfalign.tui.campaign import curves_of
 from selfalign.tui.page import ROOMY, LazyPage, Place
 from selfalign.tui.picking import PickRun
 from selfalign.tui.prompt import OnePrompt
+from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
 from selfalign.tui.sides import MEASURES, Policy, Side, difference, incomparable, mark_of, side_of
 from selfalign.tui.trainlog import TrainLog
@@ -42,6 +44,7 @@ MOST_CHARTS = 4
 TRAINED = ("Training loss", "Reward margin", "Reward accuracy", "Scores of the reward model", "KL, nats per answer")
 SHORT = 60  # characters of a setting or of a changed value that stand in one line
 SNIPPET = 200
+MOST_SORTED, LINES_KEPT = 5_000, 10_000  # prompts
 NO_FIGURES = "No figures: neither side has been evaluated."
 FRAME = 6  # lines of a screen that are not its body, and the head of the prompts
 
@@ -73,7 +76,7 @@ class Compare(LazyPage):
         "within noise: the 95% intervals overlap, so the difference may be chance.\n\n"
         "[ and ] choose another round for the left side, { and } for the right one, w another run for the right side. "
         "On Campaigns, Space marks two runs to compare. The last section lists the held-out prompts that both "
-        "answered; Enter opens one, where the arrow keys go through the answers of all rounds."
+        "answered (s: most changed first); Enter opens one, where the arrow keys go through the answers of all rounds."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "section(1)", "section"),
@@ -84,6 +87,7 @@ class Compare(LazyPage):
         Binding("right_curly_bracket", "round('right', 1)", "right: next round", show=False),
         Binding("x", "swap", "swap"),
         Binding("w", "which", "other run"),
+        Binding("s", "sort", "prompts: as asked, most changed first", show=False),
         Binding("enter", "open", "open"),
     ]
     DEFAULT_CSS = """
@@ -104,6 +108,9 @@ class Compare(LazyPage):
         self._lines: dict[tuple[Policy, Policy, str], Lines] = {}
         self._logs: dict[Policy, TrainLog] = {}
         self._held: dict[Policy, tuple[object, Side]] = {}
+        self._both: tuple[list[str], list[str], list[str]] | None = None  # of each side, and of both
+        self._changed: tuple[object, list[str]] | None = None  # of what, and its prompts with what changed most first
+        self.sorted = False
 
     def body(self) -> Iterator[Widget]:
         with Scroll():
@@ -166,8 +173,10 @@ class Compare(LazyPage):
     def _shared(self, left: Side, right: Side) -> tuple[list[str], tuple[int, int]]:
         """The ids of the prompts that both sides answered, and how many each did."""
         one, other = (self._answers(side.policy).answered(side.policy.round) for side in (left, right))
-        both = set(other)
-        return [identity for identity in one if identity in both], (len(one), len(other))
+        if self._both is None or self._both[0] is not one or self._both[1] is not other:
+            known = set(other)
+            self._both = one, other, [identity for identity in one if identity in known]
+        return self._both[2], (len(one), len(other))
 
     def _answers(self, policy: Policy) -> Answers:
         return answers_of(self.reader.library.open(policy.path).run)
@@ -203,7 +212,7 @@ class Compare(LazyPage):
             self.renew()
             return
         self.view = view
-        self.query_one("#title", Words).show(title_of(view.left, view.right))
+        self._title(view)
         for name, made in view.parts.items():
             words = self.query_one(f"#{name}", Words)
             words.show(made)
@@ -211,6 +220,7 @@ class Compare(LazyPage):
         self._show_charts(view)
         grid = self.query_one(Prompts)
         grid.display = bool(view.ids)
+        self._put_in_order()
         self._fit()
         self.trouble([f"left: {one}" for one in view.left.problems] + [f"right: {one}" for one in view.right.problems])
 
@@ -241,9 +251,10 @@ class Compare(LazyPage):
     def row(self, index: int) -> list[Text] | None:
         view = self.view
         assert view is not None
-        found = self._lines.get(self._key(view.ids[index]))
+        identity = self.ids[index]
+        found = self._lines.get(self._key(identity))
         if found is None:
-            self.want(view.ids[index])
+            self.want(identity)
             return None
         texts = [one.first.text if one and one.first else "" for one in (found.left, found.right)]
         same = texts[0] == texts[1]
@@ -261,7 +272,7 @@ class Compare(LazyPage):
     def load(self, wanted: Sequence[str]) -> None:
         left, right = self._sides()
         answers = self._answers(left), self._answers(right)
-        if len(self._lines) > 4096:
+        if len(self._lines) + len(wanted) > LINES_KEPT:
             self._lines.clear()
         for identity in wanted:
             prompt = answers[0].prompt(identity)
@@ -269,7 +280,59 @@ class Compare(LazyPage):
             found = [one.of(side.round, identity) for one, side in zip(answers, (left, right), strict=True)]
             self._lines[left, right, identity] = Lines(said or "(empty)", *found)
 
+    @property
+    def ids(self) -> Sequence[str]:
+        """The prompts in the order in which they are shown."""
+        assert self.view is not None
+        known = self._changed is not None and self._changed[0] == self._sorted_of(self.view)
+        return self._changed[1] if self.sorted and known and self._changed else self.view.ids
+
+    def _sorted_of(self, view: View) -> object:
+        return view.left.policy, view.right.policy, len(view.ids)
+
+    def _put_in_order(self) -> None:
+        """See to it that the prompts are in the order that was asked for."""
+        view = self.view
+        if not (self.sorted and view is not None and len(view.ids) <= MOST_SORTED):
+            return
+        if self._changed is None or self._changed[0] != self._sorted_of(view):
+            self.fetching = True
+            self._sort(view)
+
+    @work(thread=True, group="sort", exclusive=True, exit_on_error=False)
+    def _sort(self, view: View) -> None:
+        trouble, keys = "", {one: (view.left.policy, view.right.policy, one) for one in view.ids}
+        try:
+            self.load([one for one, key in keys.items() if key not in self._lines])
+            found = {one: self._lines.get(key) for one, key in keys.items()}
+            order = sorted(view.ids, key=lambda one: changed_most(view.left, view.right, found[one]))
+            self._changed = self._sorted_of(view), order
+        except UNREADABLE as error:
+            trouble = why(error)
+        self.post_message(self.Loaded(trouble))
+
+    def on_lazy_page_loaded(self, message: LazyPage.Loaded) -> None:
+        super().on_lazy_page_loaded(message)
+        self._fit()
+
     # Keys
+
+    def action_sort(self) -> None:
+        """The prompts as they were asked, or those first whose answers became better or worse by most."""
+        view = self.view
+        if view is None or not 0 < len(view.ids) <= MOST_SORTED:
+            many = f"too many to put in order: {len(view.ids):,} prompts" if view and view.ids else "no prompts to sort"
+            self.reader.say(many)
+            return
+        self.sorted = not self.sorted
+        self.query_one(Prompts).put_cursor(0)
+        self._title(view)
+        self._put_in_order()
+        self._fit()
+
+    def _title(self, view: View) -> None:
+        order = "  most changed first" if self.sorted else ""
+        self.title_is(title_of(view.left, view.right), (order, shown.DIM))
 
     def action_round(self, which: str, by: int) -> None:
         """Another round for one side; before the first comes the base policy."""
@@ -326,7 +389,7 @@ class Compare(LazyPage):
         if not grid.has_focus:
             grid.focus()
             return
-        self.app.push_screen(OnePrompt(self.at, view.left, view.right, view.ids, grid.cursor, grid.put_cursor))
+        self.app.push_screen(OnePrompt(self.at, view.left, view.right, self.ids, grid.cursor, grid.put_cursor))
 
     def on_grid_opened(self) -> None:
         self.action_open()
@@ -339,7 +402,7 @@ class Compare(LazyPage):
 
     def copied(self) -> str:
         grid, view = self.query_one(Prompts), self.view
-        found = self._lines.get(self._key(view.ids[grid.cursor])) if view is not None and grid.has_focus else None
+        found = self._lines.get(self._key(self.ids[grid.cursor])) if view is not None and grid.has_focus else None
         if found is not None:
             texts = [one.first.text if one and one.first else "" for one in (found.left, found.right)]
             return "\n\n".join((found.prompt, *texts))
@@ -487,6 +550,16 @@ def odds(left: Side, right: Side, found: Lines) -> list[float | None]:
         answer = found.left if side == "left" else found.right
         said.append((answer.p_previous if other == "left" else answer.p_base) if answer else None)
     return said
+
+
+def changed_most(left: Side, right: Side, found: Lines | None) -> float:
+    """By what prompts are put in order: how far the judge prefers either side, then whether the words differ."""
+    if found is None:
+        return 0.0
+    chances = [p if p is not None else 0.5 for p in odds(left, right, found)]
+    gap = abs(chances[0] - (chances[1] if len(chances) > 1 else 0.5)) if chances else 0.0
+    texts = [one.first.text if one and one.first else "" for one in (found.left, found.right)]
+    return -gap - (0.001 if texts[0] != texts[1] else 0.0)
 
 
 def columns_of(left: Side, right: Side, *, wide: bool) -> tuple[Column, ...]:

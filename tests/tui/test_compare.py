@@ -135,6 +135,12 @@ def test_tab_goes_through_the_sections_and_enter_opens_a_prompt(runs: Path) -> N
         assert "prompt 2 of 3" in screen_of(pilot) and isinstance(page_of(pilot), OnePrompt)
         await press(pilot, "escape")
         assert isinstance(page_of(pilot), Compare) and page_of(pilot).query_one(Grid).cursor == 1
+        await press(pilot, "s")
+        assert isinstance(page, Compare) and page.sorted and grid.cursor == 0
+        assert len(page.ids) == 3 and page.ids is not page.view.ids
+        assert "most changed first" in screen_of(pilot)
+        await press(pilot, "s")
+        assert page.ids is page.view.ids
 
     look(runs, at, run="sample", size=(80, 24))
 
