@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -117,7 +117,10 @@ SORTS: dict[str, Callable[[RunLine], Any]] = {
 class Runs(Grid):
     """The table of runs, in which Space marks."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("space", "screen.mark", "mark to compare", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "screen.mark", "", show=False),
+        *(replace(one, key=one.key.replace("space,", "")) for one in Grid.BINDINGS if isinstance(one, Binding)),
+    ]
 
 
 class Campaigns(Page):

@@ -104,6 +104,7 @@ class Compare(LazyPage):
         super().__init__(place)
         self.left: Policy | None = None
         self.right: Policy | None = None
+        self.chosen = False  # whether the sides were chosen here
         self.view: View | None = None
         self._lines: dict[tuple[Policy, Policy, str], Lines] = {}
         self._logs: dict[Policy, TrainLog] = {}
@@ -146,7 +147,8 @@ class Compare(LazyPage):
 
     def _sides(self) -> tuple[Policy, Policy]:
         """The two sides; where nobody has chosen them yet, what the screen was opened for says."""
-        if self.left is None or self.right is None:
+        waiting = not self.chosen and self.right is not None and self.right.round is None
+        if self.left is None or self.right is None or waiting:  # waiting for the first round to be evaluated
             place, against = self.at, self.at.against
             assert place.path is not None
             last = self._last(place)
@@ -256,13 +258,11 @@ class Compare(LazyPage):
         if found is None:
             self.want(identity)
             return None
-        texts = [one.first.text if one and one.first else "" for one in (found.left, found.right)]
-        same = texts[0] == texts[1]
         return [
             shown.cell(found.prompt),
             *(probability(p) for p in odds(view.left, view.right, found)),
-            shown.cell("= same" if same else "≠ other", shown.DIM if same else ""),
-            *(shown.cell(text[:SNIPPET] or "(empty)", shown.DIM) for text in texts),
+            likeness(found),
+            *(beginning(one) for one in (found.left, found.right)),
         ]
 
     def _key(self, identity: str) -> tuple[Policy, Policy, str]:
@@ -363,7 +363,7 @@ class Compare(LazyPage):
             self._choose(right=Policy(path, max(self.reader.library.open(path).reports, default=None)))
 
     def _choose(self, left: Policy | None = None, right: Policy | None = None) -> None:
-        self.left, self.right = left or self.left, right or self.right
+        self.left, self.right, self.chosen = left or self.left, right or self.right, True
         if self.right is not None:
             self.at = Place(self.right.path, self.right.round, self.at.against)
         self.renew()
@@ -574,6 +574,20 @@ def columns_of(left: Side, right: Side, *, wide: bool) -> tuple[Column, ...]:
         Column("prompt"), *(Column(head, max(8, len(head)), right=True) for head in chances), Column("", 7),
         *(Column(name) for name in texts),
     )  # fmt: skip
+
+
+def likeness(found: Lines) -> Text:
+    firsts = [one.first if one else None for one in (found.left, found.right)]
+    if firsts[0] is None or firsts[1] is None:
+        return shown.cell("–", shown.DIM)
+    same = firsts[0].text == firsts[1].text
+    return shown.cell("= same" if same else "≠ other", shown.DIM if same else "")
+
+
+def beginning(answer: Answer | None) -> Text:
+    if answer is None or answer.first is None:
+        return shown.cell("(cannot be read)" if answer and answer.trouble else "(none)", shown.WARN)
+    return shown.cell(answer.first.text[:SNIPPET] or "(empty)", shown.DIM)
 
 
 def probability(p: float | None) -> Text:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from selfalign.store import Run
+from selfalign.stages.report.comparison import settings_of
+from selfalign.store import Run, branch
 from selfalign.tui.app import Reader
 from selfalign.tui.compare import Compare, Prompts
-from selfalign.tui.page import Page, Place
+from selfalign.tui.page import Page, Place, key_name
 from selfalign.tui.prompt import OnePrompt
 from selfalign.tui.reading import Watched
 from selfalign.tui.sides import MEASURES, Figure, difference, side_of
@@ -85,6 +86,7 @@ def test_two_rounds_of_a_run(runs: Path) -> None:
 def test_two_marked_runs(runs: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         page = page_of(pilot)
+        assert {"Space", "j/↓"} <= {key_name(one.key) for one in page.all_keys() if one.description}
         await press(pilot, "s")  # by name
         await press(pilot, "j", "space", "k", "space")
         assert "◆ sample" in screen_of(pilot) and "◆ other" in screen_of(pilot)
@@ -211,8 +213,10 @@ def test_a_run_without_any_round(made: Path, tmp_path: Path) -> None:
         await press(pilot, "7")
         assert "fresh has no evaluated round yet: w compares with another run" in words(pilot, "notes")
         assert "fresh base has no held-out answers" in words(pilot, "samehead")
-        await press(pilot, "enter", "tab", "right_square_bracket", "question_mark")
-        assert pilot.app.is_running
+        await press(pilot, "enter", "tab")
+        shutil.copytree(made / "midway/rounds", tmp_path / "fresh/rounds")
+        await press(pilot, "r")
+        assert "round 0 → round 1" in words(pilot, "title")
 
     look(tmp_path, at, run="fresh")
 
@@ -231,6 +235,13 @@ def test_a_difference_says_what_it_means() -> None:
     assert said("seconds", Figure(90, ""), Figure(30, "")) == "▼ −1:00  shorter"
     assert said("kl", Figure(1, ""), Figure(1.001, "")) == "= the same"
     assert said("base", None, sure) == "–"
+
+
+def test_settings_of_a_round_that_came_along_are_those_of_the_run_it_came_from(made: Path, tmp_path: Path) -> None:
+    source = Run.open(made / "sample")
+    edited = source.read_text("campaign.yaml").replace("seed: 17", "seed: 5")
+    branched = branch(source, 0, tmp_path / "branched", edited)
+    assert [settings_of(branched, number).seed for number in (None, 0, 1)] == [17, 17, 5]
 
 
 def test_settings_of_a_side_are_those_of_its_phase(made: Path) -> None:
