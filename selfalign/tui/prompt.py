@@ -16,12 +16,11 @@ from selfalign.rewording import sides as reworded
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import Answer, Answers, answers_of
+from selfalign.tui.differences import probability
 from selfalign.tui.page import Page, Place
 from selfalign.tui.shown import Part
 from selfalign.tui.sides import Side
 from selfalign.tui.widgets import Scroll, Words
-
-SURE = 0.01  # probabilities this near to a half prefer neither answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +195,11 @@ def course(answers: Sequence[Answer], here: dict[str, int | None]) -> Text:
     parts: list[Part] = []
     for answer in answers:
         keys = " ".join(key for key, policy in here.items() if policy == answer.policy)
-        p = answer.p_previous
         parts.append(("  ─  " if parts else "", shown.DIM))
         parts.append((f"{keys} " if keys else "", f"bold {shown.SKY}"))
         parts.append((answer.name, "bold reverse" if keys else ""))
-        if p is not None:
-            sign, style = (
-                ("=", shown.DIM) if abs(p - 0.5) < SURE else ("✓", shown.GOOD) if p > 0.5 else ("✗", shown.WARN)
-            )
-            parts.append((f" {sign}{p:.2f}", style))
+        if answer.p_previous is not None:
+            parts += [" ", probability(answer.p_previous)]
         if answer.trouble:
             parts.append((" ✗ unreadable", shown.BAD))
     made = shown.line(*(parts or [("no policy answered this prompt", shown.DIM)]))

@@ -150,13 +150,13 @@ def test_tab_goes_through_the_sections_and_enter_opens_a_prompt(runs: Path) -> N
 def test_the_answers_of_all_rounds_to_one_prompt(runs: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "7", "enter", "enter")
-        assert words(pilot, "course") == "base ─ [ ] round 0 ✓0.70 ─ ← → round 1 ✓0.70"
+        assert words(pilot, "course") == "base ─ [ ] round 0 ✓ 0.70 ─ ← → round 1 ✓ 0.70"
         assert "To one says round 0." in screen_of(pilot) and "To one says round 1." in screen_of(pilot)
         await press(pilot, "left", "left")
         assert "says round 1." not in screen_of(pilot) and "To one says base." in screen_of(pilot)
         await press(pilot, "right_square_bracket", "n")
         assert "prompt 2 of 3" in screen_of(pilot)
-        assert words(pilot, "course") == "← → base ─ round 0 ✓0.70 ─ [ ] round 1 ✓0.70"
+        assert words(pilot, "course") == "← → base ─ round 0 ✓ 0.70 ─ [ ] round 1 ✓ 0.70"
         await press(pilot, "y")
         assert pilot.app.clipboard == (
             "user: two\n\nsample round 1: To two says round 1.\n\nsample base: To two says base."
