@@ -114,7 +114,7 @@ class OnePrompt(Page):
         same = ("  = the same words" if all(texts) and texts[0] == texts[1] else "", shown.DIM)
         for side, answer in enumerate(chosen):
             head = shown.line(self._head(side, answer), same if side else "")
-            self.query_one(f"#answer{side}", Words).show(shown.lines([head, made[side]]))
+            self.query_one(f"#answer{side}", Words).show(shown.lines([head, shown.line(""), made[side]]))
         self.trouble([f"{answer.name}: {answer.trouble}" for answer in chosen if answer and answer.trouble])
 
     def _chosen(self, side: int) -> Answer | None:
@@ -122,12 +122,13 @@ class OnePrompt(Page):
         return next((one for one in self.view.answers[side] if one.policy == self.rounds[side]), None)
 
     def _head(self, side: int, answer: Answer | None) -> Text:
+        """Whose answer it is, and below it how long it is and what the judge makes of it."""
         run = "" if self._same_run else f"{one_line(self.both[side].run, 30)} "
         if answer is None:
             return shown.line((f"{run}no answer", "bold"))
-        tokens = f"  {len(answer.first.token_ids)} tokens" if answer.first else ""
-        against = f"  {answer.p_base:.2f} vs base" if answer.p_base is not None else ""
-        return shown.line((f"{run}{answer.name}", "bold"), (f"{tokens}{against}", shown.DIM))
+        facts = [f"{len(answer.first.token_ids)} tokens"] if answer.first else []
+        facts += [f"{answer.p_base:.2f} vs base"] if answer.p_base is not None else []
+        return shown.lines([shown.line((f"{run}{answer.name}", "bold")), shown.line(("  ".join(facts), shown.DIM))])
 
     @property
     def _same_run(self) -> bool:
