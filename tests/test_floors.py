@@ -94,10 +94,10 @@ def room(module: str) -> str:
     return SAME_ROOM.get(name, name)
 
 
-# What the reader of runs may know of: what is on disk, and how to put it in words.
+# What the reader of runs may know of: what is on disk, what stored verdicts come to, and how to put it in words.
 READERS_WORLD = {
     "store", "records", "constitution", "config", "text", "progress", "stages", "statistics", "source", "tui",
-    "preferences",
+    "preferences", "calibration",
 }  # fmt: skip
 
 

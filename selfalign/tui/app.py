@@ -15,6 +15,7 @@ from selfalign.text import clean, one_line
 from selfalign.tui import shown
 from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
+from selfalign.tui.compare import Compare
 from selfalign.tui.help import Help
 from selfalign.tui.logs import Logs
 from selfalign.tui.page import Page, Place
@@ -22,7 +23,7 @@ from selfalign.tui.pairs import Pairs
 from selfalign.tui.reading import Library
 from selfalign.tui.round import Round
 
-PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Logs)
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Compare, Logs)
 
 THEME = Theme(
     name="selfalign",
@@ -110,7 +111,7 @@ class Reader(App[None]):
         kind = next((page for page in PAGES if number == page.NUMBER), None)
         if not isinstance(here, Page) or kind is None or type(here) is kind:
             return
-        place = here.place()
+        place = here.place_for(kind)
         if kind is not Campaigns and place.path is None:
             self.say("no run to look at yet")
             return

@@ -46,10 +46,11 @@ def state_cell(state: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the runs a screen looks: at all of them, at one, or at one round."""
+    """Where in the runs a screen looks: at all of them, at one, or at one round; and what it compares that with."""
 
     path: Path | None = None
     round: int | None = None
+    against: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,10 @@ class Page(Screen[None]):
     def place(self) -> Place:
         """Where the screens that are opened from here should look."""
         return self.at
+
+    def place_for(self, kind: type[Page]) -> Place:
+        """Where one of these screens should look."""
+        return self.place()
 
     def command(self) -> str:
         """The command line that tells the same."""
@@ -285,6 +290,10 @@ def key_name(key: str) -> str:
         "enter": "Enter",
         "left_square_bracket": "[",
         "right_square_bracket": "]",
+        "left_curly_bracket": "{",
+        "right_curly_bracket": "}",
+        "left": "←",
+        "right": "→",
         "tab": "Tab",
         "escape": "Esc",
         "space": "Space",
