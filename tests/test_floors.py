@@ -96,7 +96,8 @@ def room(module: str) -> str:
 
 # What the reader of runs may know of: what is on disk, and how to put it in words.
 READERS_WORLD = {
-    "store", "records", "constitution", "config", "text", "progress", "stages", "statistics", "source", "tui",
+    "store", "records", "constitution", "config", "text", "progress", "stages", "statistics", "source", "labels",
+    "people", "tui",
 }  # fmt: skip
 
 
