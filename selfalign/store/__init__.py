@@ -31,25 +31,7 @@ from selfalign.store.run import Holder, Run, run_folders
 from selfalign.store.step import Step, read_records
 
 __all__ = [
-    "PLAIN_NAMES",
-    "DiskFull",
-    "FileDamaged",
-    "Holder",
-    "Problem",
-    "Run",
-    "RunLocked",
-    "Step",
-    "StepChanged",
-    "StepDamaged",
-    "StoreError",
-    "append_line",
-    "atomic_write",
-    "branch",
-    "fsync_file",
-    "fsync_folder",
-    "is_plain_name",
-    "parse_json",
-    "read_records",
-    "run_folders",
-    "sha256_file",
+    "PLAIN_NAMES", "DiskFull", "FileDamaged", "Holder", "Problem", "Run", "RunLocked", "Step", "StepChanged",
+    "StepDamaged", "StoreError", "append_line", "atomic_write", "branch", "fsync_file", "fsync_folder",
+    "is_plain_name", "parse_json", "read_records", "run_folders", "sha256_file",
 ]  # fmt: skip
