@@ -21,10 +21,10 @@ from textual.widget import Widget
 
 from selfalign import labels as files
 from selfalign.config import Campaign
-from selfalign.constitution import Constitution
+from selfalign.constitution import Constitution, Principle
 from selfalign.labels import MIN_LABELS
 from selfalign.people.compared import Comparison, Source, principles_of
-from selfalign.people.labelling import KEYS, Session, pace, queue
+from selfalign.people.labelling import Session, pace, queue
 from selfalign.people.sitting import Figures, account, figures, final_figures, offered, summary
 from selfalign.records import HumanAgreement, Label, Prompt
 from selfalign.rewording import sides
@@ -32,7 +32,7 @@ from selfalign.store import PLAIN_NAMES, StoreError, is_plain_name
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.asking import AskLine
-from selfalign.tui.page import Page, Place
+from selfalign.tui.page import ROOMY, Page, Place
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Scroll, Words
@@ -40,9 +40,11 @@ from selfalign.units import duration
 
 COUNTS = (50, 100, 200, 500, 1000, 2000)  # how many comparisons a queue may have
 TELL_EVERY = 5  # labels between two looks at agreement
+ROOMIER = 120  # columns that have room for all keys
 STACKED = 72  # columns below which one answer stands above the other
 SAID = {"1": "left", "2": "right", "0": "tie", "9": "both bad", "s": "skipped", "x": "not applicable"}
 WEIGHED = "1290"  # keys that say something of both answers, which should have been seen
+OF: dict[Source, str] = {"training": "training", "heldout": "held-out"}
 ALIKE = "underline"  # how words are marked that the other side has not: the same on either
 
 
@@ -81,8 +83,8 @@ class Pane(Scroll, inherit_bindings=False):
         replace(one, key=one.key.removeprefix("b,")) for one in Scroll.BINDINGS if isinstance(one, Binding)
     ]
     DEFAULT_CSS = """
-    Pane { height: 1fr; padding: 0 1; border-left: solid $surface; }
-    Pane:focus { border-left: thick $primary; }
+    Pane { height: 1fr; padding: 0 1; border-left: solid $foreground 20%; }
+    Pane:focus { border-left: heavy $primary; }
     Pane Words { height: auto; }
     """
 
@@ -117,7 +119,7 @@ class Answers(Horizontal, can_focus=True):
     ]
     DEFAULT_CSS = """
     Answers { height: 1fr; }
-    Answers:focus Pane { border-left: thick $primary; }
+    Answers:focus Pane { border-left: heavy $primary; }
     Answers .side { width: 1fr; height: 1fr; }
     Answers .head { height: 1; padding: 0 2; }
     Answers.stacked { layout: vertical; }
@@ -145,7 +147,7 @@ class Principles(ModalScreen[None]):
     Principles { align: center middle; background: $background 60%; }
     Principles > Vertical { width: 100; max-width: 95%; height: auto; max-height: 90%; padding: 1 2;
                             background: $surface; }
-    Principles Pane { height: auto; border: none; padding: 0; }
+    Principles Pane { height: auto; border: none; padding: 0; margin: 1 0; }
     """
 
     def __init__(self, principles: Constitution, prompt: Prompt) -> None:
@@ -160,12 +162,8 @@ class Principles(ModalScreen[None]):
 
     def on_mount(self) -> None:
         applicable = self._principles.applicable(self._prompt)
-        parts: list[Text] = [shown.line()]
-        for one in applicable:
-            parts += [shown.line((one.id, f"bold {shown.SKY}")), shown.block(one.norm()), shown.line()]
-        if not applicable:
-            parts += [shown.line(("No principle applies to this prompt: x says so.", shown.DIM)), shown.line()]
-        self.query_one(Pane).put(shown.lines(parts))
+        none = [shown.line(("No principle applies to this prompt: x says so.", shown.DIM))]
+        self.query_one(Pane).put(shown.lines([_principle(one) for one in applicable] or none))
         self.query_one(Pane).focus()
 
     def action_close(self) -> None:
@@ -180,8 +178,8 @@ class LabelPage(Page):
         "sides are drawn by lot. Half of the comparisons are a random sample of all, the others are those that tell "
         "most of a judge; which is which is not shown. Each label is on disk before the next pair appears, u takes "
         "back as many as you like, and the same labeller goes on where they stopped, here or with selfalign label.\n\n"
-        f"From {MIN_LABELS} labels on you are told how far you and the judge say the same, and your habits; not before, "
-        "so that it does not steer you.\n\n"
+        f"From {MIN_LABELS} labels on you are told how far you and the judge say the same, and your habits; before, "
+        "that would steer you.\n\n"
         "j, k, Space and G scroll both answers; Tab goes to the left one, the right one and the prompt. While pairs "
         "are shown 1, 2, 9 and 0 are verdicts and c is a comment; 3, 4, 5, 7 and 8 still lead to other screens, Esc "
         "and : to any."
@@ -254,8 +252,8 @@ class LabelPage(Page):
         with Scroll(id="sheet"):
             yield Words(id="words")
         with Vertical(id="desk"):
-            yield Words(id="bar")
             yield Words(id="agreement")
+            yield Words(("prompt", "bold"))
             yield Pane(id="prompt")
             yield Answers()
             yield Words(id="said")
@@ -362,45 +360,40 @@ class LabelPage(Page):
 
     def _where(self) -> str:
         number = self.sheaf.round if self.sheaf is not None else None
-        of = "held-out prompts" if self.wish.of == "heldout" else "training prompts"
-        return f"round {number}, {of}" if number is not None else of
+        of = f"{OF[self.wish.of]} prompts"
+        return of if number is None else f"round {number}, {of}"
 
     def _entry(self, sheaf: Sheaf) -> Iterator[Text | Table]:
         yield shown.line(("Which of two answers is better? You are not told who wrote them.", "bold"))
-        yield shown.line()
         yield shown.table(("", "", ""), self._choices(sheaf))
         yield shown.line()
-        if sheaf.round is None:
-            yield shown.line(
-                ("Nothing to label here: the judge has compared no answers yet, or all are alike.", "bold")
-            )
-            yield shown.line(
-                "Another round (n, p) or the other prompts (o) may have some; while a run is judging, wait."
-            )
-        elif sheaf.done >= len(sheaf.items):
-            yield shown.line(f"All {len(sheaf.items)} are labelled. ", key("Enter"), " shows the figures; ", key("m"),
-                             " takes more.")  # fmt: skip
-        else:
-            start = "goes on" if sheaf.done else "starts"
-            yield shown.line(
-                key("Enter"), f" {start}. Each label is saved at once; Esc leaves, and you can go on later."
-            )
+        yield from self._how_to_start(sheaf)
         if sheaf.principles is not None:
-            yield from self._by(sheaf.principles)
+            yield shown.line()
+            yield shown.line(("Better by these principles:", f"bold {shown.DIM}"))
+            yield shown.lines(_principle(one) for one in sheaf.principles.active)
 
     def _choices(self, sheaf: Sheaf) -> Iterator[tuple[Part, ...]]:
         wish = sheaf.wish
-        yield "who", wish.labeller or "nobody yet", _to_change("w")
-        yield "round", "–" if sheaf.round is None else str(sheaf.round), _to_change("n", "p") if sheaf.rounds else ""
-        yield "answers to", f"{'held-out' if wish.of == 'heldout' else 'training'} prompts", _to_change("o")
-        yield "how many", f"{len(sheaf.items):,} of {sheaf.offered:,} comparisons", _to_change("m")
+        number = "–" if sheaf.round is None else str(sheaf.round)
+        other = "training" if wish.of == "heldout" else "held-out"
+        yield "labeller", wish.labeller or "nobody yet", _instead("another name", "w")
+        yield "round", number, _instead("another round", "n", "p") if len(sheaf.rounds) > 1 else ""
+        yield "answers to", f"{OF[wish.of]} prompts", _instead(f"{other} prompts", "o")
+        yield "how many", f"{len(sheaf.items):,} of {sheaf.offered:,} comparisons", _instead("more or fewer", "m")
         yield "labelled before", f"{sheaf.done:,} of {len(sheaf.items):,}", ""
 
-    def _by(self, principles: Constitution) -> Iterator[Text]:
-        yield shown.line()
-        yield shown.line(("by these principles, which b shows again", f"bold {shown.DIM}"))
-        for one in principles.active:
-            yield shown.line((f"{one_line(one.id, 18):<18} ", shown.SKY), one_line(one.norm(), 400))
+    def _how_to_start(self, sheaf: Sheaf) -> Iterator[Text]:
+        if sheaf.round is None:
+            yield shown.line(
+                ("Nothing to label: the judge has compared no answers yet, or all are alike.", shown.WARN)
+            )
+            yield shown.line("Other rounds or prompts may have some, and a run that goes on brings more.")
+        elif sheaf.done >= len(sheaf.items):
+            yield shown.line(key("Enter"), " shows the figures: all of these are labelled. ", key("m"), " takes more.")
+        else:
+            start = "goes on where you stopped" if sheaf.done else "starts"
+            yield shown.line(key("Enter"), f" {start}. Each label is saved at once; Esc leaves at any time.")
 
     def _sheet(self, parts: Sequence[Text | Table]) -> None:
         self.query_one("#words", Words).show(shown.below(*parts))
@@ -425,12 +418,12 @@ class LabelPage(Page):
             own = [("1", "left"), ("2", "right"), ("0", "tie"), ("9", "both bad"), ("s", "skip"), ("x", "n/a")]
             own.append(("u", "undo"))
             more = [("Tab", "pane"), ("b", "principles"), ("f", "flag"), ("c", "comment"), ("d", "words")]
-            own += more if self.app.size.width >= 120 else []
+            own += more if self.app.size.width >= ROOMIER else []
         elif self.phase == "end":
             own = [("u", "undo"), ("c", "command")]
         else:
-            own = [("Enter", "start"), ("w", "who"), ("n/p", "round"), ("o", "which prompts"), ("m", "how many")]
-            own.append(("c", "command"))
+            own = [("Enter", "start"), ("w", "who"), ("n/p", "round"), ("o", "prompts"), ("m", "how many")]
+            own += [("c", "command")] if self.app.size.width >= ROOMY else []
         for one, what in [*own, *rest]:
             yield key(one)
             yield f" {what}  "
@@ -538,9 +531,8 @@ class LabelPage(Page):
         speed, going = pace(self.session.standing), self.session
         left = max(0, going.expected - going.number + 1)
         told = [f"  {duration(speed)} each", f"  about {duration(speed * left)} left"] if speed else []
-        self.query_one("#bar", Words).say(
-            (f"{going.number:,} of about {going.expected:,}", "bold"), *told, (f"  by {going.labeller}", shown.DIM)
-        )
+        self.title_is((f"{going.number:,} of about {going.expected:,}", "bold"), *told,
+                      (f"  {going.labeller}, {self._where()}", shown.DIM))  # fmt: skip
         self.query_one("#agreement", Words).say((_live(self._figures), shown.DIM))
         marks: list[Part] = [("⚑ flagged  ", shown.WARN)] * self._flagged
         marks += [f"comment: {one_line(self._comment, 60)}  "] * bool(self._comment)
@@ -684,8 +676,12 @@ def key(name: str) -> tuple[str, str]:
     return name, f"bold {shown.SKY}"
 
 
-def _to_change(*keys: str) -> Text:
-    return shown.line(*(part for name in keys for part in (key(name), " ")), ("changes it", shown.DIM))
+def _instead(what: str, *keys: str) -> Text:
+    return shown.line(*(part for name in keys for part in (key(name), " ")), (what, shown.DIM))
+
+
+def _principle(one: Principle) -> Text:
+    return shown.lines([shown.line((one.id, f"bold {shown.SKY}")), shown.block(one.norm())])
 
 
 def _named(wish: Wish) -> list[str]:
