@@ -79,6 +79,11 @@ def opened(run: Path, labeller: str) -> Iterator[Labels]:
         os.close(descriptor)
 
 
+def said_by(run: Path, labeller: str) -> list[Label]:
+    """The standing labels of one labeller. Raises FileDamaged with the line of one that is no label."""
+    return list(_standing(_lines(run / FOLDER / f"{labeller}.jsonl")))
+
+
 def read(run: Path) -> dict[str, list[Label]]:
     """The standing labels in a run's folder, by labeller; of those who have any.
 

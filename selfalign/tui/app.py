@@ -16,14 +16,14 @@ from selfalign.tui import shown
 from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
 from selfalign.tui.help import Help
-from selfalign.tui.label import LabelPage
+from selfalign.tui.label import Labelling
 from selfalign.tui.logs import Logs
 from selfalign.tui.page import Page, Place
 from selfalign.tui.pairs import Pairs
 from selfalign.tui.reading import Library
 from selfalign.tui.round import Round
 
-PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, LabelPage, Logs)
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Labelling, Logs)
 
 THEME = Theme(
     name="selfalign",
