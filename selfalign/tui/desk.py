@@ -42,6 +42,7 @@ SIDES = ("left", "right")
 SAID = {"1": "left", "2": "right", "0": "tie", "9": "both bad", "s": "skipped", "x": "not applicable"}
 WEIGHED = "1290"  # keys that say something of both answers, which should have been seen
 OF: dict[Source, str] = {"training": "training", "heldout": "held-out"}
+WAITING = "Opening the labels. Esc goes back, where w takes another name."
 ALIKE = "underline"  # how words are marked that the other side has not: the same on either
 PAIRS_KEYS = ("verdict", "flag", "comment", "difference", "principles", "pane")
 ABOUT = (
@@ -79,6 +80,7 @@ class Sheaf:
     principles: Constitution | None = None
     items: tuple[tuple[Comparison, str], ...] = ()
     offered: int = 0  # comparisons that the judge made
+    trouble: str = ""  # why they cannot be read
 
     @property
     def done(self) -> int:
@@ -139,6 +141,7 @@ class Desk(Page):
         self._writing = self._figuring = False
         self._figures: Figures | None = None
         self._said = ""
+        self._in_sight: Shown | None = None
         self._warned = self._marked = False
         self._flagged, self._comment = False, ""
 
@@ -146,7 +149,7 @@ class Desk(Page):
         with Scroll(id="ending"):
             yield Words(id="figures")
         with Vertical(id="pair"):
-            yield Words(id="agreement")
+            yield Words((WAITING, shown.DIM), id="agreement")
             yield Words(("prompt", "bold"))
             yield Pane(id="prompt")
             yield Answers()
@@ -208,18 +211,23 @@ class Desk(Page):
 
     def _show_pair(self, taken: Label | None = None) -> None:
         """The pair that is due, with the marks it had where its label was taken back; the figures where none is."""
-        self._warned = False
-        self._flagged, self._comment = (taken.flagged, taken.comment) if taken is not None else (False, "")
         self._change_view()
         if self.pair is None:
             self._show_ending()
             return
+        if self.pair == self._in_sight:  # what was taken back is of another queue, or there was nothing
+            self._show_lines()
+            return
+        self._in_sight, self._warned = self.pair, False
+        again = taken is not None and taken.pair == self.pair.comparison.pair
+        self._flagged, self._comment = (taken.flagged, taken.comment) if taken and again else (False, "")
         self.query_one("#prompt", Pane).put(_prompt(self.pair.comparison.prompt))
         self._show_answers(self.pair)
         self._show_lines()
 
     def _change_view(self) -> None:
         """Pairs, or the figures at the end, with the keys that each has."""
+        self._in_sight = self._in_sight if self.pair is not None else None
         ending = self.query_one("#ending")
         changed = ending.display != self.ended
         ending.display, self.query_one("#pair").display = self.ended, not self.ended

@@ -16,13 +16,14 @@ from selfalign import labels as files
 from selfalign.people.compared import principles_of
 from selfalign.people.labelling import queue
 from selfalign.people.sitting import account, offered
-from selfalign.store import PLAIN_NAMES, StoreError, is_plain_name
+from selfalign.store import PLAIN_NAMES, Run, StoreError, is_plain_name
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import principle
 from selfalign.tui.asking import AskLine
 from selfalign.tui.desk import ABOUT, OF, Desk, Sheaf, Wish, command, key
 from selfalign.tui.page import ROOMY, Page, Place, Trouble
+from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Scroll, Words
 
@@ -96,14 +97,12 @@ class Labelling(Page):
         if wish.rounds is None and self.at.round is not None:
             wished = [n for n in rounds if n <= self.at.round]
         standing = files.said_by(run.path, wish.labeller)
-        empty, found = Sheaf(wish, rounds, settings, standing), offered(run, wish.of, wished, settings)
+        sheaf = Sheaf(wish, rounds, settings, standing)
         self._read_from = mark
-        if found is None:
-            return empty
-        number, pool = found
-        items = tuple(islice(queue(pool, settings.seed), wish.count))
-        principles = principles_of(run, number)
-        return replace(empty, round=number, principles=principles, items=items, offered=len(pool))
+        try:
+            return _filled(sheaf, run, wished)
+        except UNREADABLE as error:
+            return replace(sheaf, trouble=why(error))
 
     def _judged(self, rounds: Sequence[int]) -> tuple[int, ...]:
         """How many shards of verdicts there are, by round."""
@@ -126,7 +125,7 @@ class Labelling(Page):
             return
         if view is not None and view.wish == self.wish:
             self.sheaf = view
-            self.trouble([])
+            self.trouble([view.trouble] if view.trouble else [])
         if self.sheaf is None or self.sheaf.wish != self.wish:
             self.renew()
             return
@@ -163,7 +162,9 @@ class Labelling(Page):
         yield "labelled before", f"{sheaf.done:,} of {len(sheaf.items):,}", ""
 
     def _how_to_start(self, sheaf: Sheaf) -> Iterator[Text]:
-        if sheaf.round is None:
+        if sheaf.trouble:
+            yield shown.line("This cannot be read. Other rounds or prompts may be whole.")
+        elif sheaf.round is None:
             yield shown.line(("Nothing to label: the judge has compared no answers yet, or all are alike.", shown.WARN))
             yield shown.line("Other rounds or prompts may have some, and a run that goes on brings more.")
         elif sheaf.done >= len(sheaf.items):
@@ -221,6 +222,16 @@ class Labelling(Page):
             self.reader.say("nothing to label here")
         else:
             self.app.push_screen(Desk(self.place(), sheaf))
+
+
+def _filled(sheaf: Sheaf, run: Run, rounds: Sequence[int]) -> Sheaf:
+    """With the queue of the last of these rounds that was judged."""
+    found = offered(run, sheaf.wish.of, rounds, sheaf.settings)
+    if found is None:
+        return sheaf
+    number, pool = found
+    items = tuple(islice(queue(pool, sheaf.settings.seed), sheaf.wish.count))
+    return replace(sheaf, round=number, principles=principles_of(run, number), items=items, offered=len(pool))
 
 
 def _instead(what: str, *keys: str) -> Text:
