@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +26,7 @@ from selfalign.people.labelling import Session, Shown, pace
 from selfalign.people.sitting import Figures, figures, final_figures, summary
 from selfalign.records import HumanAgreement, Label, Prompt
 from selfalign.rewording import sides
+from selfalign.store import StoreError
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import Answers, Pane, Principles
@@ -44,7 +45,7 @@ WEIGHED = "1290"  # keys that say something of both answers, which should have b
 OF: dict[Source, str] = {"training": "training", "heldout": "held-out"}
 WAITING = "Opening the labels. Esc goes back, where w takes another name."
 ALIKE = "underline"  # how words are marked that the other side has not: the same on either
-PAIRS_KEYS = ("verdict", "flag", "comment", "difference", "principles", "pane")
+PAIRS_KEYS = ("flag", "comment", "difference", "principles", "pane")
 ABOUT = (
     "Which of two answers is better, blind: nothing tells who wrote them or what the judge thinks of them, and the "
     "sides are drawn by lot. Half of the comparisons are a random sample of all, the others are those that tell most "
@@ -169,7 +170,7 @@ class Desk(Page):
         return self.ready and not (self._writing or self._figuring)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Without a pair its keys are what they are elsewhere: 1 and 2 screens, c copies."""
+        """Without a pair its keys are what they are elsewhere: c copies. Digits stay verdicts, in case of one too many."""
         return self.pair is not None or action not in PAIRS_KEYS
 
     def main(self) -> Widget | None:
@@ -192,7 +193,10 @@ class Desk(Page):
         """Open it, once; None where it is open. A labeller of this name who is at it elsewhere is waited for."""
         if self.session is not None:
             return None
-        file = self._file.enter_context(files.opened(self.watched.path, self.sheaf.wish.labeller))
+        try:
+            file = self._file.enter_context(files.opened(self.watched.path, self.sheaf.wish.labeller))
+        except StoreError as error:  # a path may be long, and the end of the line is what counts
+            raise StoreError(str(error).replace(f"{self.at.path}/", "")) from error
         if not self.is_attached:  # left meanwhile
             self._file.close()
         return Session(file, self.sheaf.wish.labeller, self.sheaf.items)
@@ -287,6 +291,9 @@ class Desk(Page):
         """Record a verdict; where an answer was not read to its end, say so first."""
         if self._writing or self.session is None:  # the pair in sight has a verdict, which is being written
             return
+        if self.pair is None:
+            self.reader.say("all are labelled; u takes the last label back, Esc leaves")
+            return
         below = [side for side in SIDES if self.query_one(f"#{side}", Pane).goes_on]
         if below and pressed in WEIGHED and not self._warned:
             self._warned = True
@@ -313,7 +320,7 @@ class Desk(Page):
                 session.press(pressed, flagged=flagged, comment=comment)
                 said = f"recorded: {SAID[pressed]} · u undoes"
         except UNREADABLE as error:
-            trouble = f"not saved, and the pair stays here: {why(error)}"
+            trouble = f"not saved, and the pair stays here: {why(error)}".replace(f"{self.at.path}/", "")
         self.post_message(self.Written(said, taken, trouble))
 
     def on_desk_written(self, message: Written) -> None:
@@ -423,12 +430,14 @@ class Desk(Page):
                 yield shown.line(words)
         yield shown.line()
         yield shown.line(("next", f"bold {shown.DIM}"))
-        run, more = self.at.path, 2 * self.sheaf.wish.count
-        yield shown.table(("", ""), [
-            (f"selfalign labels ls {run}", ("who labelled what, and how far they agree", shown.DIM)),
-            (f"selfalign judge calibrate {run}", ("the judge's temperature and bias, by these labels", shown.DIM)),
-            (f"selfalign label {run} --count {more}", ("more of them; here Esc, then m", shown.DIM)),
-        ])  # fmt: skip
+        run, more = self.at.path, replace(self.sheaf.wish, count=2 * self.sheaf.wish.count)
+        for what, line in (
+            ("who labelled what, and how far they agree", f"selfalign labels ls {run}"),
+            ("the judge's temperature and bias, by these labels", f"selfalign judge calibrate {run}"),
+            ("more of these pairs; on this screen Esc, then m", command(run, more, self.at.round)),
+        ):
+            yield shown.line((what, shown.DIM))
+            yield shown.block(f"  {line}")
         yield shown.line()
         yield shown.line(key("u"), " takes the last label back; ", key("Esc"), " leaves.")
 

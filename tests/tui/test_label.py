@@ -8,12 +8,14 @@ from errno import ENOSPC
 from pathlib import Path
 
 import pytest
+from rich.text import Text
 from textual.pilot import Pilot
 
 from selfalign import labels
 from selfalign.labels import MIN_LABELS
 from selfalign.records import Candidate, Judgment, Label, Message, Prompt
 from selfalign.store import Run
+from selfalign.tui import label, shown
 from selfalign.tui.app import Reader
 from selfalign.tui.desk import Desk
 from selfalign.tui.page import Place
@@ -51,13 +53,13 @@ def desk(pilot: Pilot[None]) -> Desk:
 def test_the_first_view_says_who_labels_what_and_each_can_be_changed(runs: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "6")
-        shown = screen_of(pilot)
-        assert "ann" in shown and "90 of 90 comparisons" in shown and "Enter starts" in shown
-        assert "The response is kind." in shown and "round 1, training prompts" in shown
-        await press(pilot, "p")
-        assert "round 0, training prompts" in screen_of(pilot)
-        await press(pilot, "n", "m")
-        assert "50 of 90 comparisons" in screen_of(pilot) and "round 1" in screen_of(pilot)
+        seen = screen_of(pilot)
+        assert "ann" in seen and "89 of 89 comparisons" in seen and "Enter starts" in seen
+        assert "The response is kind." in seen and "round 0, training prompts" in seen
+        await press(pilot, "p", "n")
+        assert "round 1, training prompts" in screen_of(pilot)
+        await press(pilot, "m")
+        assert "50 of " in screen_of(pilot)
         await press(pilot, "o")
         assert "Nothing to label" in screen_of(pilot) and "held-out prompts" in screen_of(pilot)
         await press(pilot, "enter")  # there is nothing to start
@@ -75,15 +77,15 @@ def test_the_first_view_says_who_labels_what_and_each_can_be_changed(runs: Path)
 def test_each_key_means_what_it_says_and_is_on_disk_when_the_next_pair_is_shown(runs: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "6", "enter")
-        assert "1 of about 99" in screen_of(pilot) and "agreement is shown from 30 labels on" in screen_of(pilot)
+        assert "1 of about 97" in screen_of(pilot) and "agreement is shown from 30 labels on" in screen_of(pilot)
         for key, verdict in (("1", "left"), ("2", "right"), ("0", "tie"), ("9", "both_bad"), ("s", "skipped"),
                              ("x", "not_applicable")):  # fmt: skip
             pair = desk(pilot).pair
             await press(pilot, key)
-            label, sides = said(runs)[-1], {"left": pair.left.id, "right": pair.right.id}
-            assert (label.left_id, label.right_id) == (pair.left.id, pair.right.id)
-            assert label.preferred_id == sides.get(verdict)
-            assert label.verdict == ("preferred" if verdict in sides else verdict)
+            found, sides = said(runs)[-1], {"left": pair.left.id, "right": pair.right.id}
+            assert (found.left_id, found.right_id) == (pair.left.id, pair.right.id)
+            assert found.preferred_id == sides.get(verdict)
+            assert found.verdict == ("preferred" if verdict in sides else verdict)
             assert f"recorded: {verdict.replace('_', ' ')} · u undoes" in screen_of(pilot)
             assert desk(pilot).pair != pair
         for left in range(5, -1, -1):
@@ -102,11 +104,11 @@ def test_flags_and_comments_go_with_the_verdict_and_come_back_with_undo(runs: Pa
         assert "⚑ flagged  comment: odd" in screen_of(pilot)
         await press(pilot, "1")
         assert "flagged" not in screen_of(pilot)
-        assert [(label.flagged, label.comment) for label in said(runs)] == [(True, "odd")]
+        assert [(one.flagged, one.comment) for one in said(runs)] == [(True, "odd")]
         await press(pilot, "u")
         assert "⚑ flagged  comment: odd" in screen_of(pilot)
         await press(pilot, "f", "c", "escape", "2")
-        assert [(label.flagged, label.comment) for label in said(runs)] == [(False, "odd")]
+        assert [(one.flagged, one.comment) for one in said(runs)] == [(False, "odd")]
 
     look(runs, at, run="judged")
 
@@ -124,11 +126,11 @@ def test_a_labeller_reads_both_answers_and_learns_nothing_of_them(
             assert page.focused is not before
         await press(pilot, "tab", "d", "y")
         assert page.focused is before
-        shown = screen_of(pilot) + pilot.app.clipboard
+        seen = screen_of(pilot) + pilot.app.clipboard
         for text in (page.pair.left.text, page.pair.right.text, page.pair.comparison.prompt.messages[0].content):
             assert text in screen_of(pilot) and text in pilot.app.clipboard
         for word in ("policy", "chosen", "rejected", "random", "swap", "margin", page.pair.left.id[:8]):
-            assert word not in shown, word
+            assert word not in seen, word
         await press(pilot, "b")
         assert "The response is friendly." in screen_of(pilot)
         await press(pilot, "b", "question_mark")
@@ -136,7 +138,7 @@ def test_a_labeller_reads_both_answers_and_learns_nothing_of_them(
         await press(pilot, "escape", "3")
         assert page_of(pilot).NAME == "Round"
         await press(pilot, "6")
-        assert "labelled before" in screen_of(pilot)
+        assert "Which of two answers is better?" in screen_of(pilot)
 
     look(runs, at, run="judged", size=size)
 
@@ -163,32 +165,34 @@ def test_an_answer_that_goes_on_below_is_to_be_read_first(runs: Path, monkeypatc
     look(runs, at, run="judged", size=(80, 24))
 
 
-def _lines(count: int):
-    from selfalign.tui import shown
-
+def _lines(count: int) -> Text:
     return shown.block("\n".join(f"line {number}" for number in range(count)))
 
 
-def test_agreement_and_habits_are_told_from_thirty_labels_on_and_at_the_end(runs: Path) -> None:
+def test_agreement_and_habits_are_told_from_thirty_labels_on_and_at_the_end(
+    runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "6", "m", "enter")
-        for number in range(70):
-            if desk(pilot).pair is None:
-                break
-            told = "judge says the same of" in screen_of(pilot)
-            assert told == (len(labels.scored(said(runs))) >= MIN_LABELS), number
-            await press(pilot, "1")
-        shown = screen_of(pilot)
-        assert "All that was to be labelled is labelled." in shown and "the labelling judge says the same of" in shown
-        assert "kappa" in shown and "preferred the left answer in 100%" in shown and "shown twice you said" in shown
-        assert f"selfalign labels ls {runs / 'judged'}" in shown and "judge calibrate" in shown
+        await press(pilot, *"1" * (MIN_LABELS + 1))  # two of them were shown twice
+        assert "agreement is shown from 30" in screen_of(pilot)
+        await press(pilot, "1", "1")
+        assert "judge says the same of" in screen_of(pilot) and "left 100%" in screen_of(pilot)
+        await press(pilot, "u", "u")
+        assert "judge says" not in screen_of(pilot)
+        await press(pilot, *"1" * 4, "1")  # one too many
+        seen = screen_of(pilot)
+        assert "All that was to be labelled is labelled." in seen and "the labelling judge says the same of" in seen
+        assert "kappa" in seen and "preferred the left answer in 100%" in seen and "shown twice you said" in seen
+        assert f"selfalign labels ls {runs / 'judged'}" in seen and "judge calibrate" in seen
         done = len(said(runs))
-        assert done == 55 and sum(label.repeat for label in said(runs)) == 5
+        assert done == 35 and sum(one.repeat for one in said(runs)) == 3
         await press(pilot, "u")
         assert f"{done} of about {done}" in screen_of(pilot)
         await press(pilot, "escape")
         assert "goes on where you stopped" in screen_of(pilot)
 
+    monkeypatch.setattr(label, "COUNTS", (32,))
     look(runs, at, run="judged", size=(120, 40))
 
 
@@ -204,7 +208,7 @@ def test_what_cannot_be_saved_keeps_the_pair_and_says_why(runs: Path, monkeypatc
         assert "No space left on device" in screen_of(pilot) and desk(pilot).pair == pair and not said(runs)
         monkeypatch.setattr(labels, "append_line", write)
         await press(pilot, "1")
-        assert "No space" not in screen_of(pilot) and [label.flagged for label in said(runs)] == [True]
+        assert "No space" not in screen_of(pilot) and [one.flagged for one in said(runs)] == [True]
         shutil.rmtree(runs / "judged")
         await press(pilot, "1")
         assert "was deleted while it was open" in screen_of(pilot)
@@ -247,7 +251,8 @@ def test_a_round_that_cannot_be_read_leaves_the_others(runs: Path) -> None:
 
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "6")
-        assert "cannot be read" in screen_of(pilot)
+        await press(pilot, "n")
+        assert "This cannot be read" in screen_of(pilot)
         await press(pilot, "p")
         assert "Enter starts" in screen_of(pilot) and "round 0" in screen_of(pilot)
         (runs / "judged" / "labels").mkdir()
@@ -264,13 +269,11 @@ def test_hostile_texts_are_labelled_as_they_are(runs: Path) -> None:
         _hostile_round(run)
 
     async def at(pilot: Pilot[None]) -> None:
-        await press(pilot, "6", "enter", "d")
+        await press(pilot, "6", "enter", "d", "G", "y")
         for text in CORPUS:
             assert_harmless(pilot)
-            desk(pilot)._commented(text)
-            await press(pilot, "G", "tab", "b")
-            assert_harmless(pilot)
-            await press(pilot, "escape", "y", "0", "0")
+            desk(pilot)._commented(text[:2000])
+            await press(pilot, "0", "0")
         assert pilot.app.is_running
 
     look(runs, at, run="judged", size=(100, 40))
