@@ -38,7 +38,6 @@ from selfalign.tui.widgets import Scroll, Words
 from selfalign.units import duration
 
 TELL_EVERY = 5  # labels between two looks at agreement
-ROOMIER = 120  # columns that have room for all keys
 SIDES = ("left", "right")
 SAID = {"1": "left", "2": "right", "0": "tie", "9": "both bad", "s": "skipped", "x": "not applicable"}
 WEIGHED = "1290"  # keys that say something of both answers, which should have been seen
@@ -170,7 +169,7 @@ class Desk(Page):
         return self.ready and not (self._writing or self._figuring)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Without a pair its keys are what they are elsewhere: c copies. Digits stay verdicts, in case of one too many."""
+        """Without a pair c copies, as elsewhere. Digits stay verdicts: who presses one too many is to stay here."""
         return self.pair is not None or action not in PAIRS_KEYS
 
     def main(self) -> Widget | None:
@@ -240,13 +239,17 @@ class Desk(Page):
         self.query_one("#keys", Words).say(*self._keys())
 
     def _keys(self) -> Iterator[Part]:
-        own = [("u", "undo"), ("c", "command"), ("Esc", "more to label")]
+        """The keys that are needed most, and of the others those that have room."""
+        own, more = [("u", "undo"), ("c", "command"), ("Esc", "more to label")], []
         if self.pair is not None:
             own = [("1", "left"), ("2", "right"), ("0", "tie"), ("9", "both bad"), ("s", "skip"), ("x", "n/a")]
             own.append(("u", "undo"))
-            more = [("Tab", "pane"), ("b", "principles"), ("f", "flag"), ("c", "comment"), ("d", "words")]
-            own += more if self.app.size.width >= ROOMIER else []
-        for name, what in [*own, ("?", "help"), ("q", "quit")]:
+            more = [("b", "principles"), ("f", "flag"), ("c", "comment"), ("d", "words"), ("Tab", "pane")]
+        last = [("?", "help"), ("q", "quit")]
+        for one in more:
+            if sum(len(name) + len(what) + 3 for name, what in [*own, one, *last]) <= self.app.size.width - 4:
+                own.append(one)
+        for name, what in [*own, *last]:
             yield key(name)
             yield f" {what}  "
 
