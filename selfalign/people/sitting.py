@@ -113,13 +113,13 @@ def summary(found: Figures) -> Iterator[str]:
 
 
 def habit_words(found: Habits) -> Iterator[str]:
-    """Habits in words; a side is drawn by lot, so that about half is to be expected of the left."""
+    """Habits in words."""
     if found.left is not None:
-        yield f"you preferred the left answer in {found.left:.0%} of preferences"
+        yield f"of your preferences {found.left:.0%} are for the left answer; the sides are drawn by lot"
     if found.longer is not None:
-        yield f"you preferred the longer answer in {found.longer:.0%}, of answers that differ in length"
+        yield f"of two answers that differ in length you prefer the longer in {found.longer:.0%}"
     if found.neither is not None:
-        yield f"you preferred neither in {found.neither:.0%} of all"
+        yield f"you find neither better in {found.neither:.0%} of all"
 
 
 def kappa_words(found: HumanAgreement) -> str:

@@ -430,14 +430,15 @@ class Desk(Page):
             yield shown.line(("counting …", shown.DIM))
         else:
             for words in summary(self._figures):
-                yield shown.line(words)
+                yield shown.block(words)
         yield shown.line()
         yield shown.line(("next", f"bold {shown.DIM}"))
-        run, more = self.at.path, replace(self.sheaf.wish, count=2 * self.sheaf.wish.count)
+        run, wish = self.at.path, self.sheaf.wish
+        more = command(run, replace(wish, count=2 * wish.count), self.at.round)
         for what, line in (
             ("who labelled what, and how far they agree", f"selfalign labels ls {run}"),
             ("the judge's temperature and bias, by these labels", f"selfalign judge calibrate {run}"),
-            ("more of these pairs; on this screen Esc, then m", command(run, more, self.at.round)),
+            *[("more pairs; on this screen Esc, then m", more)] * (len(self.sheaf.items) == wish.count),
         ):
             yield shown.line((what, shown.DIM))
             yield shown.block(f"  {line}")

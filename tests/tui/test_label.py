@@ -183,7 +183,7 @@ def test_agreement_and_habits_are_told_from_thirty_labels_on_and_at_the_end(
         await press(pilot, *"1" * 4, "1")  # one too many
         seen = screen_of(pilot)
         assert "All that was to be labelled is labelled." in seen and "the labelling judge says the same of" in seen
-        assert "kappa" in seen and "preferred the left answer in 100%" in seen and "shown twice you said" in seen
+        assert "kappa" in seen and "100% are for the left answer" in seen and "shown twice you said" in seen
         assert f"selfalign labels ls {runs / 'judged'}" in seen and "judge calibrate" in seen
         done = len(said(runs))
         assert done == 35 and sum(one.repeat for one in said(runs)) == 3
