@@ -41,7 +41,6 @@ TELL_EVERY = 5  # labels between two looks at agreement
 SIDES = ("left", "right")
 SAID = {"1": "left", "2": "right", "0": "tie", "9": "both bad", "s": "skipped", "x": "not applicable"}
 WEIGHED = "1290"  # keys that say something of both answers, which should have been seen
-OF: dict[Source, str] = {"training": "training", "heldout": "held-out"}
 WAITING = "Opening the labels. Esc goes back, where w takes another name."
 ALIKE = "underline"  # how words are marked that the other side has not: the same on either
 PAIRS_KEYS = ("flag", "comment", "difference", "principles", "pane")
@@ -421,7 +420,8 @@ class Desk(Page):
         self.query_one("#figures", Words).show(shown.below(*self._ending()))
 
     def _where(self) -> str:
-        return f"{self.sheaf.wish.labeller}, round {self.at.round}, {OF[self.sheaf.wish.of]} prompts"
+        held_out = ", held-out" if self.sheaf.wish.of == "heldout" else ""
+        return f"{self.sheaf.wish.labeller}, round {self.at.round}{held_out}"
 
     def _ending(self) -> Iterator[Text | Table]:
         yield shown.line(("All that was to be labelled is labelled.", "bold"))
@@ -488,7 +488,7 @@ def _live(found: Figures | None) -> str:
 
 def _agreement(one: HumanAgreement) -> str:
     kappa = "" if one.kappa is None else f"  κ {one.kappa:.2f} ({one.low:.2f} to {one.high:.2f})"
-    return f"judge says the same of {one.raw:.0%}{kappa}"
+    return f"same as judge {one.raw:.0%}{kappa}"
 
 
 def command(path: Path | None, wish: Wish, number: int | None) -> str:

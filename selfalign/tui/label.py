@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
 from selfalign import labels as files
-from selfalign.people.compared import principles_of
+from selfalign.people.compared import Source, principles_of
 from selfalign.people.labelling import queue
 from selfalign.people.sitting import account, offered
 from selfalign.store import PLAIN_NAMES, Run, StoreError, is_plain_name
@@ -21,13 +21,14 @@ from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import principle
 from selfalign.tui.asking import AskLine
-from selfalign.tui.desk import ABOUT, OF, Desk, Sheaf, Wish, command, key
+from selfalign.tui.desk import ABOUT, Desk, Sheaf, Wish, command, key
 from selfalign.tui.page import ROOMY, Page, Place, Trouble
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Scroll, Words
 
 COUNTS = (50, 100, 200, 500, 1000, 2000)  # how many comparisons a queue may have
+OF: dict[Source, str] = {"training": "training", "heldout": "held-out"}
 OFF = "Labelling is off: this reader was started with --read-only."
 
 

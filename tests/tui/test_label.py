@@ -177,9 +177,9 @@ def test_agreement_and_habits_are_told_from_thirty_labels_on_and_at_the_end(
         await press(pilot, *"1" * (MIN_LABELS + 1))  # two of them were shown twice
         assert "agreement is shown from 30" in screen_of(pilot)
         await press(pilot, "1", "1")
-        assert "judge says the same of" in screen_of(pilot) and "left 100%" in screen_of(pilot)
+        assert "same as judge" in screen_of(pilot) and "left 100%" in screen_of(pilot)
         await press(pilot, "u", "u")
-        assert "judge says" not in screen_of(pilot)
+        assert "same as judge" not in screen_of(pilot)
         await press(pilot, *"1" * 4, "1")  # one too many
         seen = screen_of(pilot)
         assert "All that was to be labelled is labelled." in seen and "the labelling judge says the same of" in seen
