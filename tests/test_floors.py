@@ -97,7 +97,7 @@ def room(module: str) -> str:
 # What the reader of runs may know of: what is on disk, what stored verdicts come to, and how to put it in words.
 READERS_WORLD = {
     "store", "records", "constitution", "config", "text", "progress", "stages", "statistics", "source", "tui",
-    "preferences", "calibration",
+    "preferences", "calibration", "labels", "people",
 }  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +13,10 @@ from selfalign.cli.errors import USAGE, CommandError
 from selfalign.objective import needs_rewards
 from selfalign.records import Prompt
 from selfalign.source import did_you_mean
-from selfalign.store import Run, run_folders
+from selfalign.store import PLAIN_NAMES, Run, is_plain_name, run_folders
 
 RUNS = Path("runs")
 CAMPAIGN_FILE = "campaign.yaml"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,10 @@ def run_names(runs: Path = RUNS) -> list[str]:
 
 def check_name(name: str, what: str) -> str:
     """Refuse a name that could lead out of its folder, hide, or look like a flag."""
-    if not _NAME.fullmatch(name):
+    if not is_plain_name(name):
         raise CommandError(
             f"{name!r} cannot be the name of a {what}",
-            why="a name has up to 100 letters, digits, dots, dashes and underscores, and begins with a letter or digit",
+            why=PLAIN_NAMES,
             fix="choose a plain name, such as harmless-v1",
             code=USAGE,
         )

@@ -17,13 +17,14 @@ from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
 from selfalign.tui.compare import Compare
 from selfalign.tui.help import Help
+from selfalign.tui.label import Labelling
 from selfalign.tui.logs import Logs
 from selfalign.tui.page import Page, Place
 from selfalign.tui.pairs import Pairs
 from selfalign.tui.reading import Library
 from selfalign.tui.round import Round
 
-PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Compare, Logs)
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Labelling, Compare, Logs)
 
 THEME = Theme(
     name="selfalign",

@@ -186,6 +186,17 @@ def _with(chart: Charted, theirs: Charted | None, name: str) -> Charted:
     return replace(chart, curves=(*chart.curves, *named))
 
 
+def overlaid(one: Sequence[Charted], other: Sequence[Charted], name: str, others: str) -> Iterator[Charted]:
+    """The charts of two things by their titles: the curves of the first, then, hollow and dotted, of the second."""
+    theirs = {chart.title: chart for chart in other if chart.drawn}
+    for chart in one:
+        if chart.drawn:
+            own = tuple(replace(curve, name=curve.name or one_line(name, 24)) for curve in chart.curves)
+            yield _with(replace(chart, curves=own), theirs.pop(chart.title, None), one_line(others, 24))
+    for chart in theirs.values():
+        yield _with(replace(chart, curves=()), chart, one_line(others, 24))
+
+
 def said_of(beside: Beside, found: bool) -> Text:
     """What the hollow signs are."""
     if not found:

@@ -11,15 +11,15 @@ from rich.table import Table
 from rich.text import Text
 from textual import work
 from textual.binding import Binding, BindingType
-from textual.containers import Container
 from textual.events import Resize
 from textual.widget import Widget
 
 from selfalign.stages.report import folder
 from selfalign.text import one_line
 from selfalign.tui import shown
-from selfalign.tui.answers import Answers, answers_of
-from selfalign.tui.campaign import curves_of
+from selfalign.tui.answers import Answers, answers_of, policy_name
+from selfalign.tui.campaign import charts_of
+from selfalign.tui.charts import Charted, ChartPage, Laid, overlaid
 from selfalign.tui.differences import (
     SNIPPET,
     Lines,
@@ -28,7 +28,6 @@ from selfalign.tui.differences import (
     columns_of,
     figures,
     likeness,
-    named,
     notes,
     odds,
     probability,
@@ -43,16 +42,8 @@ from selfalign.tui.prompt import OnePrompt
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.sides import Policy, Side, mark_of, side_of
 from selfalign.tui.trainlog import TrainLog
-from selfalign.tui.widgets import Chart, Column, Curve, Grid, Scroll, Words
+from selfalign.tui.widgets import Column, Grid, Scroll, Words
 
-CHARTS: Mapping[str, tuple[str, float | None]] = {  # of two runs, by what `curves_of` calls them
-    "win": ("Win rate vs base", 0.5),
-    "kl": ("KL, nats", None),
-    "length": ("Length over base", 1.0),
-    "judge": ("Judge swap", None),
-}
-MOST_CHARTS = 4
-TRAINED = ("Training loss", "Reward margin", "Reward accuracy", "Scores of the reward model", "KL, nats per answer")
 MOST_SORTED, LINES_KEPT = 5_000, 10_000  # prompts
 FRAME = 6  # lines of a screen that are not its body, and the head of the prompts
 
@@ -64,11 +55,11 @@ class View:
     left: Side
     right: Side
     parts: Mapping[str, Text | Table]
-    charts: Mapping[str, tuple[tuple[Curve, ...], float | None]]
+    laid: Laid
     ids: Sequence[str]
 
 
-class Compare(LazyPage):
+class Compare(ChartPage, LazyPage):
     NUMBER, NAME = "7", "Compare"
     EVERY = 2.0
     ABOUT = (
@@ -87,15 +78,13 @@ class Compare(LazyPage):
         Binding("right_curly_bracket", "round('right', 1)", "right: next round", show=False),
         Binding("x", "swap", "swap"),
         Binding("w", "which", "other run"),
+        Binding("z", "enlarge", "enlarge"),
+        Binding("l", "log", "charts on a log scale, and back", show=False),
         Binding("s", "sort", "prompts: as asked, most changed first", show=False),
         Binding("enter", "open", "open"),
     ]
     DEFAULT_CSS = """
     Compare .part { height: auto; padding: 0 2; margin-bottom: 1; }
-    Compare #charts { layout: grid; grid-size: 2; grid-rows: 10; height: auto; margin-bottom: 1; padding: 0 1; }
-    Compare Chart { height: 10; }
-    Compare.wide #charts { grid-size: 3; grid-rows: 12; }
-    Compare.wide Chart { height: 12; }
     Compare #samehead { margin-bottom: 0; }
     """
     SECTIONS: ClassVar[tuple[str, ...]] = ("figures", "charts", "settings", "rules", "samehead")
@@ -117,9 +106,7 @@ class Compare(LazyPage):
         with Scroll():
             yield Words(id="notes", classes="part")
             yield Words(id="figures", classes="part")
-            with Container(id="charts"):
-                for index in range(MOST_CHARTS):
-                    yield Chart("", id=f"chart{index}")
+            yield from self.chart_widgets()
             for name in ("settings", "rules", "samehead"):
                 yield Words(id=name, classes="part")
             yield Prompts([Column("prompt")])
@@ -143,7 +130,7 @@ class Compare(LazyPage):
             "settings": settings(one, other),
             "rules": rules(one, other),
             "samehead": same_head(one, other, len(ids), asked),
-        }, dict(self._charts(one, other)), ids)  # fmt: skip
+        }, self.charts(), ids)  # fmt: skip
 
     def _sides(self) -> tuple[Policy, Policy]:
         """The two sides; where nobody has chosen them yet, what the screen was opened for says."""
@@ -183,26 +170,24 @@ class Compare(LazyPage):
     def _answers(self, policy: Policy) -> Answers:
         return answers_of(self.reader.library.open(policy.path).run)
 
-    def _charts(self, left: Side, right: Side) -> Iterator[tuple[str, tuple[tuple[Curve, ...], float | None]]]:
-        if left.policy.path != right.policy.path:
-            curves = [curves_of(side.reports) for side in (left, right)]
-            for name, (title, level) in CHARTS.items():
-                yield (
-                    title,
-                    (tuple(named(c[name][0], s.run) for c, s in zip(curves, (left, right), strict=True)), level),
-                )
-            return
-        found = [self._trained(side.policy) for side in (left, right)]
-        for title in TRAINED:
-            curves = [
-                named(one[title][0], side.name) for one, side in zip(found, (left, right), strict=True) if title in one
-            ]
-            if curves:
-                yield title, (tuple(curves), None)
+    def charts(self) -> Laid:
+        """Two runs over their rounds, or two rounds of a run as they were trained."""
+        left, right = self._sides()
+        if left.path == right.path:
+            found = overlaid(
+                self._trained(left), self._trained(right), policy_name(left.round), policy_name(right.round)
+            )
+        else:
+            found = overlaid(self._moved(left), self._moved(right), left.path.name, right.path.name)
+        return Laid(tuple(found)[: self.MOST_CHARTS], shown.line(""))
 
-    def _trained(self, policy: Policy) -> Mapping[str, tuple[Curve, ...]]:
+    def _moved(self, policy: Policy) -> list[Charted]:
+        with self.reader.library.open(policy.path).reading() as run:
+            return charts_of(run)
+
+    def _trained(self, policy: Policy) -> list[Charted]:
         if policy.round is None:
-            return {}
+            return []
         log = self._logs.setdefault(policy, TrainLog(policy.path / folder(policy.round) / "policy"))
         log.grow()
         return log.charts()
@@ -219,22 +204,12 @@ class Compare(LazyPage):
             words = self.query_one(f"#{name}", Words)
             words.show(made)
             words.display = not isinstance(made, Text) or bool(made.plain)
-        self._show_charts(view)
+        self.show_charts(view.laid)
         grid = self.query_one(Prompts)
         grid.display = bool(view.ids)
         self._put_in_order()
         self._fit()
         self.trouble([f"left: {one}" for one in view.left.problems] + [f"right: {one}" for one in view.right.problems])
-
-    def _show_charts(self, view: View) -> None:
-        charts = [item for item in view.charts.items() if any(curve.x for curve in item[1][0])][:MOST_CHARTS]
-        for index in range(MOST_CHARTS):
-            chart = self.query_one(f"#chart{index}", Chart)
-            chart.display = index < len(charts)
-            if chart.display:
-                chart.title, (curves, level) = charts[index]
-                chart.draw(curves, level=level)
-        self.query_one("#charts").display = bool(charts)
 
     def on_resize(self, event: Resize) -> None:
         self.set_class(event.size.width >= 120, "wide")
@@ -356,6 +331,8 @@ class Compare(LazyPage):
 
     def action_which(self) -> None:
         self.app.push_screen(PickRun("Compare with which run?"), self._picked)
+
+    action_beside = action_which  # of an enlarged chart: what is laid beside is the other side
 
     def _picked(self, path: Path | None) -> None:
         """The last evaluated round of a run, whose reports the list of runs has just read."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from rich.table import Table
@@ -19,7 +18,7 @@ from selfalign.tui import shown
 from selfalign.tui.answers import Answer
 from selfalign.tui.shown import Part
 from selfalign.tui.sides import MEASURES, Side, difference, incomparable
-from selfalign.tui.widgets import Column, Curve
+from selfalign.tui.widgets import Column
 
 SHORT = 60  # characters of a setting or of a changed value that stand in one line
 SNIPPET = 200
@@ -32,10 +31,6 @@ class Lines(NamedTuple):
     prompt: str
     left: Answer | None
     right: Answer | None
-
-
-def named(curve: Curve, name: str) -> Curve:
-    return replace(curve, name=one_line(name, 24))
 
 
 def title_of(left: Side, right: Side) -> Text:

@@ -60,7 +60,7 @@ def test_two_rounds_of_a_run(runs: Path) -> None:
         assert "KL to base, nats 1.50 ±0.39 2.50 ±0.39 ▲ +1.00 further" in figures
         assert "labelling: swap 91% 90% ▼ −1.0 points within noise" in figures
         assert [chart.title for chart in page_of(pilot).query(Chart) if chart.display] == [
-            "Training loss", "Reward margin", "Reward accuracy"
+            "Training loss", "Rewards", "Reward accuracy", "Log-probability of answers", "Reward margin"
         ]  # fmt: skip
         assert "Settings: ✓ the same" in words(pilot, "settings")
         assert "Constitution: ✓ the same rules 1.0.0" in words(pilot, "rules")
@@ -96,8 +96,7 @@ def test_two_marked_runs(runs: Path) -> None:
         assert page_of(pilot).command() == f"selfalign runs compare {runs / 'sample'} {runs / 'other'}"
         assert "2 of 3 held-out prompts are in both: figures are of different prompts" in words(pilot, "notes")
         charts = {chart.title: chart for chart in page_of(pilot).query(Chart) if chart.display}
-        assert list(charts) == ["Win rate vs base", "KL, nats", "Length over base", "Judge swap"]
-        assert [curve.name for curve in charts["KL, nats"]._curves] == ["sample", "other"]
+        assert [curve.name for curve in charts["KL to base, nats per answer"]._curves] == ["sample", "other"]
         assert "seed 17 3" in words(pilot, "settings")
         rules = words(pilot, "rules")
         assert "rules 1.0.0 → rules 1.1.0 2 of 2 principles judged anew" in rules

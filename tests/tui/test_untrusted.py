@@ -198,6 +198,11 @@ def test_every_screen_shows_hostile_runs_as_they_are(hostile: Path) -> None:
         ):
             await press(pilot, key)
             assert_harmless(pilot)
+        await press(pilot, "6")
+        assert_harmless(pilot)
+        for key in ("p", "enter", "d", "f", "0", "tab", "b", "escape", "y", "escape"):
+            await press(pilot, key)
+            assert_harmless(pilot)
         await press(pilot, "4", "a", "G")
         for _ in CORPUS:
             await press(pilot, "k", "enter", "v", "y")
@@ -263,7 +268,7 @@ def test_a_terminal_gets_no_foreign_sequence(hostile: Path) -> None:
         env=environment(TERM="xterm-256color", COLUMNS="100", LINES="40"),
     )  # fmt: skip
     os.close(follower)
-    received = b"".join(_typed(leader, b"1\x1b2 3  48\tg7\t\t\t\t\r\r\x1b\x1b4aGkkkk\rv?\x1b\x1b1:\x1bq"))
+    received = b"".join(_typed(leader, b"1\x1b2 3  46p\rdb\x1b08\tg7\t\t\t\t\r\r\x1b\x1b4aGkkkk\rv?\x1b\x1b1:\x1bq"))
     os.close(leader)
     assert child.wait(timeout=30) == 0, received[-2000:]
     rest = OURS.sub(b"", received)
