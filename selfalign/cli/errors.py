@@ -7,23 +7,14 @@ import sys
 import traceback
 from pathlib import Path
 
+from selfalign.control import FAILED, USAGE, CommandError
 from selfalign.text import clean
 
-FAILED = 1
-USAGE = 2
 RETRYABLE = 3
 GATE = 4
 INTERRUPTED = 130
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
-
-
-class CommandError(Exception):
-    """An error that the command line itself found, with its parts apart."""
-
-    def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "", code: int = FAILED) -> None:
-        super().__init__(what)
-        self.where, self.why, self.fix, self.code = where, why, fix, code
 
 
 def print_error(what: str, *, where: str = "", why: str = "", fix: str = "") -> None:

@@ -120,7 +120,8 @@ class Campaigns(Page):
     ABOUT = (
         "All runs, those that happen and those that ended. Rounds: evaluated, of how many. The win rate is against "
         "the base policy, with half of its 95% interval; the curve shows its course, lowest to highest.\n\n"
-        "● running   ✓ finished   ■ a gate stopped it   ‖ interrupted   ◌ alive but silent for long   ✗ dead or failed"
+        "● running   ✓ finished   ■ a gate stopped it   ‖ interrupted, or stopped as asked   "
+        "◌ alive but silent for long   ✗ dead or failed"
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open"),

@@ -38,6 +38,7 @@ ALARMS = {
     "failed": shown.BAD,
     "warning": shown.WARN,
     "interrupted": shown.WARN,
+    "stopped_after_round": shown.WARN,
     "gate": shown.NOTE,
     "guard": shown.NOTE,
 }

@@ -30,6 +30,7 @@ STATES: dict[str, tuple[str, str, str]] = {  # by state: a sign, a word for narr
     "done": ("✓", "finished", shown.NOTE),
     "stopped by a gate": ("■", "gate stop", shown.WARN),
     "interrupted": ("‖", "interrupted", shown.WARN),
+    "stopped as asked": ("‖", "stopped", shown.WARN),
     "stalled": ("◌", "stalled", shown.WARN),
     "dead": ("✗", "dead", shown.BAD),
     "failed": ("✗", "failed", shown.BAD),
