@@ -124,8 +124,8 @@ def _is_selfalign(holder: Holder) -> bool:
 def branch(source: Run, folder: Path, new: str, last: int, overrides: Sequence[str] = ()) -> Run:
     """Make the run `new` in a folder of runs: it takes over the rounds of another up to and with `last`.
 
-    With -1 it takes over the baseline alone. Nothing of the source is touched. Raises CommandError where a name is none, StoreError where the rounds to take
-    over are not finished and whole, ConfigError where a setting is refused.
+    With -1 it takes over the baseline alone. Nothing of the source is touched. Raises CommandError where a name is
+    none, StoreError where the rounds to take over are not finished and whole, ConfigError where a setting is refused.
     """
     check_name(new, "run")
     settings = config.load(source.path / CAMPAIGN, overrides=[*overrides, f"name={new}"])

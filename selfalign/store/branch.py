@@ -32,6 +32,7 @@ def branch(source: Run, round: int, destination: Path | str, config_yaml: str | 
     building = destination.absolute().with_name(f".{destination.name}.tmp")
     shutil.rmtree(building, ignore_errors=True)  # of a branch that a crash ended
     try:
+        building.mkdir(parents=True)
         for name in [*(f"{step}/{file}" for step in steps for file in _files_of(source.path / step)), *documents]:
             _link(source.path / name, building / name)
         config = source.read_text(CAMPAIGN) if config_yaml is None else config_yaml

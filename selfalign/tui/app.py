@@ -13,6 +13,7 @@ from textual.theme import Theme
 
 from selfalign.text import clean, one_line
 from selfalign.tui import shown
+from selfalign.tui.actions import Action, actions
 from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
 from selfalign.tui.help import Help
@@ -41,7 +42,8 @@ THEME = Theme(
 
 
 class Places(Provider):
-    """The palette: every screen, every run, every round of the run in sight. Names are shown as they are."""
+    """The palette: every screen and run, the rounds of the run in sight and what can be done to it. Names are shown as
+    they are."""
 
     def _all(self) -> Iterator[tuple[str, Callable[[], None]]]:
         yield from self.screen.app.places() if isinstance(self.screen.app, Reader) else ()
@@ -124,7 +126,8 @@ class Reader(App[None]):
             self.pop_screen()
 
     def action_help_quit(self) -> None:
-        self.say("q quits; runs go on without being watched. To stop one: selfalign stop RUN")
+        how = "" if self.read_only else ": and then stop, or "
+        self.say(f"q quits; runs go on without being watched. To stop one: {how}selfalign stop RUN")
 
     def action_help(self) -> None:
         if isinstance(self.screen, Page):
@@ -140,13 +143,14 @@ class Reader(App[None]):
 
     def action_copy(self) -> None:
         if isinstance(self.screen, Page):
-            self._copy(self.screen.copied())
+            self.copy(self.screen.copied())
 
     def action_copy_command(self) -> None:
         if isinstance(self.screen, Page):
-            self._copy(self.screen.command())
+            self.copy(self.screen.command())
 
-    def _copy(self, words: str) -> None:
+    def copy(self, words: str) -> None:
+        """Put words on the clipboard of the terminal, where it has one."""
         self.copy_to_clipboard(clean(words))
         self.say(f"copied: {one_line(words, 120)}")
 
@@ -164,8 +168,22 @@ class Reader(App[None]):
         for watched in self.library.known():
             yield f"open {one_line(watched.name, 80)}", lambda path=watched.path: self.open_run(path)
         if isinstance(here, Page):
-            yield "copy the command", lambda: self._copy(here.command())
+            yield from self._rounds(here.place())
+            for name, do in actions(self, here.place()):
+                yield name, lambda do=do: self._act(do)
+            yield "copy the command", lambda: self.copy(here.command())
         yield "quit", self.exit
+
+    def _rounds(self, place: Place) -> Iterator[tuple[str, Callable[[], None]]]:
+        """To each round of the run that is looked at."""
+        if place.path is None:
+            return
+        for number in self.library.open(place.path).rounds():
+            yield f"go to round {number}", lambda number=number: self.open(Round, Place(place.path, number))
+
+    def _act(self, do: Action) -> None:
+        """Carry out an action: in a worker, as it asks first and waits for the answer."""
+        self.run_worker(do(), group="action")
 
     def open_run(self, path: Path) -> None:
         """Show a campaign."""

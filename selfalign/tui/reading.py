@@ -129,6 +129,11 @@ class Watched:
         self.problems.pop(name, None)
         return found
 
+    def rounds(self) -> list[int]:
+        """The rounds that were begun, as far as was read; asks no disk."""
+        begun = {number for number, _ in self.progress.stages if number is not None}
+        return sorted(begun | self.reports.keys())
+
     def evaluated(self) -> list[Report]:
         """The reports that there are, by round."""
         return [self.reports[number] for number in sorted(self.reports)]

@@ -1,0 +1,130 @@
+"""What can be done to a run from the reader: it asks first, says the command, and says what came of it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from textual.pilot import Pilot
+
+from selfalign.store import Run
+from selfalign.tui.actions import Told
+from selfalign.tui.app import Reader
+from selfalign.tui.asking import AskLine, Confirm
+from tests.cli.test_run import writer
+from tests.tui.conftest import look, page_of, press, screen_of, until
+
+
+def offered(pilot: Pilot[None]) -> list[str]:
+    assert isinstance(pilot.app, Reader)
+    return [name for name, _ in pilot.app.places()]
+
+
+async def choose(pilot: Pilot[None], name: str) -> None:
+    """What choosing an entry of the palette does."""
+    assert isinstance(pilot.app, Reader)
+    dict(pilot.app.places())[name]()
+    await pilot.pause(0.05)
+
+
+async def typed(pilot: Pilot[None], *lines: str) -> None:
+    """Answer questions, each with a line in place of the one that is proposed."""
+    for line in lines:
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskLine))
+        await pilot.press("ctrl+u", *line, "enter")
+        await pilot.pause(0.05)
+
+
+async def says(pilot: Pilot[None], kind: type, words: str) -> None:
+    """Wait until a question, or what came of an action, says these words, wherever its lines break."""
+    sought = "".join(words.split())
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind) and sought in "".join(screen_of(pilot).split()))
+
+
+def test_a_live_run_is_stopped_after_its_round_or_its_shard(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "midway", tmp_path / "midway")
+    run = Run.open(tmp_path / "midway")
+
+    async def at(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: page_of(pilot).watched.alive)
+        assert "branch midway from round 1" in offered(pilot)
+        await choose(pilot, "stop midway after this round")
+        await says(pilot, Confirm, f"selfalign stop {run.path} --after round")
+        await pilot.press("n")
+        assert run.stop_asked() is None
+        await choose(pilot, "stop midway after this round")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
+        await says(pilot, Told, "to stop after round 1")
+        assert run.stop_asked().round == 1
+        await pilot.press("escape")
+        await choose(pilot, "stop midway after this shard")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        assert child.poll() is None
+        await pilot.press("y")
+        await says(pilot, Told, "it finishes its shard first")
+        assert child.wait(timeout=30) == 0
+        await pilot.press("escape")
+        await until(pilot, lambda: not page_of(pilot).watched.alive)
+        assert not [name for name in offered(pilot) if name.startswith("stop")]
+
+    with writer(run.path) as child:
+        look(tmp_path, at, run="midway")
+
+
+def test_a_round_is_done_anew_in_a_new_run_after_questions(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "sample", tmp_path / "sample")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sample").rglob("*") if path.is_file()}
+
+    async def at(pilot: Pilot[None]) -> None:
+        assert {"go to round 0", "branch sample from round 1", "rerun sample from round 0 in a new run"} < set(
+            offered(pilot)
+        )
+        assert not [name for name in offered(pilot) if name.startswith("stop")]
+        await choose(pilot, "rerun sample from round 1 in a new run")
+        await says(pilot, AskLine, "sample-2")
+        await typed(pilot, "../out")
+        await says(pilot, AskLine, "cannot be the name of a run")
+        await typed(pilot, "anew", "train.beta=0.3 'seed")
+        await says(pilot, AskLine, "No closing quotation")
+        await typed(pilot, "train.beta=0.3")
+        await says(pilot, Confirm, "round 1 is done anew, with train.beta=0.3")
+        await says(pilot, Confirm, "anew --rerun 1 --set train.beta=0.3")
+        await pilot.press("y")
+        await says(pilot, Told, f"selfalign run {tmp_path}/anew")
+        await pilot.press("y", "escape")
+        assert pilot.app.clipboard == f"selfalign run {tmp_path}/anew"
+        await choose(pilot, "go to round 1")
+        assert page_of(pilot).NAME == "Round"
+
+    look(tmp_path, at, run="sample", size=(100, 30))
+    made_run = Run.open(tmp_path / "anew")
+    assert made_run.rounds() == [0] and made_run.verify() == [] and "beta: 0.3" in made_run.read_text("campaign.yaml")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sample").rglob("*") if path.is_file()} == before
+
+
+def test_what_cannot_be_done_is_said_with_its_reason(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "sample", tmp_path / "sample")
+
+    async def at(pilot: Pilot[None]) -> None:
+        shutil.rmtree(tmp_path / "sample" / "rounds" / "000" / "pairs")
+        await choose(pilot, "branch sample from round 0")
+        await typed(pilot, "new", "train.bta=1")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
+        await says(pilot, Told, 'Did you mean "train.beta"?')
+        await pilot.press("escape")
+        await choose(pilot, "branch sample from round 0")
+        await typed(pilot, "new", "")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Confirm))
+        await pilot.press("y")
+        await says(pilot, Told, "is not what was written")
+        await pilot.press("escape")
+        await choose(pilot, "branch sample from round 0")
+        await until(pilot, lambda: isinstance(pilot.app.screen, AskLine))
+        await pilot.press("escape")
+        await press(pilot, "j")
+        assert page_of(pilot).NAME == "Campaign"
+
+    look(tmp_path, at, run="sample")
+    assert not (tmp_path / "new").exists()
