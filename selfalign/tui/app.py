@@ -18,7 +18,7 @@ from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
 from selfalign.tui.help import Help
 from selfalign.tui.logs import Logs
-from selfalign.tui.page import Page, Place
+from selfalign.tui.page import Kept, Page, Place
 from selfalign.tui.pairs import Pairs
 from selfalign.tui.reading import Library
 from selfalign.tui.round import Round
@@ -83,6 +83,7 @@ class Reader(App[None]):
     def __init__(self, library: Library, start: Place = Place(), *, read_only: bool = False) -> None:  # noqa: B008
         super().__init__()
         self.library, self.read_only = library, read_only
+        self.kept: dict[type[Page], Kept] = {}  # how the last screen of each kind was left
         self._start = start
 
     def on_mount(self) -> None:
@@ -101,11 +102,20 @@ class Reader(App[None]):
         if stack:
             same = stack[-1].at == place or kind is Campaigns
             while self.screen is not stack[-1]:
-                self.pop_screen()
+                self._leave()
             if same:
                 return
-            self.pop_screen()
-        self.push_screen(kind(place))
+            self._leave()
+        page = kind(place)
+        if kind.FILTER and kind in self.kept:  # there are rows to come back to
+            page.take_up(self.kept[kind])
+        self.push_screen(page)
+
+    def _leave(self) -> None:
+        """Leave the screen in sight, so that it is found as it was."""
+        if isinstance(self.screen, Page):
+            self.kept[type(self.screen)] = self.screen.as_left()
+        self.pop_screen()
 
     def action_go(self, number: str) -> None:
         here = self.screen
@@ -123,7 +133,7 @@ class Reader(App[None]):
         if isinstance(here, Page) and isinstance(here, Campaigns):
             self.say("this is the first screen; q quits, and no run stops with it")
         else:
-            self.pop_screen()
+            self._leave()
 
     def action_help_quit(self) -> None:
         how = "" if self.read_only else ": and then stop, or "

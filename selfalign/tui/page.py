@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -14,6 +14,7 @@ from textual.containers import Vertical
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
+from textual.worker import Worker, WorkerState
 
 from selfalign.tui import shown
 from selfalign.tui.reading import UNREADABLE, Watched, why
@@ -60,6 +61,16 @@ class Trouble:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How a screen was left."""
+
+    at: Place
+    typed: str
+    cursor: int
+    rest: Mapping[str, Any]
+
+
 class Page(Screen[None]):
     """A screen of the reader. `read` runs in a thread and returns what `show` puts on the screen."""
 
@@ -67,6 +78,8 @@ class Page(Screen[None]):
     NAME: ClassVar[str] = ""
     ABOUT: ClassVar[str] = ""
     FILTER: ClassVar[str] = ""  # what can be typed after /; empty where there is nothing to filter
+    KEPT: ClassVar[tuple[str, ...]] = ()  # attributes that are as they were left, as the filter is, in the same run
+    KEPT_HERE: ClassVar[tuple[str, ...]] = ()  # and, as the cursor is, at the same place of it
     EVERY: ClassVar[float] = 1.0  # seconds between two looks at the disk
     BINDINGS: ClassVar[list[BindingType]] = []
 
@@ -91,6 +104,7 @@ class Page(Screen[None]):
         self.at = place
         self.ready = False  # whether something was shown
         self._busy = False
+        self._typed, self._cursor = "", 0  # to begin with
 
     @property
     def reader(self) -> Reader:
@@ -135,6 +149,32 @@ class Page(Screen[None]):
         """Whether everything that is in sight was read."""
         return self.ready
 
+    # Coming back
+
+    def as_left(self) -> Kept:
+        """What should be as it is when one comes back."""
+        main, typed = self.main(), self.query_one(FilterLine).value
+        cursor = main.cursor if isinstance(main, Grid) else 0
+        return Kept(self.at, typed, cursor, {name: getattr(self, name) for name in (*self.KEPT, *self.KEPT_HERE)})
+
+    def take_up(self, kept: Kept) -> None:
+        """Begin as such a screen was left in this run: all as it was, or in another round the filter and KEPT."""
+        if kept.at.path != self.at.path:
+            return
+        here = self.at.round in (None, kept.at.round)
+        self.at, self._cursor = (kept.at, kept.cursor) if here else (self.at, 0)
+        self._typed = kept.typed
+        for name in (*self.KEPT, *(self.KEPT_HERE if here else ())):
+            setattr(self, name, kept.rest[name])
+
+    def _restore(self) -> None:
+        main = self.main()
+        if isinstance(main, Grid) and self._cursor:
+            main.come_back(self._cursor)
+        if self._typed:
+            self.query_one(FilterLine).begin(self._typed)
+            self.filtered(self._typed)
+
     # The frame
 
     def compose(self) -> ComposeResult:
@@ -149,6 +189,7 @@ class Page(Screen[None]):
     def on_mount(self) -> None:
         self._show_tabs()
         self.query_one("#keys", Words).say(*self._keys())
+        self._restore()
         self.set_interval(self.EVERY, self.renew)
         self.renew()
         if (main := self.main()) is not None:
@@ -179,6 +220,19 @@ class Page(Screen[None]):
         else:
             self.show(message.view)
         self.ready = True
+
+    def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
+        """A thread ended by an error that nobody foresaw: say so, and let the screen go on."""
+        error = message.worker.error
+        if message.state is WorkerState.ERROR and isinstance(error, Exception):
+            self.failed(message.worker.group, f"could not be read: {why(error)}")
+
+    def failed(self, group: str, said: str) -> None:
+        """What a group of threads was at failed."""
+        if group == "read":
+            self.post_message(self.Read(Trouble(said)))
+        else:
+            self.trouble([said])
 
     def title_is(self, *parts: Part) -> None:
         self.query_one("#title", Words).say(*parts)
@@ -271,6 +325,12 @@ class LazyPage(Page):
         except UNREADABLE as error:
             trouble = why(error)
         self.post_message(self.Loaded(trouble))
+
+    def failed(self, group: str, said: str) -> None:
+        if group == "load":
+            self.post_message(self.Loaded(said))
+        else:
+            super().failed(group, said)
 
     def on_lazy_page_loaded(self, message: LazyPage.Loaded) -> None:
         self.fetching = False

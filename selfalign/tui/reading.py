@@ -23,6 +23,7 @@ from selfalign.stages import report as reports
 from selfalign.store import Holder, Run, StoreError, run_folders
 from selfalign.store.run import CAMPAIGN, EVENTS
 from selfalign.store.tail import Tail
+from selfalign.words import place_of
 
 UNREADABLE = (StoreError, ConfigError, msgspec.ValidationError, OSError, ValueError, KeyError, TypeError)
 Found = TypeVar("Found")
@@ -37,6 +38,8 @@ def why(error: Exception, where: str = "") -> str:
         return f"{first}{f' (and {len(rest)} more)' if rest else ''}; the settings are of another version of selfalign?"
     if isinstance(error, FileNotFoundError):
         return f"{where or error.filename}: is gone"
+    if not isinstance(error, UNREADABLE):
+        return f"{type(error).__name__}: {error} ({place_of(error)}); this is a fault in selfalign: please report it"
     return str(error)
 
 
