@@ -31,6 +31,8 @@ STOPS = {
     "round": "The writer goes on to the end of the round in hand, with its report and its decision, and stops there.",
 }
 
+SAME_AGAIN = ", and the round comes out as it was"
+
 
 def actions(reader: Reader, place: Place) -> Iterator[tuple[str, Action]]:
     """What makes sense for the run that is looked at, by how it is called; asks no disk."""
@@ -69,7 +71,7 @@ async def branch(reader: Reader, watched: Watched, how: str, number: int) -> Non
     new = await _asked(reader, "The name of the new run?", "", proposed, lambda name: control.check_name(name, "run"))
     if new is None:
         return
-    said = "Such as: train.beta=0.2 seed=18. Left empty, all stay as they are, and a round comes out as it was."
+    said = f"Such as: train.beta=0.2 seed=18. Left empty, all stay as they are{SAME_AGAIN if how == 'rerun' else ''}."
     settings = await _asked(reader, "Settings to change for the rounds to come?", said, "", shlex.split)
     if settings is None:
         return

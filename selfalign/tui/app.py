@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -76,12 +77,15 @@ class Reader(App[None]):
         Binding("r", "renew", "read again", show=False),
     ]
     CSS = """
-    Screen { background: $background; color: $foreground; }
+    Page { background: $background; color: $foreground; }
+    ModalScreen:nocolor > * { border: solid $foreground; }
+    CommandPalette OptionList > .option-list--option-highlighted { text-style: bold underline; }
+    CommandPalette SearchIcon { display: none; }
     CommandPalette > Vertical { margin-top: 2; }
     """
 
     def __init__(self, library: Library, start: Place = Place(), *, read_only: bool = False) -> None:  # noqa: B008
-        super().__init__()
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)  # else it would be shades of grey
         self.library, self.read_only = library, read_only
         self.kept: dict[type[Page], Kept] = {}  # how the last screen of each kind was left
         self._start = start

@@ -11,6 +11,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.events import Resize
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from selfalign.tui.app import Reader
 
 ROOMY = 100  # columns of a screen on which the names of the screens have room around them
+LEAST = (60, 15)  # columns and lines; on less nothing can be read
 
 STATES: dict[str, tuple[str, str, str]] = {  # by state: a sign, a word for narrow cells, a style
     "running": ("●", "running", shown.GOOD),
@@ -84,7 +86,8 @@ class Page(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = []
 
     DEFAULT_CSS = """
-    Page { layout: vertical; }
+    Page { layout: vertical; layers: screen above; }
+    Page > #small { layer: above; display: none; width: 100%; height: 100%; background: $background; padding: 1 2; }
     Page > #tabs, Page > #keys { height: 1; background: $surface; padding: 0 1; }
     Page > #keys { dock: bottom; padding: 0 2; }
     Page > #title { height: 1; padding: 0 2; }
@@ -185,10 +188,10 @@ class Page(Screen[None]):
             yield from self.body()
         yield FilterLine(self.FILTER, id="filter")
         yield Words(id="keys")
+        yield Words(id="small")
 
     def on_mount(self) -> None:
-        self._show_tabs()
-        self.query_one("#keys", Words).say(*self._keys())
+        self._show_frame()
         self._restore()
         self.set_interval(self.EVERY, self.renew)
         self.renew()
@@ -196,8 +199,11 @@ class Page(Screen[None]):
             main.focus()
 
     def on_screen_resume(self) -> None:
-        self._show_tabs()
+        self._show_frame()
         self.renew()
+
+    def on_resize(self, event: Resize) -> None:
+        self._show_frame()
 
     def renew(self) -> None:
         """Read again, unless a thread is still at it or the screen is not in sight."""
@@ -269,20 +275,33 @@ class Page(Screen[None]):
         main = self.main()
         return own + [one for one in (main.BINDINGS if main is not None else ()) if isinstance(one, Binding)]
 
-    def _keys(self) -> Iterator[Part]:
+    def _show_frame(self) -> None:
+        """The names of the screens and the keys, as there is room; on too small a screen nothing but that it is."""
+        width, height = self.app.size
+        self.query_one("#tabs", Words).say(*self._tabs(width))
+        self.query_one("#keys", Words).say(*self._keys(width))
+        small = self.query_one("#small", Words)
+        small.display = width < LEAST[0] or height < LEAST[1]
+        small.show(shown.block(f"Too small: {width}x{height}.\nThis needs {LEAST[0]}x{LEAST[1]}."))
+
+    def _keys(self, width: int) -> Iterator[Part]:
         own = [(key_name(one.key), one.description) for one in self.BINDINGS if isinstance(one, Binding) and one.show]
         own += [("/", "filter")] if self.FILTER else []
-        for key, what in [*own, ("c", "command"), ("?", "help"), ("q", "quit")]:
+        keys = [*own, ("c", "command"), ("?", "help"), ("q", "quit")]
+        while len(keys) > 2 and sum(len(f"{key} {what}  ") for key, what in keys) > width - 2:
+            keys.pop(-3)  # help tells of all of them
+        for key, what in keys:
             yield (key, f"bold {shown.SKY}")
             yield f" {what}  "
 
-    def _show_tabs(self) -> None:
-        tabs: list[Part] = []
-        room = " " if self.app.size.width >= ROOMY else ""
-        for page in self.reader.pages():
-            style = "bold reverse" if page.NUMBER == self.NUMBER else ""
-            tabs += [(f"{room}{page.NUMBER} {page.NAME}{room}", style), " "]
-        self.query_one("#tabs", Words).say(*tabs)
+    def _tabs(self, width: int) -> Iterator[Part]:
+        pages, room = self.reader.pages(), " " if width >= ROOMY else ""
+        fits = sum(len(f"{room}{page.NUMBER} {page.NAME}{room} ") for page in pages) <= width
+        for page in pages:
+            here = page.NUMBER == self.NUMBER
+            name = f"{page.NUMBER} {page.NAME}" if fits or here else page.NUMBER
+            yield (f"{room}{name}{room}", "bold reverse" if here else "")
+            yield " "
 
 
 class LazyPage(Page):
