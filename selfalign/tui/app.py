@@ -79,6 +79,7 @@ class Reader(App[None]):
     CSS = """
     Page { background: $background; color: $foreground; }
     ModalScreen:nocolor > * { border: solid $foreground; }
+    Input:nocolor > .input--cursor { text-style: reverse; }
     CommandPalette OptionList > .option-list--option-highlighted { text-style: bold underline; }
     CommandPalette SearchIcon { display: none; }
     CommandPalette > Vertical { margin-top: 2; }

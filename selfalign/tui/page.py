@@ -86,8 +86,8 @@ class Page(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = []
 
     DEFAULT_CSS = """
-    Page { layout: vertical; layers: screen above; }
-    Page > #small { layer: above; display: none; width: 100%; height: 100%; background: $background; padding: 1 2; }
+    Page { layout: vertical; layers: screen above; overflow: hidden; }
+    Page > #small { layer: above; display: none; width: 100%; height: 100%; background: $background; padding: 0 1; }
     Page > #tabs, Page > #keys { height: 1; background: $surface; padding: 0 1; }
     Page > #keys { dock: bottom; padding: 0 2; }
     Page > #title { height: 1; padding: 0 2; }

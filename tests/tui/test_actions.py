@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,13 @@ from selfalign.store import Run
 from selfalign.tui.actions import Told
 from selfalign.tui.app import Reader
 from selfalign.tui.asking import AskLine, Confirm
+from selfalign.tui.campaigns import Campaigns
+from selfalign.tui.page import Place
+from selfalign.tui.pictures import settled
+from selfalign.tui.reading import Library
 from tests.cli.test_run import writer
 from tests.tui.conftest import look, page_of, press, screen_of, until
+from tests.tui.test_untrusted import assert_harmless
 
 
 def offered(pilot: Pilot[None]) -> list[str]:
@@ -101,6 +107,58 @@ def test_a_round_is_done_anew_in_a_new_run_after_questions(made: Path, tmp_path:
     made_run = Run.open(tmp_path / "anew")
     assert made_run.rounds() == [0] and made_run.verify() == [] and "beta: 0.3" in made_run.read_text("campaign.yaml")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sample").rglob("*") if path.is_file()} == before
+
+
+HOSTILE = "bad [bold]name[INST] [@click=app.quit] \u202e"
+
+
+def test_questions_about_a_hostile_run_show_it_as_it_is(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "sample", tmp_path / HOSTILE)
+
+    async def at(pilot: Pilot[None]) -> None:
+        (name,) = [name for name in offered(pilot) if name.startswith("rerun") and "round 1" in name]
+        assert "[bold]name[INST]" in name and "\u202e" not in name
+        await choose(pilot, name)
+        await says(pilot, AskLine, "bad [bold]name[INST]")
+        await pilot.press("enter")
+        await says(pilot, AskLine, "cannot be the name of a run")
+        assert_harmless(pilot)
+        await typed(pilot, "tame", "train.beta='\x1b]0;x\x07[bold]'")
+        await says(pilot, Confirm, "bad [bold]name[INST]")
+        assert_harmless(pilot)
+        await pilot.press("y")
+        await says(pilot, Told, "train.beta")
+        assert_harmless(pilot)
+
+    look(tmp_path, at, run=HOSTILE)
+    assert not (tmp_path / "tame").exists()
+
+
+def test_a_reader_that_only_reads_offers_nothing_that_writes(made: Path) -> None:
+    async def main() -> None:
+        app = Reader(Library(made, made / "sample"), Place(made / "sample"), read_only=True)
+        async with app.run_test() as pilot:
+            await settled(pilot)
+            names = offered(pilot)
+            assert "go to round 1" in names and not [name for name in names if name.split()[0] in ("branch", "rerun")]
+            await pilot.press("ctrl+c")
+            await until(pilot, lambda: "selfalignstopRUN" in "".join(screen_of(pilot).split()))
+
+    asyncio.run(main())
+
+
+def test_the_palette_leads_to_the_question(made: Path) -> None:
+    async def at(pilot: Pilot[None]) -> None:
+        await press(pilot, "1", "slash", *"sample", "enter", "colon")  # the run under the cursor
+        await pilot.press(*"rerun sample from round 0")
+        await until(pilot, lambda: "rerun sample from round 0 in a new run" in screen_of(pilot))
+        await pilot.pause(0.3)
+        await pilot.press("enter")
+        await says(pilot, AskLine, "The name of the new run?")
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Campaigns))
+
+    look(made, at, run="sample")
 
 
 def test_what_cannot_be_done_is_said_with_its_reason(made: Path, tmp_path: Path) -> None:
