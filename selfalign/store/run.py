@@ -165,7 +165,7 @@ class Run:
         try:
             found = files.read_sealed(self.path / STOP)
             asked = StopAsked(int(found["round"]), str(found["id"]))
-        except (StoreError, KeyError, ValueError):
+        except (StoreError, KeyError, TypeError, ValueError):
             return None
         return None if any(event.get("asked") == asked.id for event in self.events()) else asked
 

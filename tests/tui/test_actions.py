@@ -6,6 +6,7 @@ import asyncio
 import shutil
 from pathlib import Path
 
+from textual.containers import Vertical
 from textual.pilot import Pilot
 
 from selfalign.store import Run
@@ -43,8 +44,14 @@ async def typed(pilot: Pilot[None], *lines: str) -> None:
 
 async def says(pilot: Pilot[None], kind: type, words: str) -> None:
     """Wait until a question, or what came of an action, says these words, wherever its lines break."""
-    sought = "".join(words.split())
-    await until(pilot, lambda: isinstance(pilot.app.screen, kind) and sought in "".join(screen_of(pilot).split()))
+    await until(pilot, lambda: isinstance(pilot.app.screen, kind) and "".join(words.split()) in dialog(pilot))
+
+
+def dialog(pilot: Pilot[None]) -> str:
+    """What stands in the box over a screen, without spaces."""
+    box = pilot.app.screen.query_one(Vertical).region
+    lines = screen_of(pilot).splitlines()[box.y : box.bottom]
+    return "".join("".join(line[box.x : box.right].split()) for line in lines)
 
 
 def test_a_live_run_is_stopped_after_its_round_or_its_shard(made: Path, tmp_path: Path) -> None:
@@ -142,7 +149,7 @@ def test_a_reader_that_only_reads_offers_nothing_that_writes(made: Path) -> None
             names = offered(pilot)
             assert "go to round 1" in names and not [name for name in names if name.split()[0] in ("branch", "rerun")]
             await pilot.press("ctrl+c")
-            await until(pilot, lambda: "selfalignstopRUN" in "".join(screen_of(pilot).split()))
+            assert [one.message for one in app._notifications if "To stop one: selfalign stop RUN" in one.message]
 
     asyncio.run(main())
 
