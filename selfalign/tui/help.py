@@ -19,7 +19,7 @@ EVERYWHERE = (
     ("/", "filter; Enter keeps it, Esc clears it"),
     ("y", "copy what the cursor is on"),
     ("c", "copy the command that tells the same"),
-    (": Ctrl+P", "go anywhere by name; stop, branch or rerun the run in sight"),
+    (": Ctrl+P", "go anywhere; stop, branch or rerun a run"),
     ("r", "read the disk again now"),
     ("q", "quit; no run stops with it"),
 )
@@ -60,9 +60,7 @@ class Help(ModalScreen[None]):
             )
             yield every
             yield Words("")
-            yield Words(
-                ("Shift and drag selects text; with --no-mouse dragging alone does. Esc closes this.", shown.DIM)
-            )
+            yield Words(("Shift and drag selects text; with --no-mouse drag alone.", shown.DIM))
 
     def action_close(self) -> None:
         self.dismiss()
