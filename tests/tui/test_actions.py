@@ -193,3 +193,16 @@ def test_what_cannot_be_done_is_said_with_its_reason(made: Path, tmp_path: Path)
 
     look(tmp_path, at, run="sample")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_stopped_as_asked_says_so_and_how_to_go_on(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "midway", tmp_path / "midway")
+    run = Run.open(tmp_path / "midway")
+    with run.lock():
+        run.emit("stopped_after_round", round=1, asked="x")
+
+    async def at(pilot: Pilot[None]) -> None:
+        said = " ".join(screen_of(pilot).split())
+        assert "‖ stopped" in said and "stopped after round 1, as asked; to go on: selfalign run" in said
+
+    look(tmp_path, at, run="midway", size=(160, 40))
