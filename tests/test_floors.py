@@ -18,7 +18,7 @@ FLOORS = {
     "records": 0, "schemas": 0, "source": 0, "resources": 0, "statistics": 0,
     "config": 1, "constitution": 1, "store": 1, "text": 1, "chat": 1, "calibration": 1,
     "engines": 2, "training": 2, "preferences": 2, "preflight": 2, "labels": 2, "progress": 2,
-    "stages": 3, "people": 3,
+    "stages": 3, "people": 3, "control": 3,
     "campaign": 4, "launch": 4, "mining": 4, "tui": 4,
     "cli": 5, "pocket": 5,
 }  # fmt: skip
@@ -97,7 +97,7 @@ def room(module: str) -> str:
 # What the reader of runs may know of: what is on disk, what stored verdicts come to, and how to put it in words.
 READERS_WORLD = {
     "store", "records", "constitution", "config", "text", "progress", "stages", "statistics", "source", "tui",
-    "preferences", "calibration", "labels", "people",
+    "preferences", "calibration", "labels", "people", "control",
 }  # fmt: skip
 
 

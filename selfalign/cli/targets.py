@@ -10,10 +10,11 @@ from typing import Any
 
 from selfalign import config, resources
 from selfalign.cli.errors import USAGE, CommandError
+from selfalign.control import check_name
 from selfalign.objective import needs_rewards
 from selfalign.records import Prompt
 from selfalign.source import did_you_mean
-from selfalign.store import PLAIN_NAMES, Run, is_plain_name, run_folders
+from selfalign.store import Run, run_folders
 
 RUNS = Path("runs")
 CAMPAIGN_FILE = "campaign.yaml"
@@ -53,18 +54,6 @@ def find_run(name: str, runs: Path = RUNS) -> Run:
 def run_names(runs: Path = RUNS) -> list[str]:
     """The names of the run folders under `runs`, sorted."""
     return [folder.name for folder in run_folders(runs)]
-
-
-def check_name(name: str, what: str) -> str:
-    """Refuse a name that could lead out of its folder, hide, or look like a flag."""
-    if not is_plain_name(name):
-        raise CommandError(
-            f"{name!r} cannot be the name of a {what}",
-            why=PLAIN_NAMES,
-            fix="choose a plain name, such as harmless-v1",
-            code=USAGE,
-        )
-    return name
 
 
 def find_campaign(name: str, overrides: Sequence[str] = (), runs: Path = RUNS) -> Target:

@@ -60,6 +60,8 @@ def _of_state(progress: Progress, state: str, command: str, now: float) -> Itera
         yield f"failed: {progress.failure or 'see its logs (8)'}; to go on: {command}"
     elif state == "interrupted":
         yield f"interrupted, its state saved; to go on: {command}"
+    elif state == "stopped as asked":
+        yield f"stopped after round {progress.round}, as asked; to go on: {command}"
 
 
 def in_training(progress: Progress, number: int, campaign: Campaign | None) -> list[str]:

@@ -129,7 +129,8 @@ class Campaigns(Page):
     ABOUT = (
         "All runs, those that happen and those that ended. Rounds: evaluated, of how many. The win rate is against "
         "the base policy, with half of its 95% interval; the curve shows its course, lowest to highest.\n\n"
-        "● running   ✓ finished   ■ a gate stopped it   ‖ interrupted   ◌ alive but silent for long   ✗ dead or failed"
+        "● running   ✓ finished   ■ a gate stopped it   ‖ interrupted, or stopped as asked   "
+        "◌ alive but silent for long   ✗ dead or failed"
         "\n\nSpace marks two runs (◆), 7 then compares the one that was marked first with the other."
     )
     BINDINGS: ClassVar[list[BindingType]] = [

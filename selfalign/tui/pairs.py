@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +15,7 @@ from textual.message import Message
 from textual.widget import Widget
 
 from selfalign.tui import shown
-from selfalign.tui.page import LazyPage, Place
+from selfalign.tui.page import Kept, LazyPage, Place
 from selfalign.tui.pair import OnePair
 from selfalign.tui.pairindex import FILTER_HELP, SORTS, FilterError, PairIndex, Spot, ordered, selected
 from selfalign.tui.reading import UNREADABLE, why
@@ -48,6 +49,7 @@ class Pairs(LazyPage):
         f"Filters, as many as you like: {FILTER_HELP}\n"
         "disagree: the two orders disagree; split: some principle prefers the rejected answer."
     )
+    KEPT, KEPT_HERE = ("sort",), ("everywhere", "index")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open"),
         Binding("s", "sort", "sort"),
@@ -157,6 +159,11 @@ class Pairs(LazyPage):
             (f"  {self.sort}", shown.DIM),
             (f"  {self.words}", shown.SKY),
         )
+
+    def as_left(self) -> Kept:
+        kept = super().as_left()
+        whole = self.index is not None and self.index.complete and not self._growing
+        return kept if whole else replace(kept, rest={**kept.rest, "index": None})  # a thread still reads into it
 
     def row(self, at: int) -> list[Text]:
         index = self.index

@@ -63,6 +63,12 @@ class FilterLine(Input):
     class Left(Message):
         """The filter is done with."""
 
+    def begin(self, value: str) -> None:
+        """Show a filter that holds already."""
+        with self.prevent(self.Changed):
+            self.value = value
+        self.display = True
+
     def action_leave(self, clear: bool) -> None:
         if clear:
             self.value = ""
@@ -142,6 +148,7 @@ class Grid(ScrollView, can_focus=True):
         self.columns = tuple(columns)
         self.cursor = 0
         self.count = 0
+        self._coming: int | None = None
         self._row: Callable[[int], Row | None] = lambda index: None
         self._gap = 2
         self._layout: list[tuple[int, int]] = []  # of each column in sight: its index and its width
@@ -152,9 +159,16 @@ class Grid(ScrollView, can_focus=True):
         self.count, self._row = count, row
         self.cursor = max(0, min(self.cursor, count - 1))
         self._arrange()
+        if self._coming is not None and self._coming < count:
+            self.cursor, self._coming = self._coming, None
+            self.call_after_refresh(lambda: self.put_cursor(self.cursor))  # it has no lines to scroll in before
+
+    def come_back(self, index: int) -> None:
+        """Put the cursor on a row as soon as there are so many, unless it is put elsewhere before."""
+        self._coming = index
 
     def put_cursor(self, index: int) -> None:
-        index = max(0, min(index, self.count - 1))
+        index, self._coming = max(0, min(index, self.count - 1)), None
         moved, self.cursor = index != self.cursor, index
         self.scroll_to_region(Region(0, index, 1, 2), animate=False, force=True)  # the head covers a line
         self.refresh()
