@@ -5,7 +5,7 @@ Shard i of a step is about the prompts of shard i, so that a stage reads, works 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path

@@ -17,9 +17,16 @@ NAMES = {"principle": "principles", "tag": "tags", "reason": "labels", "from": "
 FLAGS = {"disagree": "orders", "split": "against", "invalid": "invalid"}
 COMPARE = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal, "=": np.equal}
 FILTER_HELP = 'margin>0.3  tokens>200  p<0.9  principle:ID  tag:NAME  disagree  split  invalid  "words"  -not'
-ALL_NAMES = 40  # characters of the names that are listed where one is not known
 
-_WORD = re.compile(r'(?P<negative>-?)(?:(?P<name>[a-z]+):(?:"(?P<quoted>[^"]*)"?|(?P<value>\S*))|"(?P<text>[^"]*)"?|(?P<bare>\S+))')
+_WORD = re.compile(
+    r"""
+    (?P<negative>-?)
+    (?: (?P<name>[a-z]+):(?:"(?P<quoted>[^"]*)"?|(?P<value>\S*))
+      | "(?P<text>[^"]*)"?
+      | (?P<bare>\S+))
+    """,
+    re.VERBOSE,
+)
 _COMPARISON = re.compile(r"([a-z]+)(<=|>=|<|>|=)(-?\d+(?:\.\d+)?)")
 
 
@@ -29,7 +36,7 @@ class FilterError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """One word of a filter: the column `name` compared with `bound`, or having `text`; without a name, texts have it."""
+    """One word of a filter: column `name` compared with `bound`, or having `text`; without a name, texts have it."""
 
     name: str = ""
     sign: str = ""
@@ -101,7 +108,8 @@ def _named(index: PairIndex, test: Test) -> np.ndarray:
     wanted = [place for place, names in enumerate(list(interned.all)) if any(test.text in one for one in names)]
     if not wanted and index.complete and len(index):
         known = ", ".join(interned.names()) or "none"
-        raise FilterError(f"no {test.name} has {one_line(test.text, 40)!r} in its name; there are: {one_line(known, 200)}")
+        text = one_line(test.text, 40)
+        raise FilterError(f"no {test.name} has {text!r} in its name; there are: {one_line(known, 200)}")
     return np.isin(index.column(column), wanted)
 
 

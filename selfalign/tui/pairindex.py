@@ -261,7 +261,8 @@ class PairIndex:
         if self.kind == "rankings":
             rows = step.read(Ranking, shard)
             ids = [row.candidate_ids for row in rows]
-            ends = Ends([row.prompt_id for row in rows], [one[0] for one in ids], ["".join(one[1:][-1:]) for one in ids])
+            last = ["".join(one[1:][-1:]) for one in ids]
+            ends = Ends([row.prompt_id for row in rows], [one[0] for one in ids], last)
             good = [sum(row.desirable) if row.desirable else -1 for row in rows]
             spans = [row.scores[0] - row.scores[-1] for row in rows]
             rates = [row.win_rates[0] for row in rows]
@@ -416,7 +417,9 @@ class PairIndex:
         return searched, np.concatenate([*found, np.zeros(len(self) - self._starts[len(found)], dtype=bool)])
 
 
-def numbers_of(ends: Ends, *, answers: Any, p: Any = math.nan, margin: Any = math.nan, good: Any = -1) -> dict[str, Any]:
+def numbers_of(
+    ends: Ends, *, answers: Any, p: Any = math.nan, margin: Any = math.nan, good: Any = -1
+) -> dict[str, Any]:
     """The numbers that stand in examples, as arrays [N]; one number stands for all."""
     size = len(ends.prompts)
     return {
@@ -440,7 +443,7 @@ NOT_JUDGED = Judged(frozenset(), False, 0, 0)
 
 
 class Votes:
-    """The verdicts of a shard by the answers that were shown: by principle the probability, or the rating, of the first.
+    """The verdicts of a shard by the answers shown: by principle the probability, or the rating, of the first.
 
     Those on (answer, "") are ratings of one answer; of these, only which is higher counts.
     """

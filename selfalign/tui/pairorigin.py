@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +58,8 @@ class Origin:
                 return ids[0], ids[-1] if len(ids) > 1 else ""
             case Candidate(id=one):
                 return one, ""
-        return "", ""
+        judged = [one for one in self.answers if one in self.scores]
+        return (judged[0], judged[-1]) if len(judged) > 1 else (next(iter(self.answers), ""), "")
 
     @property
     def on_both(self) -> list[Judgment]:
@@ -75,7 +75,7 @@ class Origin:
             place = self.record.candidate_ids.index(answer.id)
             label = "" if not self.record.desirable else " good" if self.record.desirable[place] else " bad"
             return f"{place + 1}{label}"
-        return "learned" if self.record is not None and answer.id == self.ends[0] else ""
+        return "learned" if isinstance(self.record, Candidate) and answer.id == self.record.id else ""
 
     def source_of(self, answer: Candidate) -> str:
         """Where an answer comes from."""
@@ -98,14 +98,12 @@ class Origin:
 class Training:
     """What became of an example: `rounds` are those that were trained on it, in the first as new, later replayed.
 
-    `next` are the rounds that were begun since; `gate` is what the gate said of the round's policy, `accepted` whether
-    it let it through.
+    `next` are the rounds that were begun since; `accepted` is whether the gate let the round's policy through.
     """
 
     rounds: tuple[int, ...] = ()
     next: tuple[int, ...] = ()
     accepted: bool | None = None
-    gate: str = ""
 
 
 def origin_of(index: PairIndex, spot: Spot) -> Origin:
@@ -186,9 +184,7 @@ def _training(run: Run, held: Held, record: Any, number: int) -> Training:
             trained.append(one)
     report = reports.read_round(run, number)
     gate = report.gate if report is not None else None
-    return Training(
-        tuple(trained), tuple(later), gate.accepted if gate is not None else None, gate.reason if gate else ""
-    )
+    return Training(tuple(trained), tuple(later), gate.accepted if gate is not None else None)
 
 
 def _trained_on(run: Run, number: int, name: str) -> bool:
@@ -203,8 +199,3 @@ def _rows(step: Step | None, record_type: type[Any]) -> list[Any]:
 def _made(held: Held) -> Iterator[tuple[str, str]]:
     steps = [held.whole.step, *(step for found in held.steps.values() for step, _ in found)]
     yield from ((step.name, step.digest) for step in steps if step.done)
-
-
-def counted_roles(origin: Origin) -> Counter[str]:
-    """How many of the answers there are of each role, those of none left out."""
-    return Counter(role for one in origin.answers.values() if (role := origin.role(one)))

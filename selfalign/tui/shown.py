@@ -91,6 +91,17 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], *, right: Sequ
     return made
 
 
+def facts(rows: Iterable[tuple[Part, Text]]) -> Table:
+    """Names with what is to be said of each, which is wrapped beside its name."""
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
+    made.add_column(no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, said in rows:
+        said.no_wrap = False
+        made.add_row(line(name), said)
+    return made
+
+
 def _flat(words: str) -> str:
     if len(words) > LONGEST_LINE:
         words = words[: LONGEST_LINE - 1] + "…"
