@@ -19,7 +19,7 @@ from selfalign.contest import DISCARDS, Contest, contests
 from selfalign.judge_calibration import JudgeCalibration
 from selfalign.preferences import calibrated
 from selfalign.records import Candidate, Judgment, Prompt, Revision, derived_seed
-from selfalign.stages import examples, pairs, rankings, revise
+from selfalign.stages import examples, pairs, rankings
 from selfalign.store import Run
 
 OTHER_SETTINGS = "other_settings"  # stands for a reason that the settings of today do not give
@@ -86,7 +86,12 @@ class Rules:
 
     def words(self, reason: str) -> str:
         """A reason in words."""
-        return {OTHER_SETTINGS: WHY_OTHER, **(revise.DISCARDS if self.revised else DISCARDS)}.get(reason, reason)
+        known = DISCARDS
+        if self.revised:
+            from selfalign.stages import revise  # it asks engines, which those who only look need not load
+
+            known = revise.DISCARDS
+        return {OTHER_SETTINGS: WHY_OTHER, **known}.get(reason, reason)
 
     def scores(self, sampled: Sequence[Candidate], said: Sequence[Judgment]) -> tuple[str, dict[str, float]]:
         """What the judge makes of one prompt's answers, by id, and what the numbers are: ratings or chances to win."""
@@ -101,6 +106,8 @@ class Rules:
 
 
 def _unrevised(sampled: Sequence[Candidate], revisions: Sequence[Revision]) -> Counter[str]:
+    from selfalign.stages import revise  # see Rules.words
+
     before, chains = revise.texts_by_id(sampled, revisions), revise.by_answer(revisions)
     found = Counter[str]()
     for answer in sampled:

@@ -67,8 +67,8 @@ class OnePair(Page):
         Binding("left", "round(-1)", "the policy before", show=False, priority=True),
         Binding("right_square_bracket", "round(1)", "the next policy", show=False),
         Binding("left_square_bracket", "round(-1)", "the policy before", show=False),
-        Binding("a", "every", "all answers"),
-        Binding("enter", "every", "all answers", show=False),
+        Binding("a", "every", "answers"),
+        Binding("enter", "every", "answers", show=False),
         Binding("v", "said", "reasons"),
         Binding("d", "difference", "words"),
     ]
@@ -420,7 +420,8 @@ def what_was_said(view: Origin) -> Text:
             head = shown.line((how, shown.DIM))
             parts += [head, shown.block(words[:LONGEST_WORDS])]
     if len(parts) == heads:
-        parts.append(shown.line(("Nothing: only probabilities were kept.", shown.DIM)))
+        kept = "only probabilities were kept" if view.on_both else "it was not asked about this"
+        parts.append(shown.line((f"Nothing: {kept}.", shown.DIM)))
     return shown.lines(parts)
 
 
@@ -434,7 +435,7 @@ def all_answers(view: Origin) -> Text:
         same = f"the same text as sample {twin.sample_index}" if twin is not None else ""
         style = ROLES.get(role.split(" ")[-1], "bold")
         said = " · ".join(filter(None, (score, facts(view, answer), same)))
-        parts.append(shown.line((f"{role}  " if role else "", style), (said, shown.DIM)))
+        parts += [shown.line(""), shown.line((f"{role}  " if role else "", style), (said, shown.DIM))]
         parts.append(shown.block(answer.text[:LONGEST_WORDS]) if answer.text else shown.line(("(empty)", shown.DIM)))
     return shown.lines(parts)
 

@@ -158,7 +158,10 @@ def _decided(
     try:
         rules = index.rules(number)
         left_out = rules.left_out(prompt, sampled, said, revisions)
-        words = {f"{count} × {one_line(reason, 40)}": rules.words(reason) for reason, count in left_out.items()}
+        words = {
+            one_line(reason, 40) + f" × {count}" * (count > 1): rules.words(reason)
+            for reason, count in left_out.items()
+        }
         return *(rules.scores(sampled, said) if said else ("", {})), words
     except UNREADABLE:
         return "", {}, {}

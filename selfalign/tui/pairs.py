@@ -123,7 +123,9 @@ CELLS: Mapping[str, Callable[[Listed], Text]] = {
     **{name: lambda row: row.text("last") for name in ("rejected", "worst")},
 }
 NONE = "No {kind} here yet. They come when a round's answers are judged; press a for all rounds."
-NOTHING_LEFT_OUT = "Nothing was left out here: every prompt of a finished round has an example. o goes back."
+NOTHING_LEFT_OUT = (
+    "Nothing was left out here: every prompt of a finished round has an example. a shows all rounds, o goes back."
+)
 GIVE_WAY, FIRST_PAINT = 0.005, 0.2  # seconds in which the reading leaves the interpreter to the screen
 TELL_EVERY = 0.2  # seconds between two words on how far the reading is
 STILL = 0.25  # seconds without another key until texts are searched
