@@ -336,7 +336,10 @@ class Pairs(LazyPage):
             return
         self._stop_search()
         self._search_texts()
-        self._arrange()
+        if self._search is None:
+            self._arrange()
+        else:  # the rows stay until something was searched: half a word may be the beginning of another filter
+            self._title()
 
     # Searching texts
 
