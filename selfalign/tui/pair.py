@@ -148,7 +148,7 @@ class OnePair(Page):
         if self.spot(self.position) != view.spot:  # turned on meanwhile
             self.renew()
 
-    @work(thread=True, group="ask", exclusive=True, exit_on_error=False)
+    @work(thread=True, group="ask", exclusive=True, exit_on_error=False, description="ask")
     def _ask(self, view: Origin) -> None:
         try:
             found, trouble = answers_to(self.index.run, view.prompt.id), ""

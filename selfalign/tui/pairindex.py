@@ -27,6 +27,7 @@ from selfalign.tui.reading import UNREADABLE, why
 
 SNIPPET = 240  # characters of a text in the list
 SNIPPETS_KEPT = 4096
+AHEAD = 40  # examples on either side of those that are wanted, of which the texts are kept too
 Listing = Kind | Literal["left out"]
 LISTINGS: tuple[Listing, ...] = (*RECORDS, "left out")
 
@@ -162,7 +163,7 @@ class Held:
         return next((step for step, _ in self.steps["prompts"] if step.name == f"{folder}/prompts"), None)
 
 
-@dataclass
+@dataclass(repr=False)  # a worker is described by its arguments, and these would be a million numbers
 class PairIndex:
     """The examples of one kind of some rounds, or what they left out.
 
@@ -372,8 +373,11 @@ class PairIndex:
             by_shard[spot.round, spot.shard].append(spot)
         for (number, shard), wanted in by_shard.items():
             texts = self._texts(self._sources[number], shard)
-            for spot in wanted:
-                self._snippets[spot] = Texts(*(one_line(text, SNIPPET) for text in texts[spot.at]))
+            first = wanted[0].place - wanted[0].at
+            near = {at for spot in wanted for at in range(spot.at - AHEAD, spot.at + AHEAD + 1)}
+            for at in sorted(near.intersection(range(len(texts)))):
+                snippets = Texts(*(one_line(text, SNIPPET) for text in texts[at]))
+                self._snippets[Spot(number, shard, at, first + at)] = snippets
             while len(self._snippets) > SNIPPETS_KEPT:
                 self._snippets.popitem(last=False)
 
