@@ -199,6 +199,7 @@ class Pairs(LazyPage):
         self._growing = False
         self._arranged = -1  # examples there were when the rows were last put in order
         self._search: Search | None = None
+        self._refused, self._problems = "", list[str]()
 
     def body(self) -> Iterator[Widget]:
         yield Words(id="none")
@@ -256,10 +257,16 @@ class Pairs(LazyPage):
             return
         self._growing = self._growing and not message.ended
         found = [message.trouble] * bool(message.trouble) + list(message.index.problems.values())
-        self.trouble(found)
+        self._tell(problems=found)
         if len(message.index) != self._arranged or message.ended:
             self._arrange()
             self._search_texts(at_once=True)
+
+    def _tell(self, *, refused: str | None = None, problems: Sequence[str] | None = None) -> None:
+        """Say why the filter is refused and what could not be read; what is not given is as it was."""
+        self._refused = self._refused if refused is None else refused
+        self._problems = self._problems if problems is None else list(problems)
+        self.trouble([self._refused] * bool(self._refused) + self._problems)
 
     def _arrange(self) -> None:
         """Put the rows in order again; the cursor stays on its example where that is still there."""
@@ -270,7 +277,7 @@ class Pairs(LazyPage):
         try:
             rows = ordered(index, selected(index, self.tests), self.sort)
         except FilterError as error:
-            self.trouble([str(error)])
+            self._tell(refused=str(error))
             return
         if self._arranged != len(index) or not np.array_equal(rows, self.rows):
             self.rows, self._arranged = rows, len(index)
@@ -328,13 +335,13 @@ class Pairs(LazyPage):
 
     def filtered(self, words: str) -> None:
         self.words = words.strip()
-        self.trouble([])
+        self._stop_search()
         try:
             self.tests = parse(self.words)
         except FilterError as error:
-            self.trouble([str(error)])
+            self._tell(refused=str(error))
             return
-        self._stop_search()
+        self._tell(refused="")
         self._search_texts()
         if self._search is None:
             self._arrange()
@@ -379,7 +386,7 @@ class Pairs(LazyPage):
         if message.search.ended:
             self._search = None
         if message.trouble:
-            self.trouble([message.trouble])
+            self._tell(problems=[message.trouble])
         self._arrange()
 
     # Keys
