@@ -30,7 +30,10 @@ SAME_ROOM = {
     "rollouts": "campaign", "preview": "campaign", "canaries": "campaign", "judge_card": "campaign",
     "judging": "campaign", "__main__": "cli", "rewording": "text", "units": "text", "words": "progress",
 }  # fmt: skip
-STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
+STAGES_THAT_USE_OTHERS = {
+    "evaluate": {"generate", "judge"},
+    "outcome": {"examples", "pairs", "rankings", "revise"},
+}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
 LIGHT_ROOMS = {room for room, floor in FLOORS.items() if floor <= 1}
@@ -140,7 +143,7 @@ def test_stages_do_not_import_each_other() -> None:
 
 def is_readable(stage: str) -> bool:
     """Whether a module of the stages tells what is on disk, and does no work."""
-    return stage.split(".")[2:3] in ([], ["report"], ["examples"])
+    return stage.split(".")[2:3] in ([], ["report"], ["examples"], ["outcome"])
 
 
 def test_the_reader_of_runs_knows_only_what_is_on_disk() -> None:

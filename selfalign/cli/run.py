@@ -134,8 +134,8 @@ def resume_command(campaign: Target, runs: Path) -> str:
 
 def _finish(opened: Run, stopped: str | None) -> None:
     """Print what was reused, the table of rounds, and what to type next."""
-    from selfalign.cli.examples import held
     from selfalign.cli.summary import last_accepted, print_rounds
+    from selfalign.stages.examples import held
 
     progress = Progress.of(opened.events())
     for stage in progress.reused_parts():

@@ -314,7 +314,7 @@ def method(run: Watched, number: int) -> Text | Table:
     seen = guard.read(run.run, number)
     if seen is not None:
         rows.append(("guard", guard.outcome(seen) if seen.looks else "the held-out judge has not looked yet"))
-    return shown.facts("How it is trained" if report is None else "How it was trained", rows)
+    return shown.facts(rows, "How it is trained" if report is None else "How it was trained")
 
 
 def rewarded(run: Run, number: int) -> Text | Table:

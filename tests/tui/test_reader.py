@@ -144,8 +144,8 @@ def test_pairs_are_listed_filtered_sorted_and_opened(made: Path) -> None:
 
 def test_a_filter_that_is_none_is_explained(made: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
-        await press(pilot, "4", "slash", *"nonsense")
-        assert "'nonsense' is no filter; try: margin" in screen_of(pilot)
+        await press(pilot, "4", "slash", *"margn", "greater_than_sign")
+        assert "'margn>' is no filter. Did you mean" in screen_of(pilot)
 
     look(made, at, run="sample")
 
@@ -181,7 +181,7 @@ def test_help_names_the_keys_of_the_screen(made: Path) -> None:
             ("1", "sort"),
             ("2", "open round"),
             ("3", "all files"),
-            ("4", "all rounds"),
+            ("4", "left out"),
             ("8", "follow"),
         ):
             await press(pilot, key, "question_mark")

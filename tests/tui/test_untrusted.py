@@ -205,7 +205,7 @@ def test_every_screen_shows_hostile_runs_as_they_are(hostile: Path) -> None:
             assert_harmless(pilot)
         await press(pilot, "4", "a", "G")
         for _ in CORPUS:
-            await press(pilot, "k", "enter", "v", "y")
+            await press(pilot, "k", "enter", "v", "a", "right", "y")
             assert_harmless(pilot)
             await press(pilot, "escape")
         await press(pilot, "7")
@@ -233,6 +233,25 @@ def test_every_screen_shows_hostile_runs_as_they_are(hostile: Path) -> None:
         assert pilot.app.is_running
 
     look(hostile, at, run="evil", size=(100, 40))
+
+
+def test_every_kind_of_example_is_shown_as_it_is(made: Path) -> None:
+    async def at(pilot: Pilot[None]) -> None:
+        await press(pilot, "4", "a")
+        for kind in ("demonstrations", "rankings", "pairs"):
+            assert kind in screen_of(pilot)
+            await press(pilot, "enter")
+            for key in ("v", "a", "right", "right", "d", "n", "escape"):
+                await press(pilot, key)
+                assert_harmless(pilot)
+            await press(pilot, "t")
+        await press(pilot, "o", "slash")
+        for text in ("[/INST]", CORPUS[4], 'tag:"[bold]'):
+            page_of(pilot).query_one(FilterLine).value = text
+            await pilot.pause(0.05)
+            assert_harmless(pilot)
+
+    look(made, at, run="mixed", size=(100, 40))
 
 
 def test_a_click_on_a_models_text_does_nothing(hostile: Path) -> None:
