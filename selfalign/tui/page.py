@@ -382,8 +382,6 @@ def key_name(key: str) -> str:
         "pageup": "PgUp",
         "down": "↓",
         "up": "↑",
-        "left": "←",
-        "right": "→",
         "home": "Home",
         "end": "End",
         "ctrl+d": "Ctrl+D",
