@@ -10,7 +10,6 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.events import Resize
 from textual.widget import Widget
 
 from selfalign.progress import OPTIONAL, STAGES, Progress, StageProgress
@@ -361,9 +360,6 @@ class Campaign(ChartPage):
         for one in made:
             one.no_wrap = False
         words.show(shown.lines(made))
-
-    def on_resize(self, event: Resize) -> None:
-        self.set_class(event.size.width >= 120, "wide")
 
     def place(self) -> Place:
         cursor = self.query_one(Rounds).cursor

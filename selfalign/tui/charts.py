@@ -16,6 +16,7 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Container, Vertical
+from textual.events import Resize
 from textual.message import Message
 from textual.screen import ModalScreen
 from textual.widget import Widget
@@ -28,6 +29,7 @@ from selfalign.tui.reading import UNREADABLE, Watched, why
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Chart, Column, Grid, Words
 
+WIDE = 120  # columns of a screen on which three charts stand side by side
 NO_CHART = "there is no chart yet"
 
 
@@ -115,6 +117,9 @@ class ChartPage(Page):
             return Laid(tuple(own), shown.line((f"! {beside.name}: {why(error)}", shown.WARN)))
         laid = tuple(_with(chart, theirs.get(chart.title), beside.name) for chart in own)
         return Laid(laid, said_of(beside, any(curve.other for chart in laid for curve in chart.curves)))
+
+    def on_resize(self, event: Resize) -> None:
+        self.set_class(event.size.width >= WIDE, "wide")
 
     def chart_widgets(self) -> Iterator[Widget]:
         yield Words(id="beside")

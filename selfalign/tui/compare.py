@@ -212,7 +212,6 @@ class Compare(ChartPage, LazyPage):
         self.trouble([f"left: {one}" for one in view.left.problems] + [f"right: {one}" for one in view.right.problems])
 
     def on_resize(self, event: Resize) -> None:
-        self.set_class(event.size.width >= 120, "wide")
         self._fit()
 
     def _fit(self) -> None:

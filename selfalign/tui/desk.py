@@ -13,7 +13,6 @@ from rich.text import Text
 from textual import work
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
-from textual.events import Resize
 from textual.message import Message
 from textual.widget import Widget
 
@@ -235,25 +234,14 @@ class Desk(Page):
         ending.display, self.query_one("#pair").display = self.ended, not self.ended
         if changed and (main := self.main()) is not None:
             main.focus()
-        self.query_one("#keys", Words).say(*self._keys())
+        self.show_keys()
 
-    def _keys(self) -> Iterator[Part]:
-        """The keys that are needed most, and of the others those that have room."""
-        own, more = [("u", "undo"), ("c", "command"), ("Esc", "more to label")], []
-        if self.pair is not None:
-            own = [("1", "left"), ("2", "right"), ("0", "tie"), ("9", "both bad"), ("s", "skip"), ("x", "n/a")]
-            own.append(("u", "undo"))
-            more = [("b", "principles"), ("f", "flag"), ("c", "comment"), ("d", "words"), ("Tab", "pane")]
-        last = [("?", "help"), ("q", "quit")]
-        for one in more:
-            if sum(len(name) + len(what) + 3 for name, what in [*own, one, *last]) <= self.app.size.width - 4:
-                own.append(one)
-        for name, what in [*own, *last]:
-            yield key(name)
-            yield f" {what}  "
-
-    def on_resize(self, event: Resize) -> None:
-        self.query_one("#keys", Words).say(*self._keys())
+    def named_keys(self) -> list[tuple[str, str]]:
+        if self.pair is None:
+            return [("u", "undo"), ("c", "command"), ("Esc", "more to label")]
+        said = [("1", "left"), ("2", "right"), ("0", "tie"), ("9", "both bad"), ("s", "skip"), ("x", "n/a")]
+        more = [("b", "principles"), ("f", "flag"), ("c", "comment"), ("d", "words"), ("Tab", "pane")]
+        return [*said, ("u", "undo"), *more]
 
     def _show_answers(self, pair: Shown) -> None:
         for side, made in zip(SIDES, _plain(pair), strict=True):

@@ -21,7 +21,7 @@ from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.asking import AskLine
 from selfalign.tui.desk import ABOUT, Desk, Sheaf, Wish, command, key
-from selfalign.tui.page import ROOMY, Page, Place, Trouble
+from selfalign.tui.page import Page, Place, Trouble
 from selfalign.tui.panes import principle
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
@@ -72,12 +72,9 @@ class Labelling(Page):
     def command(self) -> str:
         return command(self.at.path, self.wish, self.place().round)
 
-    def _keys(self) -> Iterator[Part]:
+    def named_keys(self) -> list[tuple[str, str]]:
         own = [("Enter", "start"), ("w", "who"), ("n/p", "round"), ("o", "prompts"), ("m", "how many")]
-        own += [("c", "command")] if self.app.size.width >= ROOMY else []
-        for name, what in [*own * (not self.reader.read_only), ("?", "help"), ("q", "quit")]:
-            yield key(name)
-            yield f" {what}  "
+        return [*own, ("c", "command")] if not self.reader.read_only else []
 
     # What there is to label
 

@@ -284,20 +284,23 @@ class Page(Screen[None]):
         """The names of the screens and the keys, as there is room; on too small a screen nothing but that it is."""
         width, height = self.app.size
         self.query_one("#tabs", Words).say(*self._tabs(width))
-        self.query_one("#keys", Words).say(*self._keys(width))
+        self.show_keys()
         small = self.query_one("#small", Words)
         small.display = width < LEAST[0] or height < LEAST[1]
         small.show(shown.block(f"Too small: {width}x{height}.\nThis needs {LEAST[0]}x{LEAST[1]}."))
 
-    def _keys(self, width: int) -> Iterator[Part]:
+    def named_keys(self) -> list[tuple[str, str]]:
+        """The keys that the last line names, the most needed first."""
         own = [(key_name(one.key), one.description) for one in self.BINDINGS if isinstance(one, Binding) and one.show]
-        own += [("/", "filter")] if self.FILTER else []
-        keys = [*own, ("c", "command"), ("?", "help"), ("q", "quit")]
-        while len(keys) > 2 and sum(len(f"{key} {what}  ") for key, what in keys) > width - 2:
-            keys.pop(-3)  # help tells of all of them
-        for key, what in keys:
-            yield (key, f"bold {shown.SKY}")
-            yield f" {what}  "
+        return [*own, *[("/", "filter")] * bool(self.FILTER), ("c", "command")]
+
+    def show_keys(self) -> None:
+        """Name the keys in the last line, as many as there is room for; help tells of all of them."""
+        keys = [*self.named_keys(), ("?", "help"), ("q", "quit")]
+        while len(keys) > 2 and sum(len(f"{key} {what}  ") for key, what in keys) > self.app.size.width - 2:
+            keys.pop(-3)
+        said = [part for key, what in keys for part in ((key, f"bold {shown.SKY}"), f" {what}  ")]
+        self.query_one("#keys", Words).say(*said)
 
     def _tabs(self, width: int) -> Iterator[Part]:
         pages, room = self.reader.pages(), " " if width >= ROOMY else ""

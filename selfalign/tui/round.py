@@ -11,7 +11,6 @@ from rich.table import Table
 from rich.text import Text
 from textual import work
 from textual.binding import Binding, BindingType
-from textual.events import Resize
 from textual.message import Message
 from textual.widget import Widget
 
@@ -188,9 +187,6 @@ class Round(ChartPage):
         self._counting = self._counting and message.round != self._counted
         if message.round == self.number:
             self._part("principles", message.made)
-
-    def on_resize(self, event: Resize) -> None:
-        self.set_class(event.size.width >= 120, "wide")
 
     def action_turn(self, by: int) -> None:
         if self.number is None or not 0 <= self.number + by < self._rounds():
