@@ -206,8 +206,12 @@ def said_of(beside: Beside, found: bool) -> Text:
     """What the hollow signs are."""
     if not found:
         return shown.line((f"{one_line(beside.name, 60)} has nothing to show here yet  (o takes it away)", shown.WARN))
-    signs = (f"{OTHERS_SIGNS[0]} {OTHERS_SIGNS[1]} dotted: ", shown.GREEN)
-    return shown.line(signs, (one_line(beside.name, 60), "bold"), ("  (o takes it away)", shown.DIM))
+    return shown.line(*hollow(beside.name), ("  (o takes it away)", shown.DIM))
+
+
+def hollow(name: str) -> tuple[Part, ...]:
+    """Whose the hollow signs and the dotted lines are."""
+    return (f"{OTHERS_SIGNS[0]} {OTHERS_SIGNS[1]} dotted: ", shown.GREEN), (one_line(name, 60), "bold")
 
 
 class Enlarged(Page):

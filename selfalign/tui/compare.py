@@ -19,7 +19,7 @@ from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import Answers, answers_of, policy_name
 from selfalign.tui.campaign import charts_of
-from selfalign.tui.charts import Charted, ChartPage, Laid, overlaid
+from selfalign.tui.charts import Charted, ChartPage, Laid, hollow, overlaid
 from selfalign.tui.differences import (
     SNIPPET,
     Lines,
@@ -174,12 +174,13 @@ class Compare(ChartPage, LazyPage):
         """Two runs over their rounds, or two rounds of a run as they were trained."""
         left, right = self._sides()
         if left.path == right.path:
-            found = overlaid(
-                self._trained(left), self._trained(right), policy_name(left.round), policy_name(right.round)
-            )
+            names = policy_name(left.round), policy_name(right.round)
+            found = overlaid(self._trained(left), self._trained(right), *names)
         else:
-            found = overlaid(self._moved(left), self._moved(right), left.path.name, right.path.name)
-        return Laid(tuple(found)[: self.MOST_CHARTS], shown.line(""))
+            names = left.path.name, right.path.name
+            found = overlaid(self._moved(left), self._moved(right), *names)
+        made = tuple(found)[: self.MOST_CHARTS]
+        return Laid(made, shown.line(*hollow(names[1])) if made else shown.line(""))
 
     def _moved(self, policy: Policy) -> list[Charted]:
         with self.reader.library.open(policy.path).reading() as run:

@@ -149,7 +149,7 @@ class _Canvas:
         self.width, self.height, self.x, self.y = width, height, x, y
         self.masks = [[0] * width for _ in range(height)]
         self.colours = [[""] * width for _ in range(height)]
-        self.signs: dict[tuple[int, int], str] = {}
+        self.signs: dict[tuple[int, int], tuple[str, str]] = {}
 
     @staticmethod
     def over(curves: Sequence[Curve], width: int, height: int, look: Look) -> _Canvas:
@@ -198,9 +198,7 @@ class _Canvas:
                 self.dot(x, y, colour)
 
     def put(self, x: int, y: int, sign: str, colour: str) -> None:
-        place = self.height - 1 - (y >> 2), x >> 1
-        self.signs[place] = sign
-        self.colours[place[0]][place[1]] = colour
+        self.signs[self.height - 1 - (y >> 2), x >> 1] = sign, colour
 
     def text(self) -> Text:
         """The canvas with its axes."""
@@ -217,8 +215,8 @@ class _Canvas:
         """The characters of a line, those of one colour together."""
         words, colour = "", ""
         for column, mask in enumerate(self.masks[row]):
-            sign = self.signs.get((row, column)) or (chr(BLANK + mask) if mask else " ")
-            here = self.colours[row][column] if sign != " " else colour
+            dots = (chr(BLANK + mask), self.colours[row][column]) if mask else (" ", colour)
+            sign, here = self.signs.get((row, column), dots)
             if here != colour:
                 yield words, colour
                 words, colour = "", here
