@@ -24,7 +24,7 @@ from selfalign.constitution import (
     load,
     to_text,
 )
-from selfalign.constitution.diff import Change, Diff, field_words, status_words
+from selfalign.constitution.diff import Change, Diff, in_words
 from selfalign.constitution.diff import diff as compared
 from selfalign.constitution.lint import Finding, committed
 from selfalign.constitution.lint import lint as looked_over
@@ -157,8 +157,8 @@ def print_diff(found: Diff) -> None:
 
 def _said(change: Change) -> Text | str:
     if change.field == "status":
-        return status_words(change)
-    before, after = (field_words(value) for value in (change.before, change.after))
+        return change.state()
+    before, after = (in_words(value) for value in (change.before, change.after))
     if is_plain(sys.stdout):
         return f"{change.field}: {one_line(marked(before, after))}"
     words = coloured(*(one_line(value) for value in (before, after)))

@@ -33,6 +33,12 @@ class Change:
     before: Any
     after: Any
 
+    def state(self) -> str:
+        """What became of a principle's status, in words."""
+        if self.before is None or self.after is None:
+            return "not in the file" if self.after is None else f"new, {self.after}"
+        return f"status: {self.before} → {self.after}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
@@ -58,6 +64,27 @@ def diff(before: Constitution, after: Constitution) -> Diff:
     )
 
 
+def in_words(value: Any) -> str:
+    """A value of a field of a principle as one text."""
+    match value:
+        case str():
+            return value
+        case Rubric():
+            return value.words()
+        case AppliesWhen():
+            return "; ".join(
+                filter(None, (value.ask, f"tags {', '.join(value.prompt_tags)}" * bool(value.prompt_tags)))
+            )
+        case Source():
+            return ", ".join(filter(None, (value.name, value.license, value.url)))
+        case Example():
+            return " / ".join(filter(None, (value.prompt, value.better, value.worse, value.critique)))
+        case tuple():
+            return ", ".join(map(in_words, value))
+        case _:
+            return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _preamble(before: Constitution, after: Constitution) -> Iterator[Change]:
     if before.preamble != after.preamble:
         yield Change(kind="reworded", principle="", field="preamble", before=before.preamble, after=after.preamble)
@@ -78,31 +105,3 @@ def _principle(identity: str, old: Principle | None, new: Principle | None) -> I
 def _judged_anew(before: Constitution, after: Constitution) -> Iterator[str]:
     known = {p.id: p.hash for p in before.active} if before.preamble == after.preamble else {}
     return (p.id for p in after.active if known.get(p.id) != p.hash)
-
-
-def status_words(change: Change) -> str:
-    """What became of a principle that a constitution has and the other has not, or whose status is another one."""
-    if change.before is None or change.after is None:
-        return "not in the file" if change.after is None else f"new, {change.after}"
-    return f"status: {change.before} → {change.after}"
-
-
-def field_words(value: Any) -> str:
-    """A field of a principle as one text."""
-    match value:
-        case str():
-            return value
-        case Rubric():
-            return value.words()
-        case AppliesWhen():
-            return "; ".join(
-                filter(None, (value.ask, f"tags {', '.join(value.prompt_tags)}" * bool(value.prompt_tags)))
-            )
-        case Source():
-            return ", ".join(filter(None, (value.name, value.license, value.url)))
-        case Example():
-            return " / ".join(filter(None, (value.prompt, value.better, value.worse, value.critique)))
-        case tuple():
-            return ", ".join(map(field_words, value))
-        case _:
-            return f"{value:g}" if isinstance(value, float) else str(value)
