@@ -27,7 +27,8 @@ def tui(
     run
         A run to open at once: a name or a path. Default: the list of all runs.
     screenshot
-        Print this screen as an SVG picture instead: campaigns, campaign, round, pairs or logs.
+        Print this screen as an SVG picture instead: campaigns, campaign, round, pairs,
+        constitution or logs.
     press
         Keys to press before the picture is taken, separated by spaces.
     size

@@ -13,8 +13,11 @@ from textual.theme import Theme
 
 from selfalign.text import clean, one_line
 from selfalign.tui import shown
+from selfalign.tui.asking import Confirm
+from selfalign.tui.bench import Bench
 from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
+from selfalign.tui.constitution import Constitution
 from selfalign.tui.help import Help
 from selfalign.tui.logs import Logs
 from selfalign.tui.page import Page, Place
@@ -22,7 +25,7 @@ from selfalign.tui.pairs import Pairs
 from selfalign.tui.reading import Library
 from selfalign.tui.round import Round
 
-PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Logs)
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Constitution, Logs)
 
 THEME = Theme(
     name="selfalign",
@@ -81,6 +84,7 @@ class Reader(App[None]):
     def __init__(self, library: Library, start: Place = Place(), *, read_only: bool = False) -> None:  # noqa: B008
         super().__init__()
         self.library, self.read_only = library, read_only
+        self.bench = Bench()
         self._start = start
 
     def on_mount(self) -> None:
@@ -122,6 +126,20 @@ class Reader(App[None]):
             self.say("this is the first screen; q quits, and no run stops with it")
         else:
             self.pop_screen()
+
+    async def action_quit(self) -> None:
+        if unsaved := self.bench.unsaved():
+            files = shown.lines(shown.line(str(path)) for path in unsaved)
+            self.push_screen(Confirm("Quit without saving what was typed?", files), self._quit)
+        else:
+            self.exit()
+
+    def _quit(self, sure: bool | None) -> None:
+        if sure:
+            self.exit()
+
+    def on_unmount(self) -> None:
+        self.bench.close()
 
     def action_help_quit(self) -> None:
         self.say("q quits; runs go on without being watched. To stop one: selfalign stop RUN")

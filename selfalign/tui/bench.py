@@ -27,8 +27,8 @@ GRACE = 5.0  # seconds between asking the process to end and ending it
 class Asked:
     """An impact preview of a constitution, asked for in the background. `state` is what became of it."""
 
-    def __init__(self, run: Path, rules: str, round: int | None, name: str) -> None:
-        self.run, self.rules, self.round, self.name = run, rules, round, name
+    def __init__(self, run: Path, rules: str, round: int | None) -> None:
+        self.run, self.rules, self.round = run, rules, round
         self.state = "asking"  # then done, failed, or cancelled
         self.found: dict[str, Any] = {}
         self.said: deque[str] = deque(maxlen=KEPT)
