@@ -20,8 +20,9 @@ from typing import Any
 
 from selfalign.drafts import Draft
 
+PROGRAM = (sys.executable, "-m", "selfalign")
 KEPT = 40  # lines that the process said last
-GRACE = 5.0  # seconds between asking the process to end and ending it
+GRACE = 3.0  # seconds between interrupting the process and killing it
 
 
 class Asked:
@@ -54,7 +55,7 @@ class Asked:
             with tempfile.TemporaryDirectory(prefix="selfalign-") as folder:
                 file = Path(folder) / "edited.yaml"
                 file.write_text(self.rules, encoding="utf-8")
-                self._follow([sys.executable, "-m", "selfalign", *self.command(str(file)), "--json"])
+                self._follow([*PROGRAM, *self.command(str(file)), "--json"])
         except (OSError, ValueError) as error:
             self.said.append(str(error))
             self._end("failed")
@@ -89,20 +90,20 @@ class Asked:
             self.ended = self.ended or time.monotonic()
 
     def cancel(self) -> None:
-        """End the process, and those that it has started; it is given a moment to do so itself."""
+        """Interrupt the process, which ends those that it has started; soon it is killed."""
         with self._lock:
             if self.state != "asking":
                 return
             self.state, self.ended, process = "cancelled", time.monotonic(), self._process
         if process is not None:
-            _signal(process, signal.SIGTERM)
+            _signal(process, signal.SIGINT)
             threading.Thread(target=_end, args=(process,), daemon=True).start()
 
     def kill(self) -> None:
-        """End the process at once."""
+        """Interrupt the process, and return when it has ended."""
         self.cancel()
         if self._process is not None:
-            _signal(self._process, signal.SIGKILL)
+            _end(self._process)
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -130,7 +130,7 @@ class Constitution(Desk):
 
     @property
     def settled(self) -> bool:
-        return self.ready and not self._measuring
+        return self.ready and not (self._measuring or self._preparing)
 
     # Reading
 

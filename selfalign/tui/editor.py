@@ -53,6 +53,7 @@ class Desk(Page):
         super().__init__(place)
         self.subject: Subject | None = None
         self.parsed = Parsed()
+        self._preparing = False
 
     @property
     def bench(self) -> Bench:
@@ -85,7 +86,8 @@ class Desk(Page):
             known = self.bench.asked.get(at.run)
             if known is not None and known.state == "asking":
                 self._open_impact()
-            else:
+            elif not self._preparing:
+                self._preparing = True
                 self._prepare(at)
 
     @work(thread=True, group="prepare", exit_on_error=False)
@@ -106,6 +108,7 @@ class Desk(Page):
 
     def on_desk_prepared(self, message: Desk.Prepared) -> None:
         message.stop()
+        self._preparing = False
         at, asked, found = self.subject, message.asked, message.found
         if at is None or asked is None or found is None:
             self.trouble([line for line in message.trouble.splitlines() if line])
@@ -174,7 +177,8 @@ class Desk(Page):
 
 PREVIEW = (
     "Up to 200 stored pairs are judged by the old and the new text. The judge is a model of its own process: it is "
-    "loaded as in a round, and an endpoint costs what it costs. Answers are remembered beside the judge's own."
+    "loaded as in a round, and an endpoint costs what it costs. What it says is remembered beside the runs; nothing is "
+    "asked twice."
 )
 
 
@@ -272,7 +276,8 @@ class Editor(Desk):
 
     @property
     def settled(self) -> bool:
-        return self.ready and not self._looking and (self._draft is None or self._looked == self._draft.text)
+        looked = self._draft is None or self._looked == self._draft.text
+        return self.ready and looked and not (self._looking or self._preparing)
 
     # Reading the file
 

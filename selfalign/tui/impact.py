@@ -25,6 +25,7 @@ from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 from selfalign.units import duration
 
+WIDE = 100  # columns of a screen that has room for the kinds of flips
 SPINNER = "◐◓◑◒"
 LAST_LINES = 12  # of a process that failed
 COLUMNS = (
@@ -69,6 +70,7 @@ class Impact(Page):
     Impact #state { height: auto; padding: 0 2; }
     Impact #figures { height: auto; max-height: 55%; padding: 0 2; display: none; }
     Impact #figures > Words { height: auto; }
+    Impact Grid { display: none; }
     """
 
     def __init__(self, place: Place, at: Subject, bench: Bench) -> None:
@@ -76,6 +78,7 @@ class Impact(Page):
         self.subject, self.bench = at, bench
         self.flips: Sequence[Mapping[str, Any]] = ()
         self.found: Mapping[str, Any] = {}
+        self.state = ""  # as it was shown last
 
     def body(self) -> Iterator[Widget]:
         yield Words(id="state")
@@ -89,7 +92,7 @@ class Impact(Page):
 
     @property
     def settled(self) -> bool:
-        return self.ready and (self.asked is None or self.asked.state != "asking")
+        return self.ready and self.state != "asking"
 
     def read(self) -> View | None:
         asked = self.asked
@@ -98,6 +101,7 @@ class Impact(Page):
     def show(self, view: View | None) -> None:
         if view is None:
             return
+        self.state = view.state
         self.query_one("#state", Words).show(self._state(view))
         self.title_is((self.subject.run.name, "bold"), "  impact of the edit", *self._what(view))
         if view.found and view.found is not self.found:
@@ -132,8 +136,8 @@ class Impact(Page):
     def _show_found(self, found: Mapping[str, Any]) -> None:
         self.found, self.flips = found, found["flips"]
         figures = self.query_one("#figures", Scroll)
-        figures.display = True
-        self.query_one("#groups", Words).show(groups(found))
+        figures.display = self.query_one(Grid).display = True
+        self.query_one("#groups", Words).show(groups(found, wide=self.size.width >= WIDE))
         self.query_one(Grid).fill(len(self.flips), self.row)
         self.query_one(Grid).focus()
 
@@ -189,7 +193,8 @@ class OneFlip(Page):
     ABOUT = (
         "One pair of answers whose verdict the edit changes: the words that changed, both answers side by side, and "
         "what the judge makes of them by the old text, by the new one, and by the old one asked again with other "
-        "marks. The lead is that of the first answer, from −1 to 1."
+        "marks. The lead is that of the first answer, from −1 to 1; where answers are rated, by how much "
+        "its rating is the higher one."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "turn(1)", "next"),
@@ -277,13 +282,14 @@ def remarks(found: Mapping[str, Any]) -> Text:
     return shown.lines([*lines, *(shown.line((part, shown.DIM)) for part in parts)])
 
 
-def groups(found: Mapping[str, Any]) -> Table | Text:
+def groups(found: Mapping[str, Any], *, wide: bool) -> Table | Text:
     """Flips against noise, by principle and by the tags of prompts; then what was added."""
     parts: list[Table | Text] = []
-    for name, key in (("principle", "principles"), ("tag of the prompt", "tags")):
+    for name, key in (("principle", "principles"), ("tag of a prompt", "tags")):
         if found[key]:
-            rows = [_group(group) for group in found[key]]
-            parts += [shown.table((name, "pairs", "flips", "noise", "", "which"), rows, right=(1,)), shown.line("")]
+            rows = [_group(group)[: 6 if wide else 5] for group in found[key]]
+            heads = (name, "pairs", "flips", "noise", "", "which")[: 6 if wide else 5]
+            parts += [shown.table(heads, rows, right=(1,)), shown.line("")]
     if found["added"]:
         rows = [(one_line(one["name"], 30), f"{one['flips']['n']:,}", share(one["flips"])) for one in found["added"]]
         heads = ("new principle", "pairs", "against the verdicts so far")
@@ -292,9 +298,9 @@ def groups(found: Mapping[str, Any]) -> Table | Text:
 
 
 def _group(group: Mapping[str, Any]) -> tuple[Part, ...]:
-    beyond = ("✓ beyond noise", shown.WARN) if group["beyond_noise"] else ("within noise", shown.DIM)
+    beyond = ("! beyond", shown.WARN) if group["beyond_noise"] else ("within", shown.DIM)
     kinds = ", ".join(f"{count} {one_line(kind)}" for kind, count in group["kinds"].items())
-    name = (one_line(group["name"], 30), "bold")
+    name = (one_line(group["name"], 18), "bold")
     return (name, f"{group['flips']['n']:,}", share(group["flips"]), share(group["noise"]), beyond, (kinds, shown.DIM))
 
 
