@@ -23,7 +23,7 @@ from selfalign.tui.editor import Desk, Editor
 from selfalign.tui.page import Place
 from selfalign.tui.principle import Conflicts, OnePrinciple, brief, rank, whole
 from selfalign.tui.reading import UNREADABLE, why
-from selfalign.tui.rules import Line, Subject, judged_mark, subject
+from selfalign.tui.rules import Line, Subject, judged_mark, near, subject
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 
@@ -120,6 +120,7 @@ class Constitution(Desk):
         self.figures: Stats | None = None
         self._measured: tuple[Any, ...] = ()
         self._measuring = False
+        self._unmeasured: tuple[str, ...] = ()  # why there are no figures
         self._edit = ""
 
     def body(self) -> Iterator[Widget]:
@@ -158,7 +159,7 @@ class Constitution(Desk):
         self.subject, self._edit = view.subject, view.edit
         self.number = view.subject.round
         self.at = Place(self.at.path, self.at.round if self.number is None else self.number)
-        self.trouble(view.subject.problems)
+        self.trouble(list(dict.fromkeys((*view.subject.problems, *self._unmeasured))))
         if view.mark != self._measured and not self._measuring:
             self._measured = view.mark
             if view.mark:
@@ -174,12 +175,11 @@ class Constitution(Desk):
             run = self.watched.run
             self.post_message(self.Measured(mark, stats(run, rounds, labels.preferred(run.path))))
         except UNREADABLE as error:
-            self.post_message(self.Measured(mark, None, why(error)))
+            self.post_message(self.Measured(mark, None, near(why(error), self.watched.path)))
 
     def on_constitution_measured(self, message: Measured) -> None:
         self._measuring = False
-        if message.trouble:
-            self.trouble([message.trouble])
+        self._unmeasured = (message.trouble,) * bool(message.trouble)
         if message.mark[:1] == (self.everywhere,):
             self.figures = message.found
         self._arrange()

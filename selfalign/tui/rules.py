@@ -99,11 +99,16 @@ def subject(watched: Watched, wanted: int | None, parsed: Parsed) -> Subject:
     try:
         rules = parsed.load(source) if source is not None else None
     except UNREADABLE as error:
-        problems.append(why(error, str(source)))
+        problems.append(near(why(error, str(source)), watched.path))
     return Subject(
         watched.path, number, tuple(sorted(copies)), copies.get(number) if number is not None else None, rules,
         file.resolve() if file is not None else None, _shut(watched.path, number, name, file), tuple(problems),
     )  # fmt: skip
+
+
+def near(words: str, run: Path) -> str:
+    """Words about a run's files, without the folder of runs before each: a line has room for what is wrong."""
+    return words.replace(f"{run.parent}/", "")
 
 
 def frozen_in(run: Path, number: int) -> Path:

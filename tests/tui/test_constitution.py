@@ -38,7 +38,7 @@ preamble: Think of the reader.
 principles:
   - {id: kind, text: "The response is kind.", tier: 2, weight: 3, tags: [manners]}   # first
   - {id: twin, text: "The response is friendly.", yields_to: [kind], tier: 2}
-  - {id: long, text: "The response is thorough."}
+  - {id: long, text: "The response is whole."}
   - {id: contrary, text: "The response is blunt."}
   - {id: mute, text: "The response is a response.", status: draft}
   - {id: garbled, text: "The response is what it is."}
@@ -95,7 +95,7 @@ async def typed(pilot: Pilot[None], old: str, new: str) -> None:
     """Replace words of the text as if they were typed, and wait until it was looked over."""
     writing = edit_of(pilot).writing
     writing.put(writing.text.replace(old, new, 1))
-    await until(pilot, lambda: edit_of(pilot)._looked == edit_of(pilot)._draft.text and edit_of(pilot).settled)
+    await until(pilot, lambda: edit_of(pilot)._looked == writing.text and edit_of(pilot).settled)
     await pilot.pause()
 
 
@@ -188,8 +188,8 @@ def test_damage_is_said_and_the_screen_stays(own: Path) -> None:
     (own / "runs/judged/rounds/001/constitution.yaml").write_text("principles: [\n")
 
     async def at(pilot: Pilot[None]) -> None:
-        assert "is not valid YAML" in screen_of(pilot)
-        await press(pilot, "left_square_bracket", "i", "escape", "d", "escape", "p", "enter", "y", "s", "j")
+        assert "! judged/rounds/001/constitution.yaml:2: is not valid YAML" in screen_of(pilot)
+        await press(pilot, "i", "escape", "d", "escape", "p", "enter", "y", "s", "j", "left_square_bracket")
         await until(pilot, lambda: "in verse" in screen_of(pilot) or "round 0" in screen_of(pilot))
         shutil.rmtree(own / "runs")
         await until(pilot, lambda: "this run is gone" in screen_of(pilot))
@@ -394,7 +394,7 @@ def test_a_file_that_is_not_there_or_not_ours_is_shown_as_the_round_has_it(own: 
         await press(pilot, "x", "ctrl+s", "f4")
         assert edit_of(pilot).writing.text == RULES
         await press(pilot, "escape", "d")
-        assert "is not there" in screen_of(pilot)
+        assert "export" in screen_of(pilot) and "yaml > FILE" in screen_of(pilot)
 
     at_constitution(own, at)
 
