@@ -128,6 +128,10 @@ class Reader(App[None]):
             self.pop_screen()
 
     async def action_quit(self) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Quit, once it is sure that nothing typed is lost by it."""
         if unsaved := self.bench.unsaved():
             files = shown.lines(shown.line(str(path)) for path in unsaved)
             self.push_screen(Confirm("Quit without saving what was typed?", files), self._quit)
@@ -183,7 +187,7 @@ class Reader(App[None]):
             yield f"open {one_line(watched.name, 80)}", lambda path=watched.path: self.open_run(path)
         if isinstance(here, Page):
             yield "copy the command", lambda: self._copy(here.command())
-        yield "quit", self.exit
+        yield "quit", self.leave
 
     def open_run(self, path: Path) -> None:
         """Show a campaign."""

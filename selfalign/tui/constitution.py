@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from rich.text import Text
@@ -318,6 +318,12 @@ class Constitution(Desk):
         self._arrange()
 
     # Keys
+
+    def own_keys(self) -> list[Binding]:
+        """Where nothing may be written, the editor is there to read."""
+        if not self.reader.read_only:
+            return super().own_keys()
+        return [replace(one, description="read the file") if one.key == "i" else one for one in super().own_keys()]
 
     def line(self, at: int) -> Line | None:
         return self.lines[at] if 0 <= at < len(self.lines) else None
