@@ -11,6 +11,7 @@ from textual import work
 from textual.binding import Binding, BindingType
 from textual.events import Resize
 from textual.message import Message
+from textual.timer import Timer
 from textual.widget import Widget
 
 from selfalign import labels
@@ -28,6 +29,7 @@ from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 
 ROOMY = 130  # columns of a screen that has room for intervals
+REST = 0.06  # seconds without a key after which the principle under the cursor is told
 TALL = 40  # lines of one that has room for the whole principle below the list
 GIVEN_UP = ("length r", "first", "gold", "invalid", "people", "orders", "prompts")  # where room is short, in this order
 IN_SHORT = {  # flags, by their kinds
@@ -35,7 +37,7 @@ IN_SHORT = {  # flags, by their kinds
     "order": "order decides", "people": "people disagree", "gold": "gold disagrees", "same": "says the same as another",
     "opposite": "contradicts another", "drift": "drifts",
 }  # fmt: skip
-UNJUDGED = "No verdicts yet: what each principle did is shown when the judge has compared the first answers."
+UNJUDGED = "No verdicts yet: figures come when the judge has compared the first answers."
 NOTHING = "No constitution yet: the first round freezes a copy of the campaign's file."
 
 
@@ -122,6 +124,7 @@ class Constitution(Desk):
         self._measuring = False
         self._unmeasured: tuple[str, ...] = ()  # why there are no figures
         self._edit = ""
+        self._resting: Timer | None = None
 
     def body(self) -> Iterator[Widget]:
         yield Grid(())
@@ -131,7 +134,7 @@ class Constitution(Desk):
 
     @property
     def settled(self) -> bool:
-        return self.ready and not (self._measuring or self._preparing)
+        return self.ready and self._resting is None and not (self._measuring or self._preparing)
 
     # Reading
 
@@ -273,10 +276,11 @@ class Constitution(Desk):
             return
         hard = sum(one.kind == "hard_constraint" for one in rules.principles)
         which = f"round {at.round}" if at.round is not None else "the file, no round has begun"
-        count = f"{len(self.lines)} of {len(rules.principles)}" if self.words else f"{len(rules.principles)}"
+        total = len(rules.principles)
+        count = f"{len(self.lines)} of {total}" if self.words else f"{total}"
         self.title_is(
             (self.watched.name, "bold"), f"  {which}  ", (f"{one_line(rules.name)} {rules.version}", "bold"),
-            f"  {count} principles, ", (f"■ {hard} hard", shown.WARN) if hard else "none hard",
+            f"  {count} principle{'s' * (total != 1)}, ", (f"■ {hard} hard", shown.WARN) if hard else "none hard",
             (f"  {self._edit}" if self._edit else "", shown.SKY),
             (f"  {self.sort}" if self.sort != next(iter(SORTS)) else "", shown.DIM), (f"  {self.words}", shown.SKY),
         )  # fmt: skip
@@ -297,6 +301,7 @@ class Constitution(Desk):
             yield ("  reading more …" if self._measuring else "", shown.SKY)
 
     def _show_brief(self) -> None:
+        self._resting = None
         at = self.query_one(Grid).cursor
         if at >= len(self.lines):
             made = shown.line("")
@@ -307,7 +312,10 @@ class Constitution(Desk):
         self.query_one("#about", Words).show(made)
 
     def on_grid_moved(self) -> None:
-        self._show_brief()
+        """The cursor moves at once; what it stands on is told when it rests."""
+        if self._resting is not None:
+            self._resting.stop()
+        self._resting = self.set_timer(REST, self._show_brief)
 
     def on_resize(self, event: Resize) -> None:
         if self.ready:
