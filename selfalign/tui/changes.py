@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
 
 from rich.text import Text
-from textual.binding import Binding, BindingType
 from textual.widget import Widget
 
 from selfalign.constitution.diff import KINDS, Change, Diff, diff, in_words
@@ -46,7 +44,6 @@ class Changes(Page):
         "what it yields to  · annotated: changes no label. Words that went are struck, words that came underlined.\n"
         "Only principles whose words a judge reads in another way are judged anew."
     )
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("d", "app.back", "back", show=False)]
     DEFAULT_CSS = "Changes Words { height: auto; } Changes Scroll > Words { padding: 0 2; }"
 
     def __init__(self, place: Place, at: Subject, bench: Bench, parsed: Parsed) -> None:

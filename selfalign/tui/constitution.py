@@ -140,6 +140,8 @@ class Constitution(Desk):
 
     def read(self) -> View:
         everywhere, at = self.everywhere, subject(self.watched, self.number, self.parsed)
+        if self.subject is not None and self.watched.state == "deleted":  # what was read before is still shown
+            return View(replace(self.subject, problems=at.problems), self._measured, self._edit, everywhere)
         rounds = self.watched.run.rounds() if at.round is not None else []
         wanted = rounds if everywhere else [at.round] if at.round is not None else []
         mark = judged_mark(self.watched.run, wanted)

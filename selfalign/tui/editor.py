@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,7 +160,10 @@ class Desk(Page):
         except (DraftError, *UNREADABLE) as error:
             self.reader.say(". ".join(filter(None, (str(error), getattr(error, "why", ""), getattr(error, "fix", "")))))
         else:
-            return draft.text.encode("utf-8") != before
+            changed = draft.text.encode("utf-8") != before
+            if not changed:
+                self.reader.say("nothing was changed")
+            return changed
         return False
 
     def _keep(self, copy: Path, before: bytes) -> None:
@@ -311,7 +315,7 @@ class Editor(Desk):
         self._why = f"{reason}; F4 opens your own editor" if unfit and not self.reader.read_only else reason
         self.trouble([f"not edited here: {self._why}"] if self._why else [])
         self.writing.read_only = bool(self._why)
-        text = view.text.removeprefix(MARK)
+        text = readable(view.text.removeprefix(MARK)) if self._why else view.text.removeprefix(MARK)
         if not self.ready or self.writing.text != text:
             self.writing.load_text(text)
             if not self.ready:
@@ -319,9 +323,11 @@ class Editor(Desk):
         self._look()
 
     def _go_to_principle(self) -> None:
+        named = re.compile(rf"(?:^|[\s{{,])id:\s*[\"']?{re.escape(self.principle)}[\"']?\s*(?:[,}}#]|$)")
         for number, line in enumerate(self.writing.text.split("\n")):
-            if self.principle and line.split("#")[0].strip().removeprefix("- ") == f"id: {self.principle}":
+            if self.principle and named.search(line):
                 self.writing.move_cursor((number, 0), center=True)
+                return
 
     def _title(self) -> None:
         at, draft = self.subject, self._draft
@@ -541,6 +547,12 @@ class Editor(Desk):
 
     def copied(self) -> str:
         return self.writing.text
+
+
+def readable(text: str) -> str:
+    """A text that is only read here: of a very long one, and of very long lines, the beginning."""
+    lines = text[: drafts.LARGEST].split("\n")
+    return "\n".join(line[: drafts.LONGEST_LINE] for line in lines)
 
 
 def _wrapped(text: Text) -> Text:

@@ -193,6 +193,7 @@ def test_damage_is_said_and_the_screen_stays(own: Path) -> None:
         await until(pilot, lambda: "in verse" in screen_of(pilot) or "round 0" in screen_of(pilot))
         shutil.rmtree(own / "runs")
         await until(pilot, lambda: "this run is gone" in screen_of(pilot))
+        assert "round 0" in screen_of(pilot) and "verdicts on" in screen_of(pilot)  # what was read is still there
 
     at_constitution(own, at)
 
@@ -207,6 +208,7 @@ def test_what_is_typed_is_looked_over_marked_and_mended(own: Path) -> None:
         await press(pilot, "j", "j", "i")
         page = edit_of(pilot)
         assert "judged.rules.yaml" in screen_of(pilot) and "✓ as on disk" in screen_of(pilot)
+        assert "id: long" in page.writing.text.split("\n")[page.writing.cursor_location[0]]
         assert "counts from the next round" in screen_of(pilot) and page.writing.is_syntax_aware
         await typed(pilot, 'text: "The response is blunt', 'txet: "The response is blunt')
         line = next(i for i, text in enumerate(page.writing.text.split("\n"), 1) if "txet" in text)
