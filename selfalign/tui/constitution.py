@@ -293,6 +293,8 @@ class Constitution(Desk):
         found = self.figures
         if self._measuring and found is None:
             yield ("reading the verdicts …", shown.SKY)
+        elif self._unmeasured:
+            yield ("! no figures: why is said above", shown.WARN)
         elif found is None or not found.rounds:
             yield (UNJUDGED, shown.DIM)
         else:
