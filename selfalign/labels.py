@@ -134,6 +134,12 @@ def together(labellers: Iterable[Iterable[Label]]) -> dict[tuple[str, str], floa
     return found
 
 
+def preferred(run: Path) -> dict[tuple[str, str], str]:
+    """What all labellers of a run together prefer, by pair of candidates; pairs on which they are even are left out."""
+    said = together(read(run).values())
+    return {pair: pair[0] if lead > 0 else pair[1] for pair, lead in said.items() if lead}
+
+
 def repeats(labels: Iterable[Label]) -> tuple[list[float], list[float]]:
     """What was said of the pairs that were shown twice: the first time, and again."""
     labels = list(labels)

@@ -13,12 +13,15 @@ LEAST_ALIKE = 0.2  # share of two texts that both have, below which marking word
 MAX_DIFF_WORDS = 5000  # a comparison of longer texts could take minutes
 
 
-def diff(before: str, after: str) -> Text:
-    """`after`, with the words that are not in `before` in green, and between them in red those that went."""
+def diff(before: str, after: str, styles: tuple[str, str] = ("red strike", "green")) -> Text:
+    """`after`, with the words that are not in `before` in green, and between them in red those that went.
+
+    `styles`: how words that went, and words that came, are shown instead.
+    """
     shown = Text()
     for gone, came, kept in _pieces(before, after):
-        shown.append(gone, style="red strike")
-        shown.append(came, style="green")
+        shown.append(gone, style=styles[0])
+        shown.append(came, style=styles[1])
         shown.append(kept)
     return shown
 

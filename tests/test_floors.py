@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent / "selfalign"
 FLOORS = {
     "records": 0, "schemas": 0, "source": 0, "resources": 0, "statistics": 0,
     "config": 1, "constitution": 1, "store": 1, "text": 1, "chat": 1, "calibration": 1,
-    "engines": 2, "training": 2, "preferences": 2, "preflight": 2, "labels": 2, "progress": 2,
+    "engines": 2, "training": 2, "preferences": 2, "preflight": 2, "drafts": 2, "labels": 2, "progress": 2,
     "stages": 3, "people": 3, "control": 3,
     "campaign": 4, "launch": 4, "mining": 4, "tui": 4,
     "cli": 5, "pocket": 5,
@@ -37,7 +37,7 @@ STAGES_THAT_USE_OTHERS = {
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
 LIGHT_ROOMS = {room for room, floor in FLOORS.items() if floor <= 1}
-LIGHT_ROOMS |= {"preflight", "progress", "stages", "campaign", "mining", "tui", "cli"}
+LIGHT_ROOMS |= {"preflight", "drafts", "progress", "stages", "campaign", "mining", "tui", "cli"}
 LIGHT_MODULES = {
     "selfalign", "selfalign.engines.base", "selfalign.training.job", "selfalign.training.guards",
     "selfalign.launch.local",
@@ -100,7 +100,7 @@ def room(module: str) -> str:
 # What the reader of runs may know of: what is on disk, what stored verdicts come to, and how to put it in words.
 READERS_WORLD = {
     "store", "records", "constitution", "config", "text", "progress", "stages", "statistics", "source", "tui",
-    "preferences", "calibration", "labels", "people", "control",
+    "preferences", "calibration", "labels", "people", "control", "resources", "drafts",
 }  # fmt: skip
 
 

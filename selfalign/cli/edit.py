@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import subprocess
 import sys
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from selfalign import resources, source
+from selfalign import drafts, resources, source
 from selfalign.cli.constitution import find_constitution, print_diff, print_findings
-from selfalign.cli.errors import USAGE, CommandError
+from selfalign.cli.errors import FAILED, USAGE, CommandError
 from selfalign.cli.output import say
-from selfalign.constitution import Constitution, ConstitutionError, load
+from selfalign.constitution import load
 from selfalign.constitution.diff import diff
 from selfalign.constitution.lint import Finding, lint
+from selfalign.drafts import DraftError
 from selfalign.source import Document, InputError
-from selfalign.store import atomic_write
 
 
 def edit(file: str, /) -> int:
@@ -31,9 +28,16 @@ def edit(file: str, /) -> int:
     file
         A constitution of your own.
     """
-    path, command = _own(file), _editor()
-    before, old, former = path.read_bytes(), _loaded(path), _document(path)
-    copy = _copy(path, before)
+    try:
+        return _edit(_own(file))
+    except DraftError as error:
+        raise CommandError(str(error), why=error.why, fix=error.fix, code=USAGE if error.usage else FAILED) from error
+
+
+def _edit(path: Path) -> int:
+    command = _editor()
+    before, old, former = path.read_bytes(), drafts.loaded(path), _former(path)
+    copy = drafts.copy(path, before)
     if not _edited(path, copy, before, command, former):
         copy.unlink()
         say(f"{path} stays as it was")
@@ -61,46 +65,25 @@ def _editor() -> list[str]:
     if not _on_terminal():
         fix = "run it on a terminal, or edit the file and run `selfalign constitution lint FILE`"
         raise CommandError("an editor needs a terminal", fix=fix, code=USAGE)
-    try:
-        command = shlex.split(os.environ.get("VISUAL") or os.environ.get("EDITOR") or "")
-    except ValueError as error:
-        raise CommandError(f"$VISUAL or $EDITOR is no command: {error}", code=USAGE) from error
-    if not command:
-        raise CommandError("neither $VISUAL nor $EDITOR is set", fix="export EDITOR=nano", code=USAGE)
-    return command
+    return drafts.editor()
 
 
 def _on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def _loaded(path: Path) -> Constitution | None:
+def _former(path: Path) -> Document | None:
     try:
-        return load(path)
-    except ConstitutionError:
-        return None
-
-
-def _document(path: Path) -> Document | None:
-    try:
-        return source.read_yaml(source.read_text(path), "the file before this edit")
+        return drafts.document(source.read_text(path))
     except InputError:
         return None
-
-
-def _copy(path: Path, content: bytes) -> Path:
-    """A hidden copy beside the file, where what it extends is found in the same way."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=".yaml", dir=path.parent)
-    with open(descriptor, "wb") as stream:
-        stream.write(content)
-    return Path(name)
 
 
 def _edited(path: Path, copy: Path, before: bytes, command: list[str], former: Document | None) -> bool:
     """Let the user edit until the copy is to be saved; False where nothing is. What was typed outlives an error."""
     try:
         while True:
-            _run(command, copy)
+            drafts.run_editor(command, copy)
             if copy.read_bytes() == before:
                 return False
             found = [replace(finding, file=str(path)) for finding in lint(copy, former)]
@@ -110,16 +93,6 @@ def _edited(path: Path, copy: Path, before: bytes, command: list[str], former: D
     except BaseException:
         _keep(copy, before)
         raise
-
-
-def _run(command: list[str], copy: Path) -> None:
-    try:
-        code = subprocess.run([*command, str(copy)], check=False).returncode
-    except OSError as error:
-        why = f"{command[0]}: {error.strerror}"
-        raise CommandError("the editor cannot be started", why=why, fix="set $EDITOR", code=USAGE) from error
-    if code:
-        raise CommandError(f"the editor ended with exit code {code}: nothing is saved", why=shlex.join(command))
 
 
 def _keep(copy: Path, before: bytes) -> None:
@@ -150,10 +123,8 @@ def _answer(question: str) -> str:
 
 
 def _save(path: Path, copy: Path, before: bytes) -> None:
-    """Put the copy's bytes in the file's place, unless somebody else has changed it since."""
-    if path.read_bytes() != before:
-        raise CommandError(f"{path} was changed by somebody else meanwhile", fix=f"what you typed is in {copy}")
-    mode = path.stat().st_mode
-    atomic_write(path, copy.read_bytes())
-    path.chmod(mode)
+    try:
+        drafts.save(path, before, copy.read_bytes())
+    except DraftError as error:
+        raise CommandError(str(error), fix=f"what you typed is in {copy}") from error
     copy.unlink()

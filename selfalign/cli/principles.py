@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
@@ -20,7 +18,18 @@ from selfalign.cli.arguments import Round, RunName, Runs
 from selfalign.cli.examples import chosen_rounds
 from selfalign.cli.output import console, is_unicode, make_table, print_json, say
 from selfalign.cli.targets import RUNS, find_run
-from selfalign.principles import FEWEST, Conflict, Estimate, Record, Stats, by_fix, worded
+from selfalign.principles import (
+    COLUMNS,
+    FEWEST,
+    Column,
+    Conflict,
+    Estimate,
+    Record,
+    Stats,
+    by_fix,
+    figure_text,
+    worded,
+)
 from selfalign.stages.examples import held
 from selfalign.stages.report.content import NONE
 from selfalign.store import Run
@@ -46,7 +55,7 @@ def stats(run: RunName, /, *, round: Round = None, json: bool = False, runs: Run
     """
     opened = find_run(run, runs)
     rounds = chosen_rounds(opened, round)
-    found = principles.stats(opened, rounds, people_prefer(opened.path))
+    found = principles.stats(opened, rounds, labels.preferred(opened.path))
     if json:
         print_json(facts(found))
     elif found.rounds:
@@ -54,12 +63,6 @@ def stats(run: RunName, /, *, round: Round = None, json: bool = False, runs: Run
     else:
         _say_why(opened, rounds)
     return 0
-
-
-def people_prefer(run: Path) -> dict[tuple[str, str], str]:
-    """What all labellers of a run together prefer, by pair of candidates; pairs on which they are even are left out."""
-    said = labels.together(labels.read(run).values())
-    return {pair: pair[0] if lead > 0 else pair[1] for pair, lead in said.items() if lead}
 
 
 def facts(found: Stats) -> dict[str, Any]:
@@ -120,28 +123,6 @@ def screen(run: str, found: Stats, width: int, *, unicode: bool = True) -> Itera
     yield from (drawn.heading(run), drawn.table(), drawn.legend(), *drawn.conflicts(), *drawn.flags())
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A figure in the table. `course`: its way over the rounds is drawn too. `words` say what it is."""
-
-    title: str
-    figure: str
-    words: str
-    course: bool = False
-
-
-COLUMNS = (
-    Column("prompts", "coverage", "asked about"),
-    Column("decides", "decisiveness", "0% a coin toss, 100% certain", course=True),
-    Column("chosen", "chosen", "what it prefers, its own vote among others, was trained on", course=True),
-    Column("orders", "swap_consistency", "same verdict when the answers change places"),
-    Column("first", "first_preferred", "prefers the answer shown first"),
-    Column("longer", "longer", "prefers the longer answer", course=True),
-    Column("length r", "length_correlation", "correlation of its log-odds with length"),
-    Column("invalid", "invalid", "no verdict that could be read"),
-    Column("people", "people", "people agree"),
-    Column("gold", "gold", "prefers the gold answer"),
-)
 # Where room is short, the columns that go, in this order.
 _GIVEN_UP = ("length r", "first", "gold", "invalid", "people", "orders", "prompts", "longer", "asked")
 
@@ -203,7 +184,7 @@ class _Screen:
         if found is None or not record.over_all.judgments:
             return Text(NONE if self.unicode else "-", "dim")
         mark, style = self._mark(record, column.figure)
-        shown = Text().append(mark + _shown(column.figure, found, detail, self.unicode), style)
+        shown = Text().append(mark + figure_text(column.figure, found, detail=detail, unicode=self.unicode), style)
         if column.course and len(self.found.rounds) > 1 and (detail or column.title == "decides"):
             shown.append(f" {self._course(record, column)}", "dim")
         return shown
@@ -295,15 +276,6 @@ class _Screen:
 
 def _value(record: Record, figure: str) -> Estimate | None:
     return getattr(record.over_all, figure)
-
-
-def _shown(figure: str, found: Estimate, detail: bool, unicode: bool) -> str:
-    """A figure, and in detail half the width of its interval."""
-    half = (found.high - found.low) / 2
-    sign = "±" if unicode else "+-"
-    if figure == "length_correlation":
-        return f"{found.value:+.2f}" + (f" {sign}{half:.2f}" if detail else "")
-    return f"{found.value:.0%}" + (f" {sign}{100 * half:.0f}" if detail else "")
 
 
 def _room(titles: Sequence[str], rows: Sequence[Sequence[Text]]) -> int:

@@ -29,7 +29,8 @@ def tui(
     run
         A run to open at once: a name or a path. Default: the list of all runs.
     screenshot
-        Print this screen as an SVG picture instead: campaigns, campaign, round, pairs, label, compare or logs.
+        Print this screen as an SVG picture instead: campaigns, campaign, round, pairs, constitution, label, compare
+        or logs.
     press
         Keys to press before the picture is taken, separated by spaces.
     size

@@ -1,7 +1,8 @@
 """The constitution as a living document: principles as data, and all that is done with them.
 
 `model` what a principle is · `together` all of them as one · `loading` from files, with the place of every mistake ·
-`editing` files that keep their comments · `lint` what a judge would stumble over · `diff` what an edit means ·
+`editing` files that keep their comments · `lint` what a judge would stumble over · `mending` what of it is certain ·
+`diff` what an edit means ·
 `importing` and `exporting` what others read and write.
 """
 

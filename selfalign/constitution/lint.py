@@ -40,16 +40,17 @@ class Finding:
         return f"{said} [{self.rule}]"
 
 
-def lint(path: Path, before: Document | None = None) -> list[Finding]:
+def lint(path: Path, before: Document | None = None, text: str | None = None) -> list[Finding]:
     """The findings in one file, in the order of its lines. `before` is an earlier version of it, if there is one.
 
-    A file that `load` refuses has its errors alone; what it extends is not looked into.
+    `text` is looked over in the file's place. A file that `load` refuses has its errors alone; what it extends is not
+    looked into.
     """
     try:
-        rules = load(path)
+        rules = load(path, text)
     except ConstitutionError as error:
         return [_refused(problem) for problem in error.problems]
-    document = source.read_yaml(source.read_text(path), str(path))
+    document = source.read_yaml(source.read_text(path) if text is None else text, str(path))
     sheet = _Sheet(document, {principle.id: principle for principle in rules.principles})
     found = [*sheet.findings(), *sheet.duplicates(), *(sheet.unversioned(before) if before else ())]
     return sorted(found, key=lambda finding: finding.line or 0)

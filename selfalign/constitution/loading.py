@@ -20,8 +20,10 @@ class ConstitutionError(InputError):
     """The constitution is refused. Each of `problems` has the file, the line, what is wrong and what to write."""
 
 
-def load(path: Path | str) -> Constitution:
+def load(path: Path | str, text: str | None = None) -> Constitution:
     """Read a constitution with everything it extends, and validate it.
+
+    `text` is read in the file's place: what somebody is about to save there.
 
     Raises ConstitutionError on an unreadable file, a value that the schema refuses, a principle without words, an id
     given twice, a circle of `extends`, a principle that yields to one unknown or to one that it outranks, hidden
@@ -29,7 +31,7 @@ def load(path: Path | str) -> Constitution:
     """
     path = Path(path)
     try:
-        merged = _load_merged(path, (), {})
+        merged = _read_merged(_document(path, text), path, (), {})
         _check(merged)
     except InputError as error:
         raise ConstitutionError(error.problems) from error
@@ -62,12 +64,15 @@ class _Merged:
 def _load_merged(path: Path, children: tuple[Path, ...], known: dict[Path, _Merged]) -> _Merged:
     # Each file is merged once: parents that name the same parents over and over must not multiply.
     if (merged := known.get(path.resolve())) is None:
-        merged = known[path.resolve()] = _read_merged(path, children, known)
+        merged = known[path.resolve()] = _read_merged(_document(path), path, children, known)
     return merged
 
 
-def _read_merged(path: Path, children: tuple[Path, ...], known: dict[Path, _Merged]) -> _Merged:
-    document = source.read_yaml(source.read_text(path), str(path))
+def _document(path: Path, text: str | None = None) -> Document:
+    return source.read_yaml(source.read_text(path) if text is None else text, str(path))
+
+
+def _read_merged(document: Document, path: Path, children: tuple[Path, ...], known: dict[Path, _Merged]) -> _Merged:
     check_document(document)
     parents = [
         _load_merged(_parent(document, index, path, children), (*children, path.resolve()), known)

@@ -6,10 +6,14 @@ with, what its verdicts hang on beside what it says, and which principles contra
 
 from __future__ import annotations
 
+from selfalign.principles.columns import COLUMNS, Column, figure_text
 from selfalign.principles.conflicts import Conflict
 from selfalign.principles.figures import Estimate, Figures
 from selfalign.principles.flags import FEWEST, Flag, by_fix, worded
 from selfalign.principles.opinions import TIE
 from selfalign.principles.reading import Record, Stats, stats
 
-__all__ = ["FEWEST", "TIE", "Conflict", "Estimate", "Figures", "Flag", "Record", "Stats", "by_fix", "stats", "worded"]
+__all__ = [
+    "COLUMNS", "FEWEST", "TIE", "Column", "Conflict", "Estimate", "Figures", "Flag", "Record", "Stats", "by_fix",
+    "figure_text", "stats", "worded",
+]  # fmt: skip

@@ -15,9 +15,12 @@ from textual.theme import Theme
 from selfalign.text import clean, one_line
 from selfalign.tui import shown
 from selfalign.tui.actions import Action, actions
+from selfalign.tui.asking import Confirm
+from selfalign.tui.bench import Bench
 from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
 from selfalign.tui.compare import Compare
+from selfalign.tui.constitution import Constitution
 from selfalign.tui.help import Help
 from selfalign.tui.label import Labelling
 from selfalign.tui.logs import Logs
@@ -26,7 +29,7 @@ from selfalign.tui.pairs import Pairs
 from selfalign.tui.reading import Library
 from selfalign.tui.round import Round
 
-PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Labelling, Compare, Logs)
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Constitution, Labelling, Compare, Logs)
 
 THEME = Theme(
     name="selfalign",
@@ -91,6 +94,7 @@ class Reader(App[None]):
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)  # else it would be shades of grey
         self.library, self.read_only = library, read_only
         self.kept: dict[type[Page], Kept] = {}  # how the last screen of each kind was left
+        self.bench = Bench()
         self._start = start
 
     def on_mount(self) -> None:
@@ -142,6 +146,24 @@ class Reader(App[None]):
         else:
             self._leave()
 
+    async def action_quit(self) -> None:
+        self.leave()
+
+    def leave(self) -> None:
+        """Quit, once it is sure that nothing typed is lost by it."""
+        if unsaved := self.bench.unsaved():
+            files = shown.lines(shown.line(str(path)) for path in unsaved)
+            self.push_screen(Confirm("Quit without saving what was typed?", files), self._quit)
+        else:
+            self.exit()
+
+    def _quit(self, sure: bool | None) -> None:
+        if sure:
+            self.exit()
+
+    def on_unmount(self) -> None:
+        self.bench.close()
+
     def action_help_quit(self) -> None:
         how = "" if self.read_only else ": and then stop, or "
         self.say(f"q quits; runs go on without being watched. To stop one: {how}selfalign stop RUN")
@@ -189,7 +211,7 @@ class Reader(App[None]):
             for name, do in actions(self, here.place()):
                 yield name, lambda do=do: self._act(do)
             yield "copy the command", lambda: self.copy(here.command())
-        yield "quit", self.exit
+        yield "quit", self.leave
 
     def _rounds(self, place: Place) -> Iterator[tuple[str, Callable[[], None]]]:
         """To each round of the run that is looked at."""

@@ -84,6 +84,7 @@ class Page(Screen[None]):
     KEPT: ClassVar[tuple[str, ...]] = ()  # attributes that are as they were left, as the filter is, in the same run
     KEPT_HERE: ClassVar[tuple[str, ...]] = ()  # and, as the cursor is, at the same place of it
     EVERY: ClassVar[float] = 1.0  # seconds between two looks at the disk
+    WRITES: ClassVar[frozenset[str]] = frozenset()  # the keys of BINDINGS that a read-only reader does not offer
     BINDINGS: ClassVar[list[BindingType]] = []
 
     DEFAULT_CSS = """
@@ -274,11 +275,17 @@ class Page(Screen[None]):
         if (main := self.main()) is not None:
             main.focus()
 
+    def own_keys(self) -> list[Binding]:
+        """The keys of this screen alone, but for those that write where nothing may be written."""
+        hidden = self.WRITES if self.reader.read_only else ()
+        return [one for one in self.BINDINGS if isinstance(one, Binding) and one.key not in hidden]
+
     def all_keys(self) -> list[Binding]:
         """The keys of this screen: its own, then those of its table or its pager."""
-        own = [binding for binding in self.BINDINGS if isinstance(binding, Binding)]
         main = self.main()
-        return own + [one for one in (main.BINDINGS if main is not None else ()) if isinstance(one, Binding)]
+        return self.own_keys() + [
+            one for one in (main.BINDINGS if main is not None else ()) if isinstance(one, Binding)
+        ]
 
     def _show_frame(self) -> None:
         """The names of the screens and the keys, as there is room; on too small a screen nothing but that it is."""
@@ -291,7 +298,7 @@ class Page(Screen[None]):
 
     def named_keys(self) -> list[tuple[str, str]]:
         """The keys that the last line names, the most needed first."""
-        own = [(key_name(one.key), one.description) for one in self.BINDINGS if isinstance(one, Binding) and one.show]
+        own = [(key_name(one.key), one.description) for one in self.own_keys() if one.show]
         return [*own, *[("/", "filter")] * bool(self.FILTER), ("c", "command")]
 
     def show_keys(self) -> None:
@@ -387,6 +394,10 @@ def key_name(key: str) -> str:
         "up": "↑",
         "home": "Home",
         "end": "End",
-        "ctrl+d": "Ctrl+D",
     }
-    return "/".join(names.get(one, one) for one in key.split(",")[:2])
+    return "/".join(names.get(one, spelled(one)) for one in key.split(",")[:2])
+
+
+def spelled(key: str) -> str:
+    """Keys with Ctrl or Shift, and those of functions, with capitals: Ctrl+S, F8."""
+    return "+".join(part.capitalize() for part in key.split("+")) if "+" in key or key[1:].isdigit() else key

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +17,8 @@ from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
-from textual.widgets import Input, Static
+from textual.widgets import Input, Static, TextArea
+from textual.widgets.text_area import Edit, EditResult, TextAreaTheme
 
 from selfalign.text import clean
 from selfalign.tui import shown
@@ -84,6 +86,73 @@ class AnswerLine(Input):
 
     def validate_value(self, value: str) -> str:
         return shown.line(clean(value)).plain[:LONGEST_ANSWER]
+
+
+INK = TextAreaTheme(
+    name="selfalign",
+    gutter_style=Style(color=shown.DIM),
+    cursor_line_style=Style(bgcolor="#1c2027"),
+    cursor_line_gutter_style=Style(color="#e6e6e6", bgcolor="#1c2027"),
+    syntax_styles={
+        "comment": Style(color=shown.DIM, italic=True),
+        "string": Style(color=shown.YELLOW),
+        "number": Style(color=shown.ORANGE),
+        "boolean": Style(color=shown.ORANGE),
+        "yaml.field": Style(color=shown.SKY, bold=True),
+        "punctuation.delimiter": Style(color=shown.DIM),
+        "punctuation.bracket": Style(color=shown.DIM),
+        "error": Style(color=shown.VERMILION, underline=True),
+    },
+)
+
+
+class Writing(TextArea):
+    """Where a YAML file is typed. What is loaded or pasted is cleaned; `marks` puts a sign beside numbered lines."""
+
+    DEFAULT_CSS = """
+    Writing { border: none; padding: 0 1; height: 1fr; background: $background; scrollbar-size-vertical: 1; }
+    Writing:focus { border: none; }
+    """
+
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(
+            language="yaml", theme="css", tab_behavior="indent", show_line_numbers=True, max_checkpoints=500, id=id
+        )
+        self.register_theme(INK)
+        self.theme, self.indent_width = INK.name, 2
+        self._marks: Mapping[int, tuple[str, str]] = {}
+
+    def marks(self, marks: Mapping[int, tuple[str, str]]) -> None:
+        """Put a sign with its style into the gutter of lines, numbered from 1; those marked before are clean again."""
+        self._marks = marks
+        self.refresh()
+
+    def load_text(self, text: str) -> None:
+        super().load_text(_tidy(text))
+
+    def edit(self, edit: Edit) -> EditResult:
+        return super().edit(dataclasses.replace(edit, text=_tidy(edit.text)))
+
+    def put(self, text: str) -> None:
+        """Have another text, in a step that can be undone; the cursor stays on its line."""
+        here = self.cursor_location
+        self.replace(text, (0, 0), self.document.end)
+        self.move_cursor(here)
+
+    def render_line(self, y: int) -> Strip:
+        strip = super().render_line(y)
+        number = next((segment.text.strip() for segment in strip), "")
+        if not (self.show_line_numbers and number.isdecimal() and int(number) in self._marks):
+            return strip
+        sign, style = self._marks[int(number)]
+        gutter = shown.line((f"{number:>{self.gutter_width - 2}}", style), (sign, style), " ")
+        made = Strip(gutter.render(self.app.console)).apply_style(self.rich_style)
+        return Strip.join([made, strip.crop(self.gutter_width)])
+
+
+def _tidy(text: str) -> str:
+    """Cleaned, but for ends of lines: a file keeps its own."""
+    return text if clean(text) == text.replace("\r\n", "\n") else clean(text)
 
 
 class Scroll(VerticalScroll, can_focus=True):

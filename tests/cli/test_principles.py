@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from selfalign import labels
-from selfalign.cli.principles import facts, people_prefer, screen
+from selfalign.cli.principles import facts, screen
 from selfalign.principles import Stats, stats
 from selfalign.records import Judgment, Label
 from selfalign.store import Run, read_records
@@ -187,7 +187,7 @@ def test_principles_are_held_against_what_people_said(tmp_path: Path, cli: Cli) 
         [replace(one, labeller="bob", preferred_id=one.left_id if one.preferred_id == one.right_id else one.right_id)
          for one in made[:5]],
     )  # fmt: skip
-    preferred = people_prefer(run.path)
+    preferred = labels.preferred(run.path)
     assert len(preferred) == len(pairs) - 5
     found = json.loads(cli("constitution", "stats", "judged", "--round", "0", "--json", cwd=tmp_path).stdout)
     agree = {one["id"]: one["over_all"]["people"] for one in found["principles"]}

@@ -9,6 +9,8 @@ import pytest
 
 from tests.cli.conftest import Cli
 
+SCREENS = "the screens are campaigns, campaign, round, pairs, constitution, label, compare, logs"
+
 
 @pytest.mark.parametrize("screen", ["campaigns", "campaign", "round", "pairs", "logs"])
 def test_every_screen_can_be_had_as_a_picture(sample: Path, cli: Cli, screen: str) -> None:
@@ -29,7 +31,7 @@ def test_keys_can_be_pressed_before_the_picture(sample: Path, cli: Cli) -> None:
         (["sample"], "needs a terminal"),
         (
             ["sample", "--screenshot", "cinema"],
-            "the screens are campaigns, campaign, round, pairs, label, compare, logs",
+            SCREENS,
         ),
         (["sample", "--screenshot", "campaign", "--size", "big"], "a size is like 80x24"),
         (["--screenshot", "round"], "this screen is of one run"),

@@ -22,14 +22,20 @@ import pytest
 from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
+from selfalign.constitution import Constitution as Rules
+from selfalign.constitution import Example, Principle
 from selfalign.records import Candidate, Judgment, Message, Pair, Prompt
+from selfalign.source import HIDDEN
 from selfalign.store import Run
 from selfalign.tui import shown
 from selfalign.tui.app import Reader
+from selfalign.tui.bench import Asked
+from selfalign.tui.constitution import Constitution
+from selfalign.tui.impact import Impact
 from selfalign.tui.page import Place
 from selfalign.tui.pictures import settled
 from selfalign.tui.reading import Library
-from selfalign.tui.widgets import Chart, Column, Curve, FilterLine, Grid, Words
+from selfalign.tui.widgets import Chart, Column, Curve, FilterLine, Grid, Words, Writing
 from tests.cli.conftest import environment
 from tests.tui.conftest import look, page_of, press, screen_of, until
 from tests.tui.evaluated import evaluate
@@ -82,6 +88,7 @@ class Shelf(App[None]):
             yield Chart(text[:50])
         yield Grid([Column(text[:20]) for text in CORPUS[:3]])
         yield FilterLine("a hint")
+        yield Writing()
 
 
 def test_every_widget_shows_every_text_as_it_is() -> None:
@@ -96,6 +103,8 @@ def test_every_widget_shows_every_text_as_it_is() -> None:
             line.display = True
             for text in CORPUS:
                 line.value = text
+                pilot.app.query_one(Writing).load_text(f"text: {text[:5000]}")
+                pilot.app.query_one(Writing).insert(text[:5000])
                 pilot.app.notify(shown.line(text).plain[:200], markup=False)
                 await pilot.pause()
                 assert_harmless(pilot)
@@ -123,9 +132,15 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
             run.emit("warning", message=text)
         run.emit("failed", message=CORPUS[2] + CORPUS[4])
         _pairs(run)
+        run.write_text("rounds/002/constitution.yaml", _principles().to_yaml())
     evaluate(run, list(CORPUS), 2, shard=4, tail="".join(CORPUS[:11]))
     for number in (0, 1):
         _rules(run, number)
+    named = runs / "evil" / "campaign.yaml"
+    named.write_text(
+        re.sub("constitution: .*rules.yaml", f"constitution: {runs / 'evil.rules.yaml'}", named.read_text())
+    )
+    (runs / "evil.rules.yaml").write_text("".join(f"- {text[:900]}\n" for text in CORPUS), "utf-8", "replace")
     logs = runs / "evil" / "logs"
     logs.mkdir()
     (logs / "[@click=app.quit]\u202e.log").write_text("".join(f"{text}\n" for text in CORPUS), "utf-8", "surrogatepass")
@@ -140,6 +155,15 @@ def _rules(run: Run, number: int) -> None:
     found = [f"  - {{id: p{i}, text: {json.dumps(f'{t[:9999]} {number}')}}}\n" for i, t in enumerate((*texts, "kind"))]
     head = "schema: selfalign.constitution/v1\nname: rules\nprinciples:\n  - {id: kind, text: be kind}\n"
     (run.path / f"rounds/{number:03d}/constitution.yaml").write_text(head + "".join(found))
+
+
+def _principles() -> Rules:
+    """Principles with what of the corpus a constitution may hold."""
+    texts = [text[:5000] for text in CORPUS if text and not HIDDEN.search(text)]
+    fields = ({"title": t[:90], "text": t, "compare": t, "rationale": t, "tags": (t[:90],)} for t in texts)
+    example = (Example(prompt=CORPUS[0], better=CORPUS[2], worse=CORPUS[3]),)
+    principles = tuple(Principle(id=f"p{i}", examples=example, **each) for i, each in enumerate(fields))
+    return Rules(name="evil", version="1.0.0", preamble=CORPUS[0], principles=principles)
 
 
 def _pairs(run: Run) -> None:
@@ -223,6 +247,32 @@ def test_every_screen_shows_hostile_runs_as_they_are(hostile: Path) -> None:
         await press(pilot, "enter")
         assert "bad [" in screen_of(pilot)
         assert_harmless(pilot)
+        await press(pilot, "5")
+        page = page_of(pilot)
+        assert isinstance(page, Constitution) and len(page.lines) > len(CORPUS)
+        for _ in page.lines:
+            await press(pilot, "j")
+            assert_harmless(pilot)
+        for key in (
+            "g",
+            "enter",
+            "G",
+            "n",
+            "G",
+            "escape",
+            "m",
+            "G",
+            "escape",
+            "d",
+            "escape",
+            "p",
+            "i",
+            "f8",
+            "G",
+            "escape",
+        ):
+            await press(pilot, key)
+            assert_harmless(pilot)
         await press(pilot, "question_mark")
         assert_harmless(pilot)
         await press(pilot, "escape")
@@ -252,6 +302,42 @@ def test_every_kind_of_example_is_shown_as_it_is(made: Path) -> None:
             assert_harmless(pilot)
 
     look(made, at, run="mixed", size=(100, 40))
+
+
+def test_a_preview_of_hostile_answers_is_shown_as_it_is(hostile: Path) -> None:
+    share = {"count": 1, "n": 2, "interval": [0.1, 0.9]}
+    said = {"verdict": CORPUS[2], "lead": 0.5}
+    measured = {"flips": share, "noise": share, "beyond_noise": True}
+    groups = [{"name": text[:99], "kinds": {text[:9]: 1}, **measured} for text in CORPUS]
+    asked = Asked(hostile / "evil", "", None)
+    asked.found = {
+        "round": 2, "pairs": 2, "added": [{"name": CORPUS[3], "flips": share}], "unchanged": {CORPUS[1]: 1},
+        "change": {"before": CORPUS[4], "after": CORPUS[2], "changes": [
+            {"kind": "reworded", "principle": "", "field": CORPUS[4], "before": CORPUS[4], "after": CORPUS[6]}]},
+        "principles": groups, "tags": groups,
+        "cost": {"asked": 1, "known": 1, "tokens": 1, "seconds": 1.0, "dollars": None},
+        "flips": [{"number": i, "principle": t[:99], "flip": t[:99], "noisy": True, "before": said, "after": said,
+                   "again": said, "tags": [t[:99]], "messages": [{"role": "user", "content": t}],
+                   "first": {"id": "a", "text": t}, "second": {"id": "b", "text": t}} for i, t in enumerate(CORPUS)],
+    }  # fmt: skip
+
+    async def at(pilot: Pilot[None]) -> None:
+        await press(pilot, "5")
+        page = page_of(pilot)
+        assert isinstance(page, Constitution) and page.subject is not None
+        pilot.app.bench.asked[page.subject.run] = asked
+        for state in ("asking", "failed", "cancelled", "done"):
+            asked.state = state
+            asked.said.extend(CORPUS)
+            pilot.app.push_screen(Impact(page.at, page.subject, pilot.app.bench))
+            await pilot.pause(0.2)
+            assert_harmless(pilot)
+        await press(pilot, "enter")
+        for _ in CORPUS:
+            assert_harmless(pilot)
+            await press(pilot, "n", "y", "c")
+
+    look(hostile, at, run="evil", size=(100, 40))
 
 
 def test_a_click_on_a_models_text_does_nothing(hostile: Path) -> None:
