@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from selfalign.records import Candidate, Judgment, Message, Pair, Prompt
 from selfalign.store import Run
 from selfalign.tui.lineindex import LineIndex
 from selfalign.tui.pairindex import PairIndex, ordered, selected
 from selfalign.tui.reading import Library, Watched
 from selfalign.tui.trainlog import MOST, TrainLog
 from selfalign.tui.widgets import Column, Curve, Grid, layout, nice_ticks, thinned
+from tests.cli.fabricate import make_large_run
 from tests.tui.conftest import look, page_of, press, screen_of, until
 
 
@@ -171,40 +171,11 @@ def test_a_writer_is_never_held_up_and_no_half_state_is_seen(tmp_path: Path, mad
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
-    """A run with 100,000 pairs in 100 shards; each with two verdicts."""
-    runs = tmp_path_factory.mktemp("many")
-    shutil.copytree(made / "sample", runs / "many")
-    run, size = Run.open(runs / "many"), 1000
-    with run.lock():
-        steps = []
-        for name in ("prompts", "candidates", "judgments", "pairs"):
-            steps.append(run.step(f"rounds/002/{name}", inputs={s.name: s.digest for s in steps}, config={}))
-            for shard in range(100):
-                steps[-1].write(shard, _rows(name, range(shard * size, (shard + 1) * size)))
-            steps[-1].finish({})
-    return runs
-
-
-def _rows(kind: str, numbers: range) -> list[object]:
-    if kind == "prompts":
-        tags = ("odd",), ("even",)
-        return [Prompt(f"p{i}", (Message("user", f"question {i}"),), tags=tags[i % 2 == 0]) for i in numbers]
-    if kind == "candidates":
-        return [
-            Candidate(f"{side}{i}", f"p{i}", "policy", 0, 0, f"{side} answer {i}", (1,) * (i % 50), "stop")
-            for i in numbers
-            for side in "ab"
-        ]
-    if kind == "judgments":
-        # in every tenth pair the judge goes by the order
-        return [_judgment(i, x, y, 0.8 if x == "a" or i % 10 == 0 else 0.2) for i in numbers for x, y in ("ab", "ba")]
-    return [Pair(f"p{i}", f"a{i}", f"b{i}", 0.8, i / 100_000) for i in numbers]
-
-
-def _judgment(i: int, first: str, second: str, p: float) -> Judgment:
-    ids = f"{first}{i}", f"p{i}", f"{first}{i}", f"{second}{i}"
-    return Judgment(*ids, "kind", "hash", "judge", "template", "first", p)
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of 100,000 pairs."""
+    root = tmp_path_factory.mktemp("many")
+    make_large_run(root)
+    return root / "runs"
 
 
 def test_a_hundred_thousand_pairs_are_opened_and_walked(many: Path) -> None:
