@@ -163,7 +163,7 @@ class Page(Screen[None]):
             self._busy = True
             self._read()
 
-    @work(thread=True, group="read", exit_on_error=False, description="")
+    @work(thread=True, group="read", exit_on_error=False, description="read")
     def _read(self) -> None:
         try:
             view = self.read()
@@ -262,7 +262,7 @@ class LazyPage(Page):
         wanted, self._wanted = list(self._wanted), {}
         self._load(wanted)
 
-    @work(thread=True, group="load", exit_on_error=False, description="")
+    @work(thread=True, group="load", exit_on_error=False, description="load")
     def _load(self, wanted: Sequence[Any]) -> None:
         trouble = ""
         try:

@@ -98,7 +98,7 @@ class Pairs(LazyPage):
             self._grow(self.index)
         self._title()
 
-    @work(thread=True, group="grow", exit_on_error=False, description="")
+    @work(thread=True, group="grow", exit_on_error=False, description="grow")
     def _grow(self, index: PairIndex) -> None:
         told, trouble = 0.0, ""
         try:
