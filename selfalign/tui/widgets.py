@@ -154,22 +154,25 @@ class Grid(ScrollView, can_focus=True):
         self.cursor = max(0, min(self.cursor, count - 1))
         self._arrange()
 
-    def put_cursor(self, index: int) -> None:
+    def put_cursor(self, index: int, *, at_once: bool = False) -> None:
+        """Move the cursor, and scroll to it: `at_once` where the grid has its place on the screen already."""
         index = max(0, min(index, self.count - 1))
+        before = self.cursor
         moved, self.cursor = index != self.cursor, index
-        self.scroll_to_region(Region(0, index, 1, 2), animate=False, force=True)  # the head covers a line
-        self.refresh()
+        self.scroll_to_region(Region(0, index, 1, 2), animate=False, force=True, immediate=at_once)  # 2: the head
+        for row in (before, index):  # where it scrolls, all lines are drawn again, and only there
+            self.refresh_line(row + 1)
         if moved:
             self.post_message(self.Moved(self, index))
 
     def action_move(self, by: int) -> None:
-        self.put_cursor(self.cursor + by)
+        self.put_cursor(self.cursor + by, at_once=True)
 
     def action_page(self, by: int) -> None:
-        self.put_cursor(self.cursor + by * max(1, self.scrollable_content_region.height - 2))
+        self.put_cursor(self.cursor + by * max(1, self.scrollable_content_region.height - 2), at_once=True)
 
     def action_ends(self, last: int) -> None:
-        self.put_cursor(self.count - 1 if last else 0)
+        self.put_cursor(self.count - 1 if last else 0, at_once=True)
 
     def action_open(self) -> None:
         if self.count:
