@@ -31,7 +31,8 @@ FOLDER = Path(__file__).parent / "snapshots"
 MADE_WITH = FOLDER / "made_with.txt"
 RENEW = os.environ.get("SELFALIGN_SNAPSHOTS") == "renew"
 NOW = 1_700_003_600.0
-SCREENS: dict[str, tuple[str, ...]] = {"campaigns": (), "campaign": ("2",), "pairs": ("4", "g"), "pair": ("enter",)}  # keys from each to the next
+# the keys that lead to each from the one before
+SCREENS: dict[str, tuple[str, ...]] = {"campaigns": (), "campaign": ("2",), "pairs": ("4", "g"), "pair": ("enter",)}
 
 
 def versions() -> str:
@@ -60,7 +61,7 @@ def still(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def frozen(still: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What differs between machines and moments stands still: the clock, its zone, sizes on disk, and where runs are."""
+    """The clock, its zone, sizes on disk and where the runs are: what differs between machines and moments."""
     monkeypatch.chdir(still)
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
