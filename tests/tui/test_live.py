@@ -54,14 +54,13 @@ def campaign(folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
 
 
-def made_by(folder: Path) -> dict[str, str]:
-    """What a campaign comes to: of every round its decision, its pairs and its policy."""
+def made_by(folder: Path) -> dict[int, object]:
+    """What a campaign comes to: of every round its decision, and the weights that its pairs have made."""
     found = {}
     for number in (0, 1):
         there = folder / "runs" / "pocket" / "rounds" / f"{number:03d}"
-        found[f"{number} gate"] = json.dumps(json.loads((there / "report.json").read_text())["gate"])
-        for path in (*sorted(there.glob("pairs/*.parquet")), there / "policy" / "model.safetensors"):
-            found[f"{number} {path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        weights = (there / "policy" / "model.safetensors").read_bytes()
+        found[number] = json.loads((there / "report.json").read_text())["gate"], hashlib.sha256(weights).hexdigest()
     return found
 
 
