@@ -43,8 +43,8 @@ def own_fonts(svg: str) -> str:
 async def settled(pilot: Pilot[None]) -> None:
     """Wait until the screen shows what it read."""
     for _ in range(int(PATIENCE / 0.02)):
-        await pilot.pause(0.02)
         page = pilot.app.screen
         if not isinstance(page, Page) or page.settled:
             break
+        await asyncio.sleep(0.02)  # and not `pilot.pause`, which also waits for the process to be idle
     await pilot.pause(0.05)
