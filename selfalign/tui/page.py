@@ -254,6 +254,7 @@ class LazyPage(Page):
 
     def want(self, what: Any) -> None:
         self._wanted[what] = None
+        self.query_one(Grid).incomplete = True
         if not self.fetching:
             self.fetching = True
             self.call_later(self._load_wanted)
@@ -276,7 +277,7 @@ class LazyPage(Page):
         if message.trouble:
             self.trouble([message.trouble])
         else:
-            self.query_one(Grid).refresh()
+            self.query_one(Grid).complete()
 
 
 def key_name(key: str) -> str:

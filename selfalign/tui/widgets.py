@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from rich.style import Style
 from rich.table import Table
@@ -28,6 +28,7 @@ from selfalign.tui.shown import Part
 MARK, NO_MARK = "▸ ", "  "
 WIDE = 100  # columns of a screen that has room for gaps of two between cells
 LONGEST_ANSWER = 2000  # characters
+LINES_KEPT = 500  # drawn lines of a grid
 FLEX_LEAST = 8  # columns of a flexible cell on the narrowest screen
 
 
@@ -111,7 +112,8 @@ Row = Sequence[Text]
 class Grid(ScrollView, can_focus=True):
     """A table of any number of rows, of which only those in sight are ever made.
 
-    `row(index)` returns the cells of a row, or None while they are not there yet.
+    `row(index)` returns the cells of a row, or None while they are not there yet. A line that was drawn is kept until
+    the grid is filled or refreshed, unless `row` said in `incomplete` that cells will change by themselves.
     """
 
     DEFAULT_CSS = """
@@ -146,6 +148,17 @@ class Grid(ScrollView, can_focus=True):
         self._row: Callable[[int], Row | None] = lambda index: None
         self._gap = 2
         self._layout: list[tuple[int, int]] = []  # of each column in sight: its index and its width
+        self._drawn: dict[int, Strip] = {}
+        self.incomplete = False
+
+    def refresh(self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False) -> Self:
+        if not regions:
+            self._drawn.clear()
+        return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
+
+    def complete(self) -> None:
+        """Draw again what was incomplete."""
+        self.refresh(self.size.region)
 
     def fill(self, count: int, row: Callable[[int], Row | None], *, columns: Sequence[Column] | None = None) -> None:
         """Show `count` rows. The cursor stays where it is, or on the last row."""
@@ -204,12 +217,20 @@ class Grid(ScrollView, can_focus=True):
             return self._strip(NO_MARK, heads, width, self.get_component_rich_style("grid--head"))
         if not 0 <= index < self.count:
             return Strip.blank(width, self.rich_style)
-        cells = self._row(index)
         at = index == self.cursor
+        if index in self._drawn and not at:
+            return self._drawn[index]
+        self.incomplete = False
+        cells = self._row(index)
         style = self.get_component_rich_style("grid--cursor") if at and self.has_focus else self.rich_style
         if cells is None:
-            cells = [shown.line(("…", shown.DIM))] * len(self.columns)
-        return self._strip(MARK if at else NO_MARK, cells, width, style)
+            cells, self.incomplete = [shown.line(("…", shown.DIM))] * len(self.columns), True
+        strip = self._strip(MARK if at else NO_MARK, cells, width, style)
+        if not (at or self.incomplete):
+            if len(self._drawn) >= LINES_KEPT:
+                self._drawn.clear()
+            self._drawn[index] = strip
+        return strip
 
     def _strip(self, mark: str, cells: Row, width: int, style: Style) -> Strip:
         made = shown.line(mark)
