@@ -270,7 +270,7 @@ def screens(run: Path, pairs: int) -> Figures:
             await settled(pilot)
             for page in (*PAGES[2:], *PAGES[:2]):
                 begun = time.perf_counter()
-                app.simulate_key(page.NUMBER)
+                app.action_go(page.NUMBER)  # digits may be verdicts
                 done = await app.picture_of(lambda page=page: _shows(app, page))
                 figures[f"screen {page.NUMBER} {page.NAME}"] = done - begun
                 await settled(pilot)

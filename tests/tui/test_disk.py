@@ -224,18 +224,15 @@ def test_filters_agree_with_a_naive_loop(many: Path) -> None:
     assert held <= 16 * len(index)
 
 
-def test_a_grid_makes_only_the_rows_in_sight() -> None:
+def test_a_grid_makes_only_the_rows_in_sight_and_each_once() -> None:
     import asyncio
 
     from textual.app import App, ComposeResult
 
     from selfalign.tui import shown
 
-    asked: set[int] = set()
-
-    def row(index: int) -> list[object]:
-        asked.add(index)
-        return [shown.cell(f"row {index}")]
+    asked: list[int] = []
+    words = {0: "…"}
 
     class Shelf(App[None]):
         def compose(self) -> ComposeResult:
@@ -245,11 +242,28 @@ def test_a_grid_makes_only_the_rows_in_sight() -> None:
         async with Shelf().run_test(size=(40, 20)) as pilot:
             grid = pilot.app.query_one(Grid)
             grid.focus()
+
+            def row(index: int) -> list[object]:
+                asked.append(index)
+                grid.incomplete = words.get(index) == "…"
+                return [shown.cell(words.get(index, f"row {index}"))]
+
             grid.fill(10_000_000, row)
             await pilot.press("G")
             await pilot.pause()
             assert "row 9999999" in screen_of(pilot)
-            assert len(asked) < 100
+            assert len(set(asked)) < 100
+            await pilot.press("g", "j")
+            asked.clear()
+            await pilot.press("j", "j")
+            assert set(asked) <= {1, 2, 3}  # the lines between which the cursor goes
+            words[0], words[5] = "come", "another"
+            grid.complete()
+            await pilot.pause()
+            assert "come" in screen_of(pilot) and "another" not in screen_of(pilot)
+            grid.refresh()
+            await pilot.pause()
+            assert "another" in screen_of(pilot)
 
     asyncio.run(main())
 
