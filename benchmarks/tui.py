@@ -207,7 +207,7 @@ def look(run: Path, pairs: int) -> Figures:
 
 def _filters(hint: str) -> list[str]:
     """The kinds of filter, with names that the run has."""
-    return [word.replace(":ID", ":kind").replace(":NAME", ":even") for word in hint.split() if "…" not in word]
+    return [word.replace(":ID", ":kind").replace(":NAME", ":even") for word in hint.split()]
 
 
 async def _key(app: TimedReader, drawn: Drawn, key: str) -> tuple[float, float]:

@@ -51,7 +51,10 @@ class Outcome:
 
 
 def run_campaign(work: Work) -> Outcome:
-    """Run every round, or go on with a campaign that was interrupted; a rejected round ends it, and a no-go."""
+    """Run every round, or go on with a campaign that was interrupted; a rejected round ends it, and a no-go.
+
+    Raises Interrupted where somebody asked it to stop: after a shard or after a round.
+    """
     rounds = work.settings.num_rounds
     work.run.emit("campaign_started", rounds=rounds)
     baseline = sample_baseline(work)
@@ -73,6 +76,7 @@ def run_campaign(work: Work) -> Outcome:
             work.run.emit("campaign_stopped", round=number, reason=outcome.gate.reason)
             return Outcome(tuple(reports), policy, stopped=outcome.gate.reason)
         policy = trained
+        work.check_stop_after(number)
     work.run.emit("campaign_done", rounds=rounds)
     return Outcome(tuple(reports), policy)
 

@@ -47,13 +47,15 @@ class Labels:
 
     def _append(self, value: Mapping[str, Any]) -> None:
         line = json.dumps(value, ensure_ascii=True, allow_nan=False).encode("ascii")
+        if os.fstat(self._descriptor).st_nlink == 0:  # what is written to it now, nobody would find
+            raise StoreError(f"{self.path}: was deleted while it was open. Put it back, or begin again.")
         try:
             append_line(self._descriptor, line)
             os.fsync(self._descriptor)
         except OSError as error:
             raise StoreError(
                 f"{self.path}: could not be written ({error.strerror}). Every label before it is kept. Make room, "
-                "then run the same command again."
+                "then go on where you stopped."
             ) from error
 
 
@@ -75,6 +77,11 @@ def opened(run: Path, labeller: str) -> Iterator[Labels]:
         yield Labels(path, descriptor)
     finally:
         os.close(descriptor)
+
+
+def said_by(run: Path, labeller: str) -> list[Label]:
+    """The standing labels of one labeller. Raises FileDamaged with the line of one that is no label."""
+    return list(_standing(_lines(run / FOLDER / f"{labeller}.jsonl")))
 
 
 def read(run: Path) -> dict[str, list[Label]]:

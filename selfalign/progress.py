@@ -103,7 +103,7 @@ class Progress:
         self.name = ""
         self.rounds: int | None = None
         self.round: int | None = None
-        self.state = "not started"  # running | done | interrupted | failed | stopped by a gate
+        self.state = "not started"  # running | done | interrupted | stopped as asked | failed | stopped by a gate
         self.stages: dict[tuple[int | None, str], StageProgress] = {}
         self.current: StageProgress | None = None
         self.gates: dict[int, Mapping[str, Any]] = {}
@@ -322,6 +322,9 @@ class Progress:
 
     def _on_interrupted(self, event: Mapping[str, Any], time: float) -> None:
         self.state = "interrupted"
+
+    def _on_stopped_after_round(self, event: Mapping[str, Any], time: float) -> None:
+        self.state, self.current = "stopped as asked", None
 
     def _on_failed(self, event: Mapping[str, Any], time: float) -> None:
         self.state, self.failure = "failed", str(event.get("message"))

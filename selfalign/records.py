@@ -252,6 +252,7 @@ class Label:
     `preferred_id` is the better one where there is one; sides are kept to tell a liking for a side. `stratum` is why
     the two were shown: those of "random" are a fair sample of all comparisons, the others are not. `repeat`: it was
     shown before, to see whether the labeller agrees with themself. `seconds` is the time taken, 0 where nobody took it.
+    `flagged` and `comment` are for whoever reads the labels: something is odd here, and in words what.
     """
 
     labeller: str
@@ -265,6 +266,8 @@ class Label:
     repeat: bool = False
     seconds: float = 0.0
     time: float = 0.0
+    flagged: bool = False
+    comment: str = ""
 
     def __post_init__(self) -> None:
         if self.left_id == self.right_id:

@@ -5,7 +5,7 @@ Shard i of a step is about the prompts of shard i, so that a stage reads, works 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -30,9 +30,9 @@ from selfalign.stages import (
     examples,
     generate,
     judge,
+    outcome,
     pairs,
     prompts,
-    rankings,
     report,
     revise,
     reward,
@@ -158,7 +158,9 @@ def build_examples(
         for index in missing:
             sampled = candidates.read(Candidate, index)
             said = calibrated(judgments.read(Judgment, index), calibration, tie_margin)
-            rows, discarded[index] = made_from(drawn.read(Prompt, index), sampled, said, constitution, settings, seed)
+            rows, discarded[index] = outcome.examples_of(
+                drawn.read(Prompt, index), sampled, said, constitution, settings, seed
+            )
             yield index, rows
 
     def count(index: int, rows: list[Any]) -> dict[str, int]:
@@ -172,25 +174,6 @@ def build_examples(
     if not judge_rewards(settings.train, settings.ppo):
         pairs.check_some(built.counts, kind)
     return built
-
-
-def made_from(
-    asked: list[Prompt],
-    sampled: list[Candidate],
-    said: list[Judgment],
-    constitution: Constitution,
-    settings: config.Campaign,
-    seed: int,
-) -> tuple[list[Any], Mapping[str, int]]:
-    """The examples of one shard, and why the rest is none."""
-    algorithm, clamp = settings.train.algorithm, settings.judge.label_clamp
-    if algorithm == "sft":
-        return examples.gold_answers(asked)
-    if algorithm == "raft":
-        return rankings.best_of(sampled, said, constitution, settings.pairs)
-    if algorithm in ("dpo", "ppo"):
-        return pairs.build_pairs(sampled, said, constitution, settings.pairs, seed=seed, prompts=asked, clamp=clamp)
-    return rankings.build_rankings(sampled, said, constitution, settings.pairs, algorithm, clamp=clamp)
 
 
 def training_data(work: Work, number: int, drawn: Step, candidates: Step, built: Step) -> train.Data:

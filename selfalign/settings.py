@@ -92,6 +92,19 @@ def _sets(values: Any, path: Setting) -> bool:
     return True
 
 
+def in_yaml(value: object) -> str:
+    """A value as it would be written in YAML, on one line."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {in_yaml(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(in_yaml, value)) + "]"
+    return str(value)
+
+
 def leaves(values: Mapping[str, Any], path: Setting = ()) -> Iterator[tuple[Setting, Any]]:
     """Every value that is not a section, with its path."""
     for key, value in values.items():

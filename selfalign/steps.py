@@ -28,6 +28,10 @@ class Interrupted(Exception):
     """Somebody asked the campaign to stop, and it has: everything finished is recorded."""
 
 
+class StoppedAfterRound(Interrupted):
+    """Somebody asked the campaign to stop at the end of a round, and there it is."""
+
+
 class NoGo(Exception):
     """A round found that its policy had better not be trained: the campaign ends with the policy so far.
 
@@ -74,6 +78,18 @@ class Work:
     def check_stop(self) -> None:
         if self.stop.requested:
             raise Interrupted
+
+    def check_stop_after(self, number: int) -> None:
+        """Stop here, at the end of a round, if somebody asked for it and there are rounds to come.
+
+        The event comes before the wish is taken away: a crash in between neither loses the stop nor repeats it.
+        """
+        asked = self.run.stop_asked()
+        if asked is None or number < asked.round or number + 1 >= self.settings.num_rounds:
+            return
+        self.run.emit("stopped_after_round", round=number, asked=asked.id)
+        self.run.withdraw_stop()
+        raise StoppedAfterRound(f"stopped after round {number}, as asked")
 
 
 def perform(

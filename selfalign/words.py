@@ -1,8 +1,10 @@
-"""Events and progress in words: what every face says about a stage, a gate, a reload."""
+"""Events, progress and faults in words: what every face says about a stage, a gate, a reload."""
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from selfalign.progress import StageProgress
@@ -131,3 +133,11 @@ def guard_text(event: Mapping[str, Any]) -> str:
 def gate_text(event: Mapping[str, Any]) -> str:
     verdict, reason = "accepted" if event.get("accepted") else "REJECTED", one_line(event.get("reason"))
     return f"{verdict}: {reason.removeprefix('accepted: ').removeprefix('rejected: ')}".rstrip(": ")
+
+
+def place_of(error: BaseException) -> str:
+    """Where an error came up: the last place in our own code, or the last there is."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if "selfalign" in Path(frame.filename).parts]
+    frame = (ours or frames or [None])[-1]
+    return f"{frame.filename}:{frame.lineno} in {frame.name}" if frame else ""

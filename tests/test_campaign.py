@@ -17,8 +17,8 @@ from selfalign.records import Candidate, Judgment, Pair, Prompt
 from selfalign.stages import StageError
 from selfalign.stages.canaries import is_canary
 from selfalign.stages.report import not_to_follow
-from selfalign.steps import Interrupted, records_of
-from selfalign.store import StepChanged
+from selfalign.steps import Interrupted, StoppedAfterRound, Work, records_of
+from selfalign.store import Run, StepChanged
 from tests.scripted import ScriptedWorkers, start, write_campaign
 
 CHILD = Path(__file__).with_name("campaign_child.py")
@@ -173,6 +173,68 @@ def test_a_stop_finishes_the_shard_in_hand(tmp_path: Path) -> None:
     assert run(tmp_path, settings).stopped is None
     resumed = [event for event in events(tmp_path, "stage_started") if event["step"] == "rounds/000/candidates"]
     assert [event["done"] for event in resumed] == [0, 2]
+
+
+def stop_asked_in_training(work: Work, workers: ScriptedWorkers, round: int) -> None:
+    """Let somebody ask, while a model is trained, for a stop at the end of a round."""
+    workers.on_train = lambda: work.run.ask_stop(round) if len(workers.jobs) == round else None
+
+
+def test_a_stop_after_a_round_ends_it_and_the_next_run_goes_on_alike(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", write_campaign(tmp_path / "whole", rounds=3), ScriptedWorkers(0.1))
+    settings, workers = write_campaign(tmp_path, rounds=3), ScriptedWorkers(0.1)
+    work = start(tmp_path, settings, workers)
+    stop_asked_in_training(work, workers, 1)
+    with work.run.lock(), pytest.raises(StoppedAfterRound, match="after round 1"):
+        run_campaign(work)
+    assert work.run.rounds() == [0, 1] and work.run.stop_asked() is None
+    assert [event["round"] for event in events(tmp_path, "stopped_after_round")] == [1]
+    assert work.run.verify() == []
+    again = run(tmp_path, settings, ScriptedWorkers(0.1))
+    assert [one.win_rates for one in again.reports] == [one.win_rates for one in whole.reports]
+    assert len(events(tmp_path, "stopped_after_round")) == 1
+
+
+def test_a_stop_after_the_last_round_is_its_end(tmp_path: Path) -> None:
+    settings, workers = write_campaign(tmp_path, rounds=1), ScriptedWorkers()
+    work = start(tmp_path, settings, workers)
+    stop_asked_in_training(work, workers, 0)
+    with work.run.lock():
+        assert run_campaign(work).stopped is None
+    assert events(tmp_path, "campaign_done") and not events(tmp_path, "stopped_after_round")
+
+
+def test_a_crash_neither_loses_a_stop_after_a_round_nor_repeats_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, workers = write_campaign(tmp_path, rounds=3), ScriptedWorkers(0.1)
+    work = start(tmp_path, settings, workers)
+    stop_asked_in_training(work, workers, 1)
+    emit = work.run.emit
+
+    def die(event: str, **fields: Any) -> None:
+        emit(event, **fields)
+        if event == "gate" and fields["round"] == 1:
+            raise KeyboardInterrupt
+
+    work.run.emit = die
+    with work.run.lock(), pytest.raises(KeyboardInterrupt):
+        run_campaign(work)
+    monkeypatch.setattr(Run, "withdraw_stop", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):  # it dies again, having said that it stops, with the wish still there
+        run(tmp_path, settings, ScriptedWorkers(0.1))
+    assert [event["round"] for event in events(tmp_path, "stopped_after_round")] == [1]
+    assert work.run.rounds() == [0, 1] and (work.run.path / "stop.json").exists()
+    monkeypatch.undo()
+    assert run(tmp_path, settings, ScriptedWorkers(0.1)).stopped is None
+    assert len(events(tmp_path, "stopped_after_round")) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"round": 0, "id": "x"}', "\x00"])
+def test_what_is_no_wish_to_stop_stops_nothing(tmp_path: Path, content: str) -> None:
+    opened = start(tmp_path, write_campaign(tmp_path), ScriptedWorkers()).run
+    (opened.path / "stop.json").write_text(content)
+    assert opened.stop_asked() is None and opened.verify() == []
 
 
 def test_an_edited_constitution_counts_from_the_next_round_on(tmp_path: Path) -> None:

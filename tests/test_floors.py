@@ -18,7 +18,7 @@ FLOORS = {
     "records": 0, "schemas": 0, "source": 0, "resources": 0, "statistics": 0,
     "config": 1, "constitution": 1, "store": 1, "text": 1, "chat": 1, "calibration": 1,
     "engines": 2, "training": 2, "preferences": 2, "preflight": 2, "labels": 2, "progress": 2,
-    "stages": 3, "people": 3,
+    "stages": 3, "people": 3, "control": 3,
     "campaign": 4, "launch": 4, "mining": 4, "tui": 4,
     "cli": 5, "pocket": 5,
 }  # fmt: skip
@@ -30,7 +30,10 @@ SAME_ROOM = {
     "rollouts": "campaign", "preview": "campaign", "canaries": "campaign", "judge_card": "campaign",
     "judging": "campaign", "__main__": "cli", "rewording": "text", "units": "text", "words": "progress",
 }  # fmt: skip
-STAGES_THAT_USE_OTHERS = {"evaluate": {"generate", "judge"}}
+STAGES_THAT_USE_OTHERS = {
+    "evaluate": {"generate", "judge"},
+    "outcome": {"examples", "pairs", "rankings", "revise"},
+}
 LAUNCHED_BY_THE_STORY = {("launch", "campaign")}  # launch implements the seam that `steps` names
 HEAVY = {"torch", "transformers", "vllm", "peft", "accelerate"}
 LIGHT_ROOMS = {room for room, floor in FLOORS.items() if floor <= 1}
@@ -94,9 +97,10 @@ def room(module: str) -> str:
     return SAME_ROOM.get(name, name)
 
 
-# What the reader of runs may know of: what is on disk, and how to put it in words.
+# What the reader of runs may know of: what is on disk, what stored verdicts come to, and how to put it in words.
 READERS_WORLD = {
     "store", "records", "constitution", "config", "text", "progress", "stages", "statistics", "source", "tui",
+    "preferences", "calibration", "labels", "people", "control",
 }  # fmt: skip
 
 
@@ -139,7 +143,7 @@ def test_stages_do_not_import_each_other() -> None:
 
 def is_readable(stage: str) -> bool:
     """Whether a module of the stages tells what is on disk, and does no work."""
-    return stage.split(".")[2:3] in ([], ["report"], ["examples"])
+    return stage.split(".")[2:3] in ([], ["report"], ["examples"], ["outcome"])
 
 
 def test_the_reader_of_runs_knows_only_what_is_on_disk() -> None:

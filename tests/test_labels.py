@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -107,3 +108,21 @@ def test_what_counts() -> None:
 def test_a_label_that_contradicts_itself_is_refused(left: str, verdict: str, preferred: str | None) -> None:
     with pytest.raises(ValueError, match="prompt p"):
         Label("ann", "p", left, "b", verdict, preferred)
+
+
+def test_a_file_that_was_deleted_while_it_was_open_takes_no_more_labels(tmp_path: Path) -> None:
+    with labels.opened(tmp_path, "ann") as file:
+        file.add(label(1, "tie"))
+        file.path.unlink()
+        with pytest.raises(StoreError, match="was deleted"):
+            file.add(label(2, "tie"))
+        assert len(file.standing) == 1
+
+
+def test_labels_of_before_there_were_flags_and_comments_are_read(tmp_path: Path) -> None:
+    old = {"labeller": "ann", "prompt_id": "p", "left_id": "a", "right_id": "b", "verdict": "tie"}
+    path = tmp_path / labels.FOLDER / "ann.jsonl"
+    path.parent.mkdir()
+    path.write_text(json.dumps(old) + "\n")
+    assert [(one.flagged, one.comment) for one in labels.said_by(tmp_path, "ann")] == [(False, "")]
+    assert labels.said_by(tmp_path, "nobody") == []

@@ -23,7 +23,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         Command("plan", "selfalign.cli.plan:plan", "Show what a campaign would do and cost, and check it"),
         Command("run", "selfalign.cli.run:run", "Run a campaign, or resume it: the same command"),
         Command("status", "selfalign.cli.status:status", "Show where a run stands"),
-        Command("stop", "selfalign.cli.status:stop", "Ask a run to finish its shard, save and stop"),
+        Command("stop", "selfalign.cli.status:stop", "Ask a run to finish its shard or its round, save and stop"),
         Command("branch", "selfalign.cli.start:branch", "Start a new campaign from a round of another"),
     ),
     "Write the principles": (
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     0 done, 1 failed, 2 usage or configuration, 3 retryable (run again to resume), 4 stopped by a gate,
-    130 interrupted with the state saved.
+    130 interrupted or stopped as asked, the state saved.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):

@@ -4,91 +4,21 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from selfalign.cli.config import shown
 from selfalign.cli.output import is_unicode, print_table, say
 from selfalign.cli.scatter import ORIGIN, SEVERAL, scatter
 from selfalign.cli.summary import win_text
-from selfalign.cli.targets import CAMPAIGN_FILE
-from selfalign.config import Loaded, in_round, load
-from selfalign.records import Kl, Report, WinRate
-from selfalign.stages import report as reports
+from selfalign.settings import in_yaml
+from selfalign.stages.report.comparison import RoundFigures, RunFigures, settings_that_differ
 from selfalign.stages.report.content import NONE
-from selfalign.store import Run
 from selfalign.text import one_line
 from selfalign.units import clock
 
 PIPE_WIDTH = 80  # of a plot that is not for a terminal
 MARKS = "abcdefghijklmnpqrstuvwxyz"  # of runs; the base policy has the o
 BASE = (0.0, 0.5)  # the base policy's distance from itself, and its win rate against itself
-
-
-@dataclass(frozen=True, slots=True)
-class RoundFigures:
-    """One round of one run. `gold` is the gold score of its gold.json, where it has one."""
-
-    round: int
-    accepted: bool
-    algorithm: str
-    examples: str
-    num_examples: int
-    win_rate_vs_base: WinRate | None
-    win_rate_vs_previous: WinRate | None
-    kl: Kl | None
-    length_ratio: float | None
-    swap_consistency: float | None
-    seconds: float
-    gold: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class RunFigures:
-    """One run with its settings."""
-
-    run: str
-    path: str
-    loaded: Loaded
-    base_gold: float | None
-    rounds: tuple[RoundFigures, ...]
-
-    def facts(self) -> dict[str, Any]:
-        return {"run": self.run, "path": self.path, "base_gold": self.base_gold, "rounds": self.rounds}
-
-
-def figures(run: Run) -> RunFigures:
-    """Everything that is compared of a run."""
-    loaded, gold = load(run.path / CAMPAIGN_FILE), reports.gold(run)
-    rounds = tuple(_of_round(report, loaded, gold) for report in reports.read(run))
-    return RunFigures(run.path.name, str(run.path), loaded, gold.get("base", {}).get("gold"), rounds)
-
-
-def _of_round(report: Report, loaded: Loaded, gold: Mapping[str, Mapping[str, float]]) -> RoundFigures:
-    labelling = report.judges.get("labelling")
-    return RoundFigures(
-        round=report.round,
-        accepted=report.gate.accepted,
-        algorithm=in_round(loaded.campaign, report.round).train.algorithm,
-        examples=report.examples,
-        num_examples=report.num_examples,
-        win_rate_vs_base=report.win_rates.get("base"),
-        win_rate_vs_previous=report.win_rates.get("previous"),
-        kl=report.kl,
-        length_ratio=report.length_ratio,
-        swap_consistency=labelling.swap_consistency if labelling else None,
-        seconds=sum(report.seconds.values()),
-        gold=gold.get(f"round {report.round}", {}).get("gold"),
-    )
-
-
-def settings_that_differ(compared: Sequence[RunFigures]) -> list[tuple[str, list[Any]]]:
-    """The settings in which the runs differ, each with its value in every run."""
-    known = [{name: value for name, value, _ in one.loaded.settings()} for one in compared]
-    names = dict.fromkeys(name for settings in known for name in settings)
-    rows = [(name, [settings.get(name) for settings in known]) for name in names]
-    return [(name, values) for name, values in rows if any(value != values[0] for value in values)]
 
 
 def print_comparison(compared: Sequence[RunFigures]) -> None:
@@ -102,10 +32,10 @@ def print_comparison(compared: Sequence[RunFigures]) -> None:
     _print_plot(compared)
     if with_gold:
         say("gold: the gold score in gold.json")
-    if changed := settings_that_differ(compared):
+    if changed := settings_that_differ([one.loaded.campaign for one in compared]):
         print()
         print_table(
-            ("setting", *(one.run for one in compared)), [(name, *map(shown, values)) for name, values in changed]
+            ("setting", *(one.run for one in compared)), [(name, *map(in_yaml, values)) for name, values in changed]
         )
     else:
         say("the settings are the same")

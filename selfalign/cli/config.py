@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from cyclopts import Parameter
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.output import print_json, print_table
 from selfalign.cli.targets import RUNS, find_campaign
+from selfalign.settings import in_yaml
 
 
 def config(
@@ -55,20 +55,7 @@ def config(
         value = [{"name": name, "value": value, "origin": place} for name, value, place in settings]
         print_json(value if origin else {name: value for name, value, _ in settings})
     elif origin:
-        print_table(("setting", "value", "origin"), [(name, shown(value), place) for name, value, place in settings])
+        print_table(("setting", "value", "origin"), [(name, in_yaml(value), place) for name, value, place in settings])
     else:
         print(loaded.to_yaml(), end="")
     return 0
-
-
-def shown(value: object) -> str:
-    """A value as it would be written in YAML, on one line."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {shown(item)}" for name, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(shown, value)) + "]"
-    return str(value)

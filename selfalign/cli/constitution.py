@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from cyclopts import App, Parameter
 from rich.text import Text
@@ -18,17 +18,13 @@ from selfalign.cli.output import is_plain, print_json, print_table, say
 from selfalign.cli.principles import stats
 from selfalign.cli.targets import RUNS, check_name, find_run
 from selfalign.constitution import (
-    AppliesWhen,
     Constitution,
-    Example,
-    Rubric,
-    Source,
     check_document,
     importing,
     load,
     to_text,
 )
-from selfalign.constitution.diff import Change, Diff
+from selfalign.constitution.diff import Change, Diff, in_words
 from selfalign.constitution.diff import diff as compared
 from selfalign.constitution.lint import Finding, committed
 from selfalign.constitution.lint import lint as looked_over
@@ -161,39 +157,12 @@ def print_diff(found: Diff) -> None:
 
 def _said(change: Change) -> Text | str:
     if change.field == "status":
-        return _state(change)
-    before, after = (_words(value) for value in (change.before, change.after))
+        return change.state()
+    before, after = (in_words(value) for value in (change.before, change.after))
     if is_plain(sys.stdout):
         return f"{change.field}: {one_line(marked(before, after))}"
     words = coloured(*(one_line(value) for value in (before, after)))
     return Text(f"{change.field}: ").append_text(words)
-
-
-def _state(change: Change) -> str:
-    if change.before is None or change.after is None:
-        return "not in the file" if change.after is None else f"new, {change.after}"
-    return f"status: {change.before} → {change.after}"
-
-
-def _words(value: Any) -> str:
-    """A field of a principle as one text."""
-    match value:
-        case str():
-            return value
-        case Rubric():
-            return value.words()
-        case AppliesWhen():
-            return "; ".join(
-                filter(None, (value.ask, f"tags {', '.join(value.prompt_tags)}" * bool(value.prompt_tags)))
-            )
-        case Source():
-            return ", ".join(filter(None, (value.name, value.license, value.url)))
-        case Example():
-            return " / ".join(filter(None, (value.prompt, value.better, value.worse, value.critique)))
-        case tuple():
-            return ", ".join(map(_words, value))
-        case _:
-            return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @app.command

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import errno
 import sys
-import traceback
-from pathlib import Path
 
+from selfalign.control import FAILED, USAGE, CommandError
 from selfalign.text import clean
+from selfalign.words import place_of
 
-FAILED = 1
-USAGE = 2
 RETRYABLE = 3
 GATE = 4
 INTERRUPTED = 130
 
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EIO}
-
-
-class CommandError(Exception):
-    """An error that the command line itself found, with its parts apart."""
-
-    def __init__(self, what: str, *, where: str = "", why: str = "", fix: str = "", code: int = FAILED) -> None:
-        super().__init__(what)
-        self.where, self.why, self.fix, self.code = where, why, fix, code
 
 
 def print_error(what: str, *, where: str = "", why: str = "", fix: str = "") -> None:
@@ -55,7 +45,7 @@ def explain(error: Exception) -> int:
     else:
         print_error(
             f"{type(error).__name__}: {error}",
-            where=_last_place(error),
+            where=place_of(error),
             why="this is a fault in selfalign, or in a library under it",
             fix="the same command with --debug shows the traceback; `selfalign env` belongs in the report",
         )
@@ -84,10 +74,3 @@ def exit_code(error: Exception) -> int:
 def _is_ours(error: Exception) -> bool:
     """Our own error classes carry messages made for people; a library's do not."""
     return type(error).__module__.startswith("selfalign.")
-
-
-def _last_place(error: Exception) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = [frame for frame in frames if "selfalign" in Path(frame.filename).parts]
-    frame = (ours or frames or [None])[-1]
-    return f"{frame.filename}:{frame.lineno} in {frame.name}" if frame else ""

@@ -15,7 +15,7 @@ from rich.text import Text
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.output import print_json, print_table, say
 from selfalign.records import GOLD, Candidate, Judgment, Pair, Prompt, Ranking
-from selfalign.stages.examples import RECORDS, Kind, Sources
+from selfalign.stages.examples import RECORDS, Kind, Sources, held
 from selfalign.store import Run
 from selfalign.text import clean, one_line
 
@@ -129,17 +129,6 @@ def find(run: Run, kind: Kind, name: str) -> Example[Any]:
 def is_named(name: str, item: Named) -> bool:
     """Whether a name is round:position of an item of a list, or the beginning of its prompt's id."""
     return item.id == name or (len(name) >= 4 and ":" not in name and item.prompt.id.startswith(name))
-
-
-def held(run: Run) -> dict[Kind, list[int]]:
-    """By kind of example the rounds that hold it, those of the first round first; none where none was wanted."""
-
-    def has(number: int, kind: Kind) -> bool:
-        step = run.view(f"rounds/{number:03d}/{kind}")
-        return step is not None and not (step.done and step.counts.get(kind) == 0)
-
-    found = {kind: [number for number in run.rounds() if has(number, kind)] for kind in RECORDS}
-    return dict(sorted(((kind, numbers) for kind, numbers in found.items() if numbers), key=lambda item: item[1]))
 
 
 def elsewhere(run: Run, kind: str, rounds: Sequence[int]) -> list[str]:

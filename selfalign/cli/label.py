@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,21 +12,18 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from selfalign import labels as files
-from selfalign.agreement import self_consistency
 from selfalign.cli.arguments import RunName, Runs
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.examples import answer_text, chosen_rounds, conversation
 from selfalign.cli.output import print_parts, say
 from selfalign.cli.targets import RUNS, check_name, find_run
-from selfalign.config import Campaign, in_round, load
+from selfalign.config import Campaign, load
 from selfalign.constitution import Constitution
-from selfalign.labels import MIN_LABELS, RANDOM
-from selfalign.people.compared import Comparison, Source, comparisons, human_agreement, labelled, principles_of
-from selfalign.people.labelling import KEYS, Session, Shown, pace, queue
-from selfalign.records import HumanAgreement, Label
+from selfalign.people.compared import Comparison, Source, principles_of
+from selfalign.people.labelling import KEYS, Session, Shown, queue
+from selfalign.people.sitting import account, final_figures, offered, summary
 from selfalign.store import Run
 from selfalign.text import one_line
-from selfalign.units import duration
 
 HINT = "1 left   2 right   0 tie   9 both bad   s skip   x not applicable   u undo   q quit"
 _END = "\x04"  # what Ctrl-D sends
@@ -77,27 +72,20 @@ def label(
         with _keys() as keys:
             _ask(session, keys, principles)
         standing = list(file.standing)
-    print_parts(map(Text, summary(opened, standing, settings)))
+    print_parts(map(Text, ["", *summary(final_figures(opened, standing, settings))]))
     say(f"next:  selfalign label {run}     selfalign labels ls {run}     selfalign judge calibrate {run}")
     return 0
 
 
 def _name(labeller: str | None) -> str:
-    if labeller is not None:
-        return check_name(labeller, "labeller")
-    try:
-        account = getpass.getuser()
-    except (KeyError, OSError):
-        account = ""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", account).strip("-.")[:60] or "me"
+    return check_name(labeller, "labeller") if labeller is not None else account() or "me"
 
 
 def _pool(run: Run, of: Source, round: int | None, settings: Campaign) -> tuple[int, list[Comparison]]:
     """The comparisons of the round that was asked for, or of the last one that has any."""
-    for number in reversed(chosen_rounds(run, round)):
-        pool = list(comparisons(run, number, of, in_round(settings, number)))
-        if pool:
-            return number, pool
+    found = offered(run, of, chosen_rounds(run, round), settings)
+    if found is not None:
+        return found
     which = "its rounds" if round is None else f"round {round}"
     raise CommandError(
         f"there is nothing to label in {which}",
@@ -165,29 +153,3 @@ def _keys() -> Iterator[Iterator[str]]:
 def _pressed() -> Iterator[str]:
     while (key := sys.stdin.read(1)) not in ("", _END):
         yield key
-
-
-def summary(run: Run, standing: list[Label], settings: Campaign) -> Iterator[str]:
-    """What a labeller may know: how many labels, how fast, how steady; of the judge only once there are enough."""
-    said = files.scored(standing)
-    speed = pace(standing)
-    yield f"\n{len(said)} labels" + (f", {duration(speed)} each" if speed else "")
-    steady = self_consistency(*files.repeats(standing))
-    if steady is not None:
-        yield f"of {steady.num_pairs} pairs shown twice you said the same of {steady.raw:.0%}"
-    if len(said) < MIN_LABELS:
-        yield f"agreement with the judge is told from {MIN_LABELS} labels on"
-        return
-    for stratum in (None, RANDOM):
-        chosen = [one for one in said if stratum is None or one.stratum == stratum]
-        for role, found in human_agreement(labelled(run, chosen, settings)).items():
-            which = "of the random sample alone, " if stratum else ""
-            same = f"the {role} judge says the same of {found.raw:.0%} of {found.num_pairs} pairs"
-            yield f"{which}{same}: {kappa_words(found)}"
-
-
-def kappa_words(found: HumanAgreement) -> str:
-    """Kappa with its interval, in words."""
-    if found.kappa is None:
-        return "no kappa, since chance alone makes them agree"
-    return f"kappa {found.kappa:.2f} (95% interval {found.low:.2f} to {found.high:.2f})"

@@ -13,7 +13,6 @@ from cyclopts import Parameter
 
 from selfalign import constitution as constitutions
 from selfalign import resources
-from selfalign.cli.config import shown
 from selfalign.cli.estimate import Needs, Speed, count_needs, probe
 from selfalign.cli.output import print_json, print_table, say
 from selfalign.cli.targets import RUNS, check_inputs, find_campaign
@@ -23,6 +22,7 @@ from selfalign.constitution import Constitution
 from selfalign.objective import judge_rewards
 from selfalign.progress import STAGES
 from selfalign.records import Message, Prompt
+from selfalign.settings import in_yaml
 from selfalign.stages.examples import RECORDS, kind_of
 from selfalign.stages.judge.budget import dollars
 from selfalign.stages.report.training import loss_name
@@ -78,7 +78,7 @@ def plan(
     if json:
         print_json(_facts(loaded, work, needs, speed, example))
         return 0
-    origins = [(name, shown(value), place) for name, value, place in loaded.settings()]
+    origins = [(name, in_yaml(value), place) for name, value, place in loaded.settings()]
     print_table(("setting", "value", "origin"), origins)
     print(f"\na judge prompt, as it will be sent:\n{_indent(clean(example))}\n")
     stretches = phases(settings)
@@ -102,7 +102,7 @@ def _standard(loaded: Loaded) -> Constitution | None:
 def _phase(phase: Phase) -> tuple[str, ...]:
     """A line on a phase: which rounds, what they train on and how, and the settings that are its own."""
     train, revise = phase.settings.train, phase.settings.revise
-    changes = [f"{name} {shown(value)}" for name, value in phase.changes.items() if name not in SHOWN]
+    changes = [f"{name} {in_yaml(value)}" for name, value in phase.changes.items() if name not in SHOWN]
     if phase.bootstraps:
         steps = f"{revise.steps} step" + "s" * (revise.steps > 1)
         changes = [f"critique and revision in {steps}, with {revise.helpful_ratio:g} helpful answers for each"]

@@ -17,10 +17,11 @@ from rich.text import Text
 
 from selfalign import labels, principles
 from selfalign.cli.arguments import Round, RunName, Runs
-from selfalign.cli.examples import chosen_rounds, held
+from selfalign.cli.examples import chosen_rounds
 from selfalign.cli.output import console, is_unicode, make_table, print_json, say
 from selfalign.cli.targets import RUNS, find_run
 from selfalign.principles import FEWEST, Conflict, Estimate, Record, Stats, by_fix, worded
+from selfalign.stages.examples import held
 from selfalign.stages.report.content import NONE
 from selfalign.store import Run
 from selfalign.text import one_line

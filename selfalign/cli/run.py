@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from selfalign import control
 from selfalign.cli.display import DisplayName, Follower, open_display
 from selfalign.cli.errors import GATE, INTERRUPTED
 from selfalign.cli.output import say
@@ -33,7 +34,7 @@ def run(
     """Run a campaign to its end. The same command resumes it: finished work is never done again.
 
     Ctrl-C finishes the shard in hand, saves and stops; a second Ctrl-C stops at once. Exit codes: 0 done, 1 failed,
-    2 usage or configuration, 3 retryable, 4 stopped by a gate, 130 interrupted with the state saved.
+    2 usage or configuration, 3 retryable, 4 stopped by a gate, 130 interrupted or stopped as asked, the state saved.
 
     Parameters
     ----------
@@ -46,7 +47,7 @@ def run(
     display
         rich (live, the default on a terminal), plain (a line a stage, the default in a pipe), or log.
     """
-    from selfalign.steps import Interrupted
+    from selfalign.steps import Interrupted, StoppedAfterRound
 
     campaign = find_campaign(target, set, runs)
     hold_to_frozen(campaign)
@@ -54,9 +55,14 @@ def run(
     opened = Run.open(campaign.folder) if campaign.exists else Run.create(campaign.folder, campaign.loaded.to_yaml())
     resume = resume_command(campaign, runs)
     say(f"{'resuming' if opened.rounds() else 'running'} {opened.path}   (watch: selfalign status {opened.path})")
+    if (asked := opened.stop_asked()) is not None:
+        say(f"it will stop after round {asked.round}, as asked; to take that back: {control.withdrawing(opened.path)}")
     try:
         with opened.lock():
             stopped = _campaign(opened, campaign, display)
+    except StoppedAfterRound as reached:
+        say(f"{reached}. To go on:\n  {resume}")
+        return INTERRUPTED
     except (Interrupted, KeyboardInterrupt):
         say(f"stopped; everything finished is saved. To go on:\n  {resume}")
         return INTERRUPTED
@@ -71,7 +77,7 @@ def _campaign(opened: Run, target: Target, display: DisplayName | None) -> str |
     """Run the campaign under its display; return why it stopped early, or None."""
     from selfalign.campaign import run_campaign
     from selfalign.launch.local import LocalWorkers
-    from selfalign.steps import Interrupted, Work
+    from selfalign.steps import Interrupted, StoppedAfterRound, Work
 
     settings = target.loaded.campaign
     progress = Progress.of(opened.events(), works_of(settings))
@@ -87,6 +93,8 @@ def _campaign(opened: Run, target: Target, display: DisplayName | None) -> str |
         try:
             with signals(stop):
                 return run_campaign(work).stopped
+        except StoppedAfterRound:
+            raise
         except (Interrupted, KeyboardInterrupt):
             opened.emit("interrupted")
             raise
@@ -126,8 +134,8 @@ def resume_command(campaign: Target, runs: Path) -> str:
 
 def _finish(opened: Run, stopped: str | None) -> None:
     """Print what was reused, the table of rounds, and what to type next."""
-    from selfalign.cli.examples import held
     from selfalign.cli.summary import last_accepted, print_rounds
+    from selfalign.stages.examples import held
 
     progress = Progress.of(opened.events())
     for stage in progress.reused_parts():

@@ -8,12 +8,13 @@ from typing import Any
 
 from cyclopts import App
 
-from selfalign.cli.compare import MARKS, figures, print_comparison, settings_that_differ
+from selfalign.cli.compare import MARKS, print_comparison
 from selfalign.cli.errors import USAGE, CommandError
 from selfalign.cli.output import print_json, print_table, say
 from selfalign.cli.targets import RUNS, find_run, run_names
 from selfalign.progress import Progress
 from selfalign.stages import report as reports
+from selfalign.stages.report.comparison import figures, settings_that_differ
 from selfalign.stages.report.content import rate
 from selfalign.store import Run
 
@@ -68,7 +69,8 @@ def compare(*names: str, json: bool = False, runs: Path = RUNS) -> int:
         )
     compared = [figures(find_run(name, runs)) for name in names]
     if json:
-        changed = [{"name": name, "values": values} for name, values in settings_that_differ(compared)]
+        differing = settings_that_differ([one.loaded.campaign for one in compared])
+        changed = [{"name": name, "values": values} for name, values in differing]
         print_json({"runs": [one.facts() for one in compared], "settings": changed})
     else:
         print_comparison(compared)

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from selfalign import config, resources, store
+from selfalign import config, control, resources, store
 from selfalign.cli.errors import FAILED, USAGE, CommandError
 from selfalign.cli.output import print_json, print_table, say
-from selfalign.cli.targets import CAMPAIGN_FILE, RUNS, check_name, find_run
+from selfalign.cli.targets import RUNS, check_name, find_run
 from selfalign.source import did_you_mean
 from selfalign.text import clean
 
@@ -78,11 +78,12 @@ def branch(
     new: str,
     /,
     *,
-    round: int,
+    round: int | None = None,
+    rerun: int | None = None,
     set: Annotated[list[str], Parameter(name="--set", negative=())] = [],  # noqa: B006 (cyclopts reads the default)
     runs: Path = RUNS,
 ) -> int:
-    """Start the campaign NEW from the rounds of RUN up to and with a given one. The weights take no further room.
+    """Start the campaign NEW from finished rounds of RUN, which stays as it is. The weights take no further room.
 
     Parameters
     ----------
@@ -92,26 +93,30 @@ def branch(
         The name of the new run.
     round
         The last round to take over, counted from 0.
+    rerun
+        Instead of --round: the first round to do anew. Those before it are taken over; for round 0 the baseline alone.
     set
         Change a setting for the rounds to come: --set train.beta=0.2
     runs
         The folder of runs.
     """
     source = find_run(run, runs)
-    check_name(new, "run")
-    rounds = source.rounds()
-    if round not in rounds:
+    branched = control.branch(source, runs, new, _last(source, round, rerun), set)
+    print(clean(str(branched.path)))
+    say(f"next:  selfalign run {new if runs == RUNS else branched.path}")
+    return 0
+
+
+def _last(source: store.Run, round: int | None, rerun: int | None) -> int:
+    """The last round to take over."""
+    if (round is None) == (rerun is None):
         raise CommandError(
-            f'the run "{source.path.name}" has no round {round}',
-            why=f"its rounds are {', '.join(map(str, rounds)) or 'none'}",
-            fix=f"selfalign status {run}",
+            "say where the new run begins: with --round or with --rerun",
+            why="--round N takes over the rounds up to and with N; --rerun N those before N, to do N anew",
+            fix="selfalign branch RUN NEW --round 0",
             code=USAGE,
         )
-    settings = config.load(source.path / CAMPAIGN_FILE, overrides=[*set, f"name={new}"])
-    branched = store.branch(source, round, runs / new, settings.to_yaml())
-    print(clean(str(branched.path)))
-    say(f"next:  selfalign run {new}")
-    return 0
+    return control.check_round(source, round) if round is not None else control.check_round(source, rerun) - 1
 
 
 def verify(run: str, /, *, json: bool = False, runs: Path = RUNS) -> int:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from selfalign import control
 from selfalign.cli.display import LogDisplay
-from selfalign.cli.errors import FAILED, CommandError
 from selfalign.cli.output import print_json, say
 from selfalign.cli.targets import CAMPAIGN_FILE, RUNS, find_run
 from selfalign.config import load
@@ -47,15 +44,19 @@ def status(run: str, /, *, json: bool = False, runs: Path = RUNS) -> int:
     log = LogDisplay(sys.stdout)
     for event in progress.recent:
         log.handle(event)
+    asked = opened.stop_asked()
+    if holder is not None and asked is not None:
+        say(f"it will stop after round {asked.round}, as asked; to take that back: {control.withdrawing(opened.path)}")
     if holder is None and state not in ("done", "stopped by a gate"):
-        say(f"to go on:  selfalign run {opened.path}")
+        before = f"stopped after round {progress.round}, as asked; " if state == "stopped as asked" else ""
+        say(f"{before}to go on:  selfalign run {opened.path}")
     return 0
 
 
 def facts(opened: Run, progress: Progress, holder: Holder | None, state: str, now: float) -> dict[str, Any]:
     """What `status --json` prints."""
     stage = progress.current if progress.current is not None and not progress.current.finished else None
-    alive = holder is not None
+    alive, asked = holder is not None, opened.stop_asked()
     return {
         "run": opened.path.name,
         "path": str(opened.path),
@@ -70,6 +71,7 @@ def facts(opened: Run, progress: Progress, holder: Holder | None, state: str, no
         "stage_seconds_left": stage.eta(now) if stage and alive else None,
         "campaign_seconds_left": progress.campaign_eta(now) if alive else None,
         "elapsed_seconds": progress.elapsed(now if alive else None),
+        "stop_after_round": asked.round if alive and asked is not None else None,
         "gates": [dict(gate) for gate in progress.gates.values()],
         "warnings": progress.warnings,
         "failure": progress.failure or None,
@@ -77,44 +79,21 @@ def facts(opened: Run, progress: Progress, holder: Holder | None, state: str, no
     }
 
 
-def stop(run: str, /, *, runs: Path = RUNS) -> int:
-    """Ask the writer of a run to finish its shard, save and stop.
+def stop(run: str, /, *, after: Literal["shard", "round"] = "shard", withdraw: bool = False, runs: Path = RUNS) -> int:
+    """Ask the writer of a run to finish its shard, or its round, save and stop.
 
     Parameters
     ----------
     run
         A run: a name or a path.
+    after
+        What to finish first. A stop after the round can be asked for on any machine that sees the folder of the run.
+    withdraw
+        Take back a stop after the round that was asked for.
     runs
         The folder of runs.
     """
     opened = find_run(run, runs)
-    holder = opened.holder()
-    if holder is None:
-        say(f"{opened.path}: nothing is running")
-        return 0
-    if holder.host != socket.gethostname():
-        raise CommandError(
-            f"{opened.path} is being written on another machine",
-            where=f"process {holder.pid} on {holder.host} since {holder.since}",
-            fix=f"on {holder.host}: selfalign stop {opened.path}",
-            code=FAILED,
-        )
-    if not _is_selfalign(holder.pid):
-        raise CommandError(
-            f"process {holder.pid} does not look like selfalign; it was not touched",
-            where=str(opened.path),
-            fix=f"see what it is: ps -p {holder.pid} -o args",
-            code=FAILED,
-        )
-    os.kill(holder.pid, signal.SIGTERM)
-    say(f"asked process {holder.pid} to stop; it finishes its shard first. See: selfalign status {opened.path}")
+    asked = control.withdraw_stop if withdraw else getattr(control, f"stop_after_{after}")
+    say(asked(opened))
     return 0
-
-
-def _is_selfalign(pid: int) -> bool:
-    """Whether a process of this machine was started as selfalign, by its command line."""
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except OSError:
-        return False
-    return any(b"selfalign" in word for word in words)

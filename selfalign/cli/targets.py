@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from selfalign import config, resources
 from selfalign.cli.errors import USAGE, CommandError
+from selfalign.control import check_name
 from selfalign.objective import needs_rewards
 from selfalign.records import Prompt
 from selfalign.source import did_you_mean
@@ -18,7 +18,6 @@ from selfalign.store import Run, run_folders
 
 RUNS = Path("runs")
 CAMPAIGN_FILE = "campaign.yaml"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -55,18 +54,6 @@ def find_run(name: str, runs: Path = RUNS) -> Run:
 def run_names(runs: Path = RUNS) -> list[str]:
     """The names of the run folders under `runs`, sorted."""
     return [folder.name for folder in run_folders(runs)]
-
-
-def check_name(name: str, what: str) -> str:
-    """Refuse a name that could lead out of its folder, hide, or look like a flag."""
-    if not _NAME.fullmatch(name):
-        raise CommandError(
-            f"{name!r} cannot be the name of a {what}",
-            why="a name has up to 100 letters, digits, dots, dashes and underscores, and begins with a letter or digit",
-            fix="choose a plain name, such as harmless-v1",
-            code=USAGE,
-        )
-    return name
 
 
 def find_campaign(name: str, overrides: Sequence[str] = (), runs: Path = RUNS) -> Target:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from selfalign.cli.errors import USAGE, CommandError
+from selfalign.cli.output import say
 from selfalign.cli.targets import RUNS, find_run
 
 
@@ -18,6 +19,7 @@ def tui(
     size: str = "120x40",
     round: int | None = None,
     read_only: bool = False,
+    no_mouse: bool = False,
     runs: Path = RUNS,
 ) -> int:
     """Watch and read runs in the terminal. It hosts no work: no run stops with it.
@@ -27,7 +29,7 @@ def tui(
     run
         A run to open at once: a name or a path. Default: the list of all runs.
     screenshot
-        Print this screen as an SVG picture instead: campaigns, campaign, round, pairs or logs.
+        Print this screen as an SVG picture instead: campaigns, campaign, round, pairs, label, compare or logs.
     press
         Keys to press before the picture is taken, separated by spaces.
     size
@@ -36,6 +38,8 @@ def tui(
         The round that the picture is of. Default: the last one.
     read_only
         Offer nothing that writes: no actions on runs, no editing, no labelling.
+    no_mouse
+        Leave the mouse to the terminal, so that it selects text as it does everywhere.
     runs
         The folder of runs.
     """
@@ -52,8 +56,11 @@ def tui(
         raise CommandError(
             "selfalign tui needs a terminal", fix=f"selfalign status {run or 'RUN'} prints the same once", code=USAGE
         )
-    Reader(library, place, read_only=read_only).run()
-    return 0
+    reader = Reader(library, place, read_only=read_only)
+    reader.run(mouse=not no_mouse)
+    if reader.return_code:
+        say("the reader failed; why stands above. No run was touched, and none stops with it.")
+    return reader.return_code or 0
 
 
 def _picture(library: object, place: object, screen: str, size: str, press: str) -> str:

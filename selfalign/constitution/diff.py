@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from selfalign.constitution.model import Constitution, Principle
+from selfalign.constitution.model import AppliesWhen, Constitution, Example, Principle, Rubric, Source
 
 Kind = Literal["added", "retired", "reworded", "reweighted", "rescoped", "moved", "annotated"]
 
@@ -33,6 +33,12 @@ class Change:
     before: Any
     after: Any
 
+    def state(self) -> str:
+        """What became of a principle's status, in words."""
+        if self.before is None or self.after is None:
+            return "not in the file" if self.after is None else f"new, {self.after}"
+        return f"status: {self.before} → {self.after}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Diff:
@@ -56,6 +62,27 @@ def diff(before: Constitution, after: Constitution) -> Diff:
         changes=tuple(sorted(changes, key=lambda change: _ORDER.index(change.kind))),
         judged_anew=tuple(_judged_anew(before, after)),
     )
+
+
+def in_words(value: Any) -> str:
+    """A value of a field of a principle as one text."""
+    match value:
+        case str():
+            return value
+        case Rubric():
+            return value.words()
+        case AppliesWhen():
+            return "; ".join(
+                filter(None, (value.ask, f"tags {', '.join(value.prompt_tags)}" * bool(value.prompt_tags)))
+            )
+        case Source():
+            return ", ".join(filter(None, (value.name, value.license, value.url)))
+        case Example():
+            return " / ".join(filter(None, (value.prompt, value.better, value.worse, value.critique)))
+        case tuple():
+            return ", ".join(map(in_words, value))
+        case _:
+            return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _preamble(before: Constitution, after: Constitution) -> Iterator[Change]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
-from selfalign.labels import RANDOM, Labels
+from selfalign.labels import RANDOM, Labels, scored
 from selfalign.people.compared import Comparison
 from selfalign.records import Candidate, Label, LabelVerdict, derived_seed
 
@@ -107,8 +107,8 @@ class Session:
 
     @property
     def number(self) -> int:
-        """The place of what is shown among all that this labeller was shown, repeats included."""
-        return len(self._labels.standing) + 1
+        """The place of what is shown among all of this queue that this labeller was shown, repeats included."""
+        return sum(label.pair in self._items for label in self._labels.standing) + 1
 
     @property
     def expected(self) -> int:
@@ -119,21 +119,36 @@ class Session:
     def total(self) -> int:
         return len(self._items)
 
-    def press(self, key: str) -> Label:
-        """Label what is shown; the label is on disk when this returns. Raises KeyError for a key that means nothing."""
+    @property
+    def standing(self) -> Sequence[Label]:
+        """All labels of this labeller that were not taken back, in order; of other queues too."""
+        return self._labels.standing
+
+    def about(self) -> list[tuple[Label, Comparison]]:
+        """Each label that says something of a pair of this queue, with what the judge makes of it."""
+        return [(label, self._items[label.pair][0]) for label in scored(self.standing) if label.pair in self._items]
+
+    def press(self, key: str, *, flagged: bool = False, comment: str = "") -> Label:
+        """Label what is shown; the label is on disk when this returns.
+
+        Raises KeyError for a key that means nothing, and StoreError where the disk refuses: then nothing has changed.
+        """
         shown, said = self.current, KEYS[key]
         if shown is None:
             raise KeyError(key)
-        label = self._label(shown, said)
+        label = replace(self._label(shown, said), flagged=flagged, comment=comment)
         self._labels.add(label)
         self._move_on()
         return label
 
-    def undo(self) -> bool:
-        """Take back the last label, of this session or one before it, and show its pair again; False for none."""
+    def undo(self) -> Label | None:
+        """Take back the last label, of this session or one before it, and return it; None where there is none.
+
+        Its pair is shown again, where it is of this queue.
+        """
         taken = self._labels.undo()
         self._move_on()
-        return taken is not None
+        return taken
 
     def _label(self, shown: Shown, said: str) -> Label:
         sides = {"left": shown.left.id, "right": shown.right.id}

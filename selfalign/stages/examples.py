@@ -43,6 +43,18 @@ def replayed(earlier: Iterable[Example], wanted: int, seed: int) -> list[Example
     return heapq.nsmallest(wanted, earlier, key=lambda example: digest("replay", seed, msgspec.to_builtins(example)))
 
 
+def held(run: Run, rounds: Sequence[int] | None = None) -> dict[Kind, list[int]]:
+    """By kind of example the rounds that hold it, that of the first round first; none where none was wanted."""
+
+    def has(number: int, kind: Kind) -> bool:
+        step = run.view(f"rounds/{number:03d}/{kind}")
+        return step is not None and not (step.done and step.counts.get(kind) == 0)
+
+    asked = run.rounds() if rounds is None else rounds
+    found = {kind: [number for number in asked if has(number, kind)] for kind in RECORDS}
+    return dict(sorted(((kind, numbers) for kind, numbers in found.items() if numbers), key=lambda item: item[1]))
+
+
 @dataclass(frozen=True)
 class Sources:
     """The steps that a step was made from, and those that these were made from, by its lineage."""

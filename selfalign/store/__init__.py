@@ -11,6 +11,7 @@ A crash at any instant leaves each file whole or absent; running the same code a
 
 from selfalign.store.branch import branch
 from selfalign.store.files import (
+    PLAIN_NAMES,
     DiskFull,
     FileDamaged,
     Problem,
@@ -22,6 +23,7 @@ from selfalign.store.files import (
     atomic_write,
     fsync_file,
     fsync_folder,
+    is_plain_name,
     parse_json,
     sha256_file,
 )
@@ -29,7 +31,7 @@ from selfalign.store.run import Holder, Run, run_folders
 from selfalign.store.step import Step, read_records
 
 __all__ = [
-    "DiskFull", "FileDamaged", "Holder", "Problem", "Run", "RunLocked", "Step", "StepChanged", "StepDamaged",
-    "StoreError", "append_line", "atomic_write", "branch", "fsync_file", "fsync_folder", "parse_json",
-    "read_records", "run_folders", "sha256_file",
+    "PLAIN_NAMES", "DiskFull", "FileDamaged", "Holder", "Problem", "Run", "RunLocked", "Step", "StepChanged",
+    "StepDamaged", "StoreError", "append_line", "atomic_write", "branch", "fsync_file", "fsync_folder",
+    "is_plain_name", "parse_json", "read_records", "run_folders", "sha256_file",
 ]  # fmt: skip

@@ -17,6 +17,8 @@ from selfalign.store.step import DONE
 def branch(source: Run, round: int, destination: Path | str, config_yaml: str | None = None) -> Run:
     """Make a run that goes on after `round` of `source`: the baseline and rounds 0 to `round` come along as they are.
 
+    After round -1, the baseline alone.
+
     Files are hard-linked where the file system can, so weights take no further room; nothing in a run is ever written
     in place. `config_yaml` is the new run's configuration, by default the source's. What came along is never redone,
     whatever the configuration says. Raises StoreError if the round is not finished or not what was written.
@@ -30,6 +32,7 @@ def branch(source: Run, round: int, destination: Path | str, config_yaml: str | 
     building = destination.absolute().with_name(f".{destination.name}.tmp")
     shutil.rmtree(building, ignore_errors=True)  # of a branch that a crash ended
     try:
+        building.mkdir(parents=True)
         for name in [*(f"{step}/{file}" for step in steps for file in _files_of(source.path / step)), *documents]:
             _link(source.path / name, building / name)
         config = source.read_text(CAMPAIGN) if config_yaml is None else config_yaml
@@ -50,7 +53,7 @@ def _comes_along(name: str, round: int) -> bool:
 
 def _inherited_steps(source: Run, round: int) -> dict[str, str]:
     """Return the digests of the steps that come along, having checked that they are finished and whole."""
-    if round not in source.rounds():
+    if round not in (-1, *source.rounds()):
         have = ", ".join(map(str, source.rounds())) or "none"
         raise StoreError(f"{source.path} has no round {round} (it has {have}). Choose one of these: --round N")
     names = [name for name in audit.step_names(source.path) if _comes_along(name, round)]

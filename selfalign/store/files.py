@@ -173,6 +173,14 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
+PLAIN_NAMES = "a name has up to 100 letters, digits, dots, dashes and underscores, and begins with a letter or digit"
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether a name cannot lead out of its folder, hide, or look like a flag; `PLAIN_NAMES` says what may be one."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) is not None
+
+
 def append_line(descriptor: int, line: bytes) -> None:
     """Append a line in one write, ending first a line that a crash tore."""
     size = os.fstat(descriptor).st_size

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import secrets
 import socket
 import threading
 import time
@@ -23,7 +24,7 @@ from selfalign.store.files import Digests, FileDamaged, Problem, RunLocked, Stor
 from selfalign.store.step import BEGUN, Step
 
 CAMPAIGN, EVENTS, WRITTEN, BRANCH = "campaign.yaml", "events.jsonl", "written.json", "branch.json"
-LOCK, HOLDER = "run.lock", "lock.json"
+LOCK, HOLDER, STOP = "run.lock", "lock.json", "stop.json"
 _ROUND = re.compile(r"\d{3,}")
 _LOCK_PATIENCE = 1.0  # seconds; covers the instant in which a reader asks who holds the lock
 _UNSYNCED = frozenset({"progress"})  # events that may be lost to a power cut
@@ -36,6 +37,14 @@ class Holder:
     pid: int
     host: str
     since: str  # ISO 8601, UTC
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked:
+    """Somebody wants the writer to stop at the end of a round. `id` tells one such wish from another."""
+
+    round: int
+    id: str
 
 
 class Run:
@@ -144,6 +153,29 @@ class Run:
             return self._read_holder()
         finally:
             os.close(descriptor)
+
+    # A wish to stop, which any process may leave here and only the writer fulfils
+
+    def ask_stop(self, round: int) -> None:
+        """Ask the writer to stop at the end of a round; in place of what was asked before."""
+        files.write_sealed(self.path / STOP, {"round": round, "id": secrets.token_hex(8)})
+
+    def stop_asked(self) -> StopAsked | None:
+        """Return the wish that is open, or None. One that was fulfilled by a writer who then died is not."""
+        try:
+            found = files.read_sealed(self.path / STOP)
+            asked = StopAsked(int(found["round"]), str(found["id"]))
+        except (StoreError, KeyError, TypeError, ValueError):
+            return None
+        return None if any(event.get("asked") == asked.id for event in self.events()) else asked
+
+    def withdraw_stop(self) -> None:
+        """Take back what was asked; nothing, where nothing was."""
+        try:
+            (self.path / STOP).unlink(missing_ok=True)
+            files.fsync_folder(self.path)
+        except OSError as error:
+            files.refuse_write(self.path / STOP, error)
 
     def _require_lock(self, what: str) -> None:
         if not self._lock.is_locked:

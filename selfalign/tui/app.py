@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -13,16 +14,19 @@ from textual.theme import Theme
 
 from selfalign.text import clean, one_line
 from selfalign.tui import shown
+from selfalign.tui.actions import Action, actions
 from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
+from selfalign.tui.compare import Compare
 from selfalign.tui.help import Help
+from selfalign.tui.label import Labelling
 from selfalign.tui.logs import Logs
-from selfalign.tui.page import Page, Place
+from selfalign.tui.page import Kept, Page, Place
 from selfalign.tui.pairs import Pairs
 from selfalign.tui.reading import Library
 from selfalign.tui.round import Round
 
-PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Logs)
+PAGES: tuple[type[Page], ...] = (Campaigns, Campaign, Round, Pairs, Labelling, Compare, Logs)
 
 THEME = Theme(
     name="selfalign",
@@ -41,7 +45,8 @@ THEME = Theme(
 
 
 class Places(Provider):
-    """The palette: every screen, every run, every round of the run in sight. Names are shown as they are."""
+    """The palette: every screen and run, the rounds of the run in sight and what can be done to it. Names are shown as
+    they are."""
 
     def _all(self) -> Iterator[tuple[str, Callable[[], None]]]:
         yield from self.screen.app.places() if isinstance(self.screen.app, Reader) else ()
@@ -74,13 +79,18 @@ class Reader(App[None]):
         Binding("r", "renew", "read again", show=False),
     ]
     CSS = """
-    Screen { background: $background; color: $foreground; }
+    Page { background: $background; color: $foreground; }
+    ModalScreen:nocolor > * { border: solid $foreground; }
+    Input:nocolor > .input--cursor { text-style: reverse; }
+    CommandPalette OptionList > .option-list--option-highlighted { text-style: bold underline; }
+    CommandPalette SearchIcon { display: none; }
     CommandPalette > Vertical { margin-top: 2; }
     """
 
     def __init__(self, library: Library, start: Place = Place(), *, read_only: bool = False) -> None:  # noqa: B008
-        super().__init__()
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)  # else it would be shades of grey
         self.library, self.read_only = library, read_only
+        self.kept: dict[type[Page], Kept] = {}  # how the last screen of each kind was left
         self._start = start
 
     def on_mount(self) -> None:
@@ -99,18 +109,27 @@ class Reader(App[None]):
         if stack:
             same = stack[-1].at == place or kind is Campaigns
             while self.screen is not stack[-1]:
-                self.pop_screen()
+                self._leave()
             if same:
                 return
-            self.pop_screen()
-        self.push_screen(kind(place))
+            self._leave()
+        page = kind(place)
+        if kind.FILTER and kind in self.kept:  # there are rows to come back to
+            page.take_up(self.kept[kind])
+        self.push_screen(page)
+
+    def _leave(self) -> None:
+        """Leave the screen in sight, so that it is found as it was."""
+        if isinstance(self.screen, Page):
+            self.kept[type(self.screen)] = self.screen.as_left()
+        self.pop_screen()
 
     def action_go(self, number: str) -> None:
         here = self.screen
         kind = next((page for page in PAGES if number == page.NUMBER), None)
         if not isinstance(here, Page) or kind is None or type(here) is kind:
             return
-        place = here.place()
+        place = here.place_for(kind)
         if kind is not Campaigns and place.path is None:
             self.say("no run to look at yet")
             return
@@ -121,10 +140,11 @@ class Reader(App[None]):
         if isinstance(here, Page) and isinstance(here, Campaigns):
             self.say("this is the first screen; q quits, and no run stops with it")
         else:
-            self.pop_screen()
+            self._leave()
 
     def action_help_quit(self) -> None:
-        self.say("q quits; runs go on without being watched. To stop one: selfalign stop RUN")
+        how = "" if self.read_only else ": and then stop, or "
+        self.say(f"q quits; runs go on without being watched. To stop one: {how}selfalign stop RUN")
 
     def action_help(self) -> None:
         if isinstance(self.screen, Page):
@@ -140,13 +160,14 @@ class Reader(App[None]):
 
     def action_copy(self) -> None:
         if isinstance(self.screen, Page):
-            self._copy(self.screen.copied())
+            self.copy(self.screen.copied())
 
     def action_copy_command(self) -> None:
         if isinstance(self.screen, Page):
-            self._copy(self.screen.command())
+            self.copy(self.screen.command())
 
-    def _copy(self, words: str) -> None:
+    def copy(self, words: str) -> None:
+        """Put words on the clipboard of the terminal, where it has one."""
         self.copy_to_clipboard(clean(words))
         self.say(f"copied: {one_line(words, 120)}")
 
@@ -164,8 +185,22 @@ class Reader(App[None]):
         for watched in self.library.known():
             yield f"open {one_line(watched.name, 80)}", lambda path=watched.path: self.open_run(path)
         if isinstance(here, Page):
-            yield "copy the command", lambda: self._copy(here.command())
+            yield from self._rounds(here.place())
+            for name, do in actions(self, here.place()):
+                yield name, lambda do=do: self._act(do)
+            yield "copy the command", lambda: self.copy(here.command())
         yield "quit", self.exit
+
+    def _rounds(self, place: Place) -> Iterator[tuple[str, Callable[[], None]]]:
+        """To each round of the run that is looked at."""
+        if place.path is None:
+            return
+        for number in self.library.open(place.path).rounds():
+            yield f"go to round {number}", lambda number=number: self.open(Round, Place(place.path, number))
+
+    def _act(self, do: Action) -> None:
+        """Carry out an action: in a worker, as it asks first and waits for the answer."""
+        self.run_worker(do(), group="action")
 
     def open_run(self, path: Path) -> None:
         """Show a campaign."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,22 +10,27 @@ from typing import ClassVar
 
 from rich.text import Text
 from textual.binding import Binding, BindingType
-from textual.containers import Container
-from textual.events import Resize
 from textual.widget import Widget
 
 from selfalign.progress import OPTIONAL, STAGES, Progress, StageProgress
 from selfalign.records import JudgeHealth, Report, WinRate
+from selfalign.stages import report as pages
 from selfalign.tui import shown
 from selfalign.tui.alerts import alerts
-from selfalign.tui.page import Page, Place, state_cell
-from selfalign.tui.reading import Watched
-from selfalign.tui.widgets import Chart, Column, Curve, Grid, Scroll, Words
+from selfalign.tui.charts import Charted, ChartPage, Laid
+from selfalign.tui.page import STATES, Place, state_cell
+from selfalign.tui.plotting import Curve
+from selfalign.tui.reading import UNREADABLE, Watched, why
+from selfalign.tui.widgets import Column, Grid, Scroll, Words
 from selfalign.units import clock, duration
 from selfalign.words import gate_text, guard_text, progress_text, reward_text, watched
 
 ROUNDS_SEEN = 8  # lines of the table of rounds; the rest scrolls
-BAR = 20
+LIVE = 11  # columns of a stage under way: ▸43% ~12:10
+BAR = 8
+TRAINED = {"loss": "loss", "objective/scores": "score of rollouts"}
+JUDGES = ("labelling", "evaluating")
+ROUND = re.compile(r"round \d+")
 FIGURES = (
     Column("vs base", 10, right=True, drop=1),
     Column("vs prev", 10, right=True, drop=2),
@@ -47,30 +53,26 @@ class View:
     current: int
     alerts: tuple[str, ...]
     gates: tuple[Text, ...]
-    curves: dict[str, tuple[Curve, ...]]
-    trained: str
+    laid: Laid
     problems: tuple[str, ...]
 
 
-def view_of(run: Watched, now: float) -> View:
+def view_of(run: Watched, now: float, laid: Laid) -> View:
     """Everything there is to show of a run that is being read."""
     progress, reports, state = run.progress, run.evaluated(), run.state
     shown_at = now if run.alive else progress.last_time or now
     rounds = _rounds(progress, reports)
     stages = _stages(progress)
-    newest = progress.train_history.get(max(progress.train_history, default=0)) or [{}]
     return View(
         title=_title(run, state, now, shown_at),
         hand=_in_hand(progress, shown_at, live=state in ("running", "stalled")),
-        columns=(Column("round", 5), *(Column(name, max(6, len(name)), right=True) for name in stages),
-                 Column("gate", 10), *FIGURES),
-        rows=tuple(_row(progress, run.reports, number, stages) for number in rounds),
+        columns=(Column("round", 5), *(_column(progress, name) for name in stages), Column("gate", 10), *FIGURES),
+        rows=tuple(_row(progress, run.reports, number, stages, state, shown_at) for number in rounds),
         rounds=tuple(rounds),
         current=rounds.index(progress.round) if progress.round in rounds else 0,
-        alerts=tuple(alerts(progress, reports, state, f"selfalign run {run.path}", now)),
+        alerts=tuple(alerts(progress, reports, state, f"selfalign run {run.path}", now, run.campaign)),
         gates=tuple(_decisions(progress)),
-        curves={**curves_of(reports), "training": course(progress)},
-        trained=watched(newest[-1]),
+        laid=laid,
         problems=tuple(run.problems.values()),
     )  # fmt: skip
 
@@ -103,7 +105,7 @@ def _in_hand(progress: Progress, now: float, *, live: bool) -> Text:
         (f"{where} · {stage.name}  ", "bold"),
         ("━" * full, shown.SKY),
         ("─" * (BAR - full), shown.DIM),
-        f"  {said}{reused}",
+        f" {said}{reused}",
     )
 
 
@@ -119,21 +121,40 @@ def _rounds(progress: Progress, reports: Sequence[Report]) -> list[int | None]:
     return base + list(range(known))
 
 
-def _row(progress: Progress, reports: dict[int, Report], number: int | None, stages: Sequence[str]) -> tuple[Text, ...]:
+def _column(progress: Progress, stage: str) -> Column:
+    """A column of a stage, with room for the time left where it is under way."""
+    current = progress.current
+    live = current is not None and current.name == stage and not current.finished
+    return Column(stage, max(LIVE if live else 6, len(stage)), right=True)
+
+
+def _row(
+    progress: Progress,
+    reports: dict[int, Report],
+    number: int | None,
+    stages: Sequence[str],
+    state: str,
+    now: float,
+) -> tuple[Text, ...]:
     name = "base" if number is None else str(number)
-    cells = [_cell(progress.stages.get((number, stage))) for stage in stages]
+    cells = [_cell(progress.stages.get((number, stage)), state, now) for stage in stages]
     report = reports.get(number) if number is not None else None
     return (shown.cell(name, "bold"), *cells, _gate_cell(progress, number), *figures_of(report))
 
 
-def _cell(stage: StageProgress | None) -> Text:
+def _cell(stage: StageProgress | None, state: str, now: float) -> Text:
+    """A stage of a round: the time it took, or how far it is and how long it will take, under the sign of the run."""
     if stage is None:
         return shown.cell("·", shown.DIM)
     if stage.seconds is not None:
         return shown.cell(clock(stage.seconds))
     if stage.skipped:
         return shown.cell("reused", shown.DIM)
-    return shown.cell(f"▸{stage.fraction:.0%}", f"bold {shown.SKY}")
+    if state != "running":
+        sign, _, style = STATES.get(state, ("▸", "", shown.DIM))
+        return shown.cell(f"{sign} {stage.fraction:.0%}", style)
+    eta = stage.eta(now)
+    return shown.cell(f"▸{stage.fraction:.0%}{f' ~{clock(eta)}' if eta is not None else ''}", f"bold {shown.SKY}")
 
 
 def _gate_cell(progress: Progress, number: int | None) -> Text:
@@ -179,14 +200,20 @@ def _decisions(progress: Progress) -> Iterator[Text]:
             yield shown.line((head, "bold"), (words, style))
 
 
-def curves_of(reports: Sequence[Report]) -> dict[str, tuple[Curve, ...]]:
-    """How the figures moved over the rounds, by chart."""
-    return {
-        "win": tuple(_wins(reports, name) for name in ("base", "previous")),
-        "kl": (_kl(reports),),
-        "length": (_points("", [(r.round, r.length_ratio) for r in reports]),),
-        "judge": tuple(_swaps(reports, name) for name in ("labelling", "evaluating")),
-    }
+def charts_of(run: Watched) -> list[Charted]:
+    """How the figures of a run that is being read moved over the rounds."""
+    reports = run.evaluated()
+    lengths = _points("", [(r.round, r.length_ratio) for r in reports])
+    return [
+        Charted("Win rate", tuple(_wins(reports, name) for name in ("base", "previous")), 0.5, span=0.2),
+        Charted("KL to base, nats per answer", (_kl(reports),), span=0.1),
+        Charted("Length over the base's", (lengths,), 1.0, span=0.5),
+        Charted("Judge swap consistency", tuple(_swaps(reports, name) for name in JUDGES), span=0.2),
+        training(run.progress),
+        Charted("Canaries the judge prefers", (_canaries(run.progress),), span=0.2),
+        Charted("Refusals and repetition", tuple(_behaviour(reports)), span=0.1),
+        Charted("True score, by checkers", tuple(_gold(run)), span=0.1),
+    ]
 
 
 def _wins(reports: Sequence[Report], name: str) -> Curve:
@@ -213,14 +240,45 @@ def _points(name: str, found: Sequence[tuple[float, float | None]]) -> Curve:
     return Curve(name, [x for x, _ in kept], [y for _, y in kept])
 
 
-def course(progress: Progress) -> tuple[Curve, ...]:
+def _canaries(progress: Progress) -> Curve:
+    names = ("rate", "low", "high")
+    found = sorted((number, [event.get(name) for name in names]) for number, event in progress.canaries.items())
+    kept = [(number, *rates) for number, rates in found if all(isinstance(rate, int | float) for rate in rates)]
+    x, rates, lows, highs = zip(*kept, strict=True) if kept else ((), (), (), ())
+    return Curve("", x, rates, lows, highs)
+
+
+def _behaviour(reports: Sequence[Report]) -> Iterator[Curve]:
+    for name in ("refusal", "repetition"):
+        found = [(r.round, getattr(r.behaviour["policy"], name)) for r in reports if "policy" in r.behaviour]
+        yield _points(name, found)
+
+
+def _gold(run: Watched) -> Iterator[Curve]:
+    """What checkers that know the truth say of each round's policy, where somebody has measured it; with 95%."""
+    try:
+        found = pages.gold(run.run)
+    except UNREADABLE as error:
+        run.problems["gold.json"] = why(error, "gold.json")
+        return
+    known = [(int(name.removeprefix("round ")), values) for name, values in found.items() if ROUND.fullmatch(name)]
+    known = sorted((number, values) for number, values in known if "gold" in values)
+    x, means = [number for number, _ in known], [values["gold"] for _, values in known]
+    errors = [1.96 * values.get("gold_error", 0.0) for _, values in known]
+    lows = [mean - error for mean, error in zip(means, errors, strict=True)]
+    highs = [mean + error for mean, error in zip(means, errors, strict=True)]
+    yield Curve("", x, means, lows, highs)
+
+
+def training(progress: Progress) -> Charted:
     """How training went, round after round: round 1's steps lie between 1 and 2."""
     points: list[tuple[float, float | None]] = []
+    name = "loss"
     for number, history in sorted(progress.train_history.items()):
-        values = [step.get(watched(step)) for step in history]
+        values = [step.get(name := watched(step)) for step in history]
         known = [value for value in values if isinstance(value, int | float)]
         points += [(number + index / len(known), value) for index, value in enumerate(known)]
-    return (_points("", points),)
+    return Charted(f"Training: {TRAINED.get(name, name)}", (_points("", points),), along="training")
 
 
 class Rounds(Grid):
@@ -231,51 +289,48 @@ class Rounds(Grid):
         scroll.action_page_down() if by > 0 else scroll.action_page_up()
 
 
-class Campaign(Page):
+class Campaign(ChartPage):
     NUMBER, NAME = "2", "Campaign"
     ABOUT = (
         "A campaign: its rounds by stages, with the time each stage took, and the figures of each round. Below, what "
         "needs attention, how the figures moved (bars are 95% intervals), and what each round was decided on.\n\n"
         "▸43% is under way; 'reused' was done before; · is to come. Swap: how often the judge agrees with itself when "
-        "a pair is shown both ways. KL: nats per answer from the base policy. Space pages down to the figures."
+        "a pair is shown both ways. KL: nats per answer from the base policy. Space pages down to the figures; z makes "
+        "a chart as large as the screen, o lays another run beside it, dotted and with hollow signs."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open", "open the round"),
-        Binding("space", "page", "page down"),
+        Binding("enter", "open", "open round"),
+        Binding("space", "page", "down"),
+        *ChartPage.CHART_KEYS,
     ]
+    MOST_CHARTS = 8
     DEFAULT_CSS = """
     Campaign #hand, Campaign #alerts, Campaign #gates { height: auto; padding: 0 2; }
     Campaign #alerts, Campaign #gates { margin-top: 1; }
-    Campaign #charts { layout: grid; grid-size: 2; grid-rows: 11; height: auto; margin-top: 1; padding: 0 1; }
-    Campaign.wide #charts { grid-size: 3; grid-rows: 14; }
-    Campaign.wide Chart { height: 14; }
+    Campaign #charts { margin: 1 0 0 0; }
+    Campaign #beside { margin-top: 1; }
     """
-    CHARTS: ClassVar[dict[str, tuple[str, float | None]]] = {
-        "win": ("Win rate", 0.5),
-        "kl": ("KL to base, nats per answer", None),
-        "length": ("Length over the base's", 1.0),
-        "judge": ("Judge swap consistency", None),
-        "training": ("Training", None),
-    }
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self.rounds: tuple[int | None, ...] = ()
-        self._followed = True  # whether the cursor goes with the round in hand
+        self._current: int | None = None  # the row of the round in hand, with which the cursor goes if it is there
 
     def body(self) -> Iterator[Widget]:
         with Scroll(can_focus=False):
             yield Rounds([Column("round")])
             yield Words(id="hand")
             yield Words(id="alerts")
-            with Container(id="charts"):
-                for name, (title, _) in self.CHARTS.items():
-                    yield Chart(title, id=name)
+            yield from self.chart_widgets()
             yield Words(id="gates")
 
     def read(self) -> View:
+        laid = self.charts()
         with self.watched.reading() as run:
-            return view_of(run, time.time())
+            return view_of(run, time.time(), laid)
+
+    def charted(self, run: Watched, back: int) -> list[Charted]:
+        return charts_of(run)
 
     def show(self, view: View) -> None:
         self.rounds = view.rounds
@@ -283,20 +338,21 @@ class Campaign(Page):
         grid = self.query_one(Rounds)
         grid.styles.height = min(len(view.rows), ROUNDS_SEEN) + 1
         grid.fill(len(view.rows), lambda index: view.rows[index], columns=view.columns)
-        if self._followed:
-            grid.put_cursor(view.current)
-            self._followed = False
+        if self._current is None or (grid.cursor == self._current and view.current != self._current):
+            self.call_after_refresh(self._go_to, view.current)  # once the table has its height
+        self._current = view.current
         self.query_one("#hand", Words).show(view.hand)
         self.query_one("#hand").display = bool(view.hand.plain)
         self._say("#alerts", [shown.line(("! ", shown.WARN), (one, shown.WARN)) for one in view.alerts])
         self._say("#gates", [shown.line(("Decisions", "bold"))] * bool(view.gates) + list(view.gates))
-        for name, (title, level) in self.CHARTS.items():
-            chart = self.query_one(f"#{name}", Chart)
-            chart.title = title if name != "training" else f"Training: {TRAINED.get(view.trained, view.trained)}"
-            chart.draw(view.curves[name], level=level)
-            chart.display = chart.drawn
-        self.query_one("#charts").display = any(chart.drawn for chart in self.query(Chart))
+        self.show_charts(view.laid)
         self.trouble(view.problems)
+
+    def _go_to(self, row: int) -> None:
+        """Put the cursor on a row, with those before it in sight."""
+        grid = self.query_one(Rounds)
+        grid.put_cursor(row)
+        grid.scroll_to(y=max(0, row + 2 - ROUNDS_SEEN), animate=False, force=True)
 
     def _say(self, name: str, made: list[Text]) -> None:
         words = self.query_one(name, Words)
@@ -304,9 +360,6 @@ class Campaign(Page):
         for one in made:
             one.no_wrap = False
         words.show(shown.lines(made))
-
-    def on_resize(self, event: Resize) -> None:
-        self.set_class(event.size.width >= 120, "wide")
 
     def place(self) -> Place:
         cursor = self.query_one(Rounds).cursor
@@ -323,6 +376,3 @@ class Campaign(Page):
 
     def command(self) -> str:
         return f"selfalign status {self.at.path}"
-
-
-TRAINED = {"loss": "loss", "objective/scores": "score of rollouts"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -114,17 +114,29 @@ SORTS: dict[str, Callable[[RunLine], Any]] = {
 }
 
 
+class Runs(Grid):
+    """The table of runs, in which Space marks."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("space", "screen.mark", "", show=False),
+        *(replace(one, key=one.key.replace("space,", "")) for one in Grid.BINDINGS if isinstance(one, Binding)),
+    ]
+
+
 class Campaigns(Page):
     NUMBER, NAME = "1", "Campaigns"
     FILTER = "part of a name or of a state, such as: running"
     ABOUT = (
         "All runs, those that happen and those that ended. Rounds: evaluated, of how many. The win rate is against "
         "the base policy, with half of its 95% interval; the curve shows its course, lowest to highest.\n\n"
-        "● running   ✓ finished   ■ a gate stopped it   ‖ interrupted   ◌ alive but silent for long   ✗ dead or failed"
+        "● running   ✓ finished   ■ a gate stopped it   ‖ interrupted, or stopped as asked   "
+        "◌ alive but silent for long   ✗ dead or failed"
+        "\n\nSpace marks two runs (◆), 7 then compares the one that was marked first with the other."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open"),
         Binding("s", "sort", "sort"),
+        Binding("space", "mark", "mark"),
     ]
     DEFAULT_CSS = "Campaigns #welcome { padding: 1 2; height: auto; display: none; }"
 
@@ -134,11 +146,12 @@ class Campaigns(Page):
         self.found: list[RunLine] = []
         self.sort = "last event"
         self.words = ""
+        self.marked: list[Path] = []
         self._measured = 0.0
 
     def body(self) -> Iterator[Widget]:
         yield Words(id="welcome")
-        yield Grid(COLUMNS)
+        yield Runs(COLUMNS)
 
     def read(self) -> list[RunLine]:
         now, lines = time.time(), []
@@ -199,7 +212,7 @@ class Campaigns(Page):
         win = f"{one.win.rate:.2f} ±{(one.win.high - one.win.low) / 2:.2f}" if one.win else "–"
         live = one.state in ("running", "stalled")
         left = "–" if one.left is None else f"~{clock(one.left)}"
-        name = f"{one.name} !" if one.problems else one.name
+        name = f"{'◆ ' if one.path in self.marked else ''}{one.name}{' !' if one.problems else ''}"
         return [
             shown.cell(name, "bold"),
             shown.line(state_cell(one.state)),
@@ -222,6 +235,19 @@ class Campaigns(Page):
         self.sort = names[(names.index(self.sort) + 1) % len(names)]
         self._arrange()
 
+    def action_mark(self) -> None:
+        """Mark a run or take its mark away; a third one takes the place of the first."""
+        one = self.under_cursor()
+        if one is None:
+            return
+        if one.path in self.marked:
+            self.marked.remove(one.path)
+        else:
+            self.marked = [*self.marked[-1:], one.path]
+        self.query_one(Grid).refresh()
+        if len(self.marked) == 2:
+            self.reader.say("7 compares the two marked runs")
+
     def action_open(self) -> None:
         if (one := self.under_cursor()) is not None:
             self.reader.open_run(one.path)
@@ -235,6 +261,14 @@ class Campaigns(Page):
     def place(self) -> Place:
         one = self.under_cursor()
         return Place(one.path) if one is not None else Place()
+
+    def place_for(self, kind: type[Page]) -> Place:
+        """To compare: both marked runs, or the marked one with that under the cursor."""
+        place = self.place()
+        if kind.NUMBER != "7" or not self.marked:
+            return place
+        others = [path for path in (*self.marked, place.path) if path != self.marked[0]]
+        return Place(self.marked[0], against=Place(others[0])) if others else place
 
     def command(self) -> str:
         return f"selfalign runs ls --runs {self.reader.library.folder}"

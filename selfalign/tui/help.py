@@ -19,7 +19,7 @@ EVERYWHERE = (
     ("/", "filter; Enter keeps it, Esc clears it"),
     ("y", "copy what the cursor is on"),
     ("c", "copy the command that tells the same"),
-    (": Ctrl+P", "go anywhere by name"),
+    (": Ctrl+P", "go anywhere; stop, branch or rerun a run"),
     ("r", "read the disk again now"),
     ("q", "quit; no run stops with it"),
 )
@@ -60,7 +60,7 @@ class Help(ModalScreen[None]):
             )
             yield every
             yield Words("")
-            yield Words(("With the mouse, Shift and drag selects text. Esc closes this.", shown.DIM))
+            yield Words(("Shift and drag selects text; with --no-mouse drag alone.", shown.DIM))
 
     def action_close(self) -> None:
         self.dismiss()

@@ -38,6 +38,7 @@ ALARMS = {
     "failed": shown.BAD,
     "warning": shown.WARN,
     "interrupted": shown.WARN,
+    "stopped_after_round": shown.WARN,
     "gate": shown.NOTE,
     "guard": shown.NOTE,
 }
@@ -50,6 +51,7 @@ class Logs(LazyPage):
         "What happened, line by line: the events of the run, and what its inference worker and its trainers wrote. Tab "
         "goes from one to the next. While it follows, the last line stays in sight."
     )
+    KEPT_HERE = ("name_at", "following")
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("tab", "turn(1)", "next log"),
         Binding("shift+tab", "turn(-1)", "log before", show=False),
@@ -74,7 +76,7 @@ class Logs(LazyPage):
         yield Grid(EVENT_COLUMNS)
 
     def on_mount(self) -> None:
-        self._open(EVENTS)
+        self._open(self.name_at)
 
     def _open(self, name: str) -> None:
         self.name_at, self.index = name, LineIndex(self.watched.path / name, self.words)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -11,9 +11,11 @@ from textual import work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
+from textual.events import Resize
 from textual.message import Message
 from textual.screen import Screen
 from textual.widget import Widget
+from textual.worker import Worker, WorkerState
 
 from selfalign.tui import shown
 from selfalign.tui.reading import UNREADABLE, Watched, why
@@ -24,12 +26,14 @@ if TYPE_CHECKING:
     from selfalign.tui.app import Reader
 
 ROOMY = 100  # columns of a screen on which the names of the screens have room around them
+LEAST = (60, 15)  # columns and lines; on less nothing can be read
 
 STATES: dict[str, tuple[str, str, str]] = {  # by state: a sign, a word for narrow cells, a style
     "running": ("●", "running", shown.GOOD),
     "done": ("✓", "finished", shown.NOTE),
     "stopped by a gate": ("■", "gate stop", shown.WARN),
     "interrupted": ("‖", "interrupted", shown.WARN),
+    "stopped as asked": ("‖", "stopped", shown.WARN),
     "stalled": ("◌", "stalled", shown.WARN),
     "dead": ("✗", "dead", shown.BAD),
     "failed": ("✗", "failed", shown.BAD),
@@ -46,10 +50,11 @@ def state_cell(state: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the runs a screen looks: at all of them, at one, or at one round."""
+    """Where in the runs a screen looks: at all of them, at one, or at one round; and what it compares that with."""
 
     path: Path | None = None
     round: int | None = None
+    against: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,16 @@ class Trouble:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How a screen was left."""
+
+    at: Place
+    typed: str
+    cursor: int
+    rest: Mapping[str, Any]
+
+
 class Page(Screen[None]):
     """A screen of the reader. `read` runs in a thread and returns what `show` puts on the screen."""
 
@@ -66,11 +81,14 @@ class Page(Screen[None]):
     NAME: ClassVar[str] = ""
     ABOUT: ClassVar[str] = ""
     FILTER: ClassVar[str] = ""  # what can be typed after /; empty where there is nothing to filter
+    KEPT: ClassVar[tuple[str, ...]] = ()  # attributes that are as they were left, as the filter is, in the same run
+    KEPT_HERE: ClassVar[tuple[str, ...]] = ()  # and, as the cursor is, at the same place of it
     EVERY: ClassVar[float] = 1.0  # seconds between two looks at the disk
     BINDINGS: ClassVar[list[BindingType]] = []
 
     DEFAULT_CSS = """
-    Page { layout: vertical; }
+    Page { layout: vertical; layers: screen above; overflow: hidden; }
+    Page > #small { layer: above; display: none; width: 100%; height: 100%; background: $background; padding: 0 1; }
     Page > #tabs, Page > #keys { height: 1; background: $surface; padding: 0 1; }
     Page > #keys { dock: bottom; padding: 0 2; }
     Page > #title { height: 1; padding: 0 2; }
@@ -90,6 +108,7 @@ class Page(Screen[None]):
         self.at = place
         self.ready = False  # whether something was shown
         self._busy = False
+        self._typed, self._cursor = "", 0  # to begin with
 
     @property
     def reader(self) -> Reader:
@@ -118,6 +137,10 @@ class Page(Screen[None]):
         """Where the screens that are opened from here should look."""
         return self.at
 
+    def place_for(self, kind: type[Page]) -> Place:
+        """Where one of these screens should look."""
+        return self.place()
+
     def command(self) -> str:
         """The command line that tells the same."""
         raise NotImplementedError
@@ -134,6 +157,32 @@ class Page(Screen[None]):
         """Whether everything that is in sight was read."""
         return self.ready
 
+    # Coming back
+
+    def as_left(self) -> Kept:
+        """What should be as it is when one comes back."""
+        main, typed = self.main(), self.query_one(FilterLine).value
+        cursor = main.cursor if isinstance(main, Grid) else 0
+        return Kept(self.at, typed, cursor, {name: getattr(self, name) for name in (*self.KEPT, *self.KEPT_HERE)})
+
+    def take_up(self, kept: Kept) -> None:
+        """Begin as such a screen was left in this run: all as it was, or in another round the filter and KEPT."""
+        if kept.at.path != self.at.path:
+            return
+        here = self.at.round in (None, kept.at.round)
+        self.at, self._cursor = (kept.at, kept.cursor) if here else (self.at, 0)
+        self._typed = kept.typed
+        for name in (*self.KEPT, *(self.KEPT_HERE if here else ())):
+            setattr(self, name, kept.rest[name])
+
+    def _restore(self) -> None:
+        main = self.main()
+        if isinstance(main, Grid) and self._cursor:
+            main.come_back(self._cursor)
+        if self._typed:
+            self.query_one(FilterLine).begin(self._typed)
+            self.filtered(self._typed)
+
     # The frame
 
     def compose(self) -> ComposeResult:
@@ -144,18 +193,22 @@ class Page(Screen[None]):
             yield from self.body()
         yield FilterLine(self.FILTER, id="filter")
         yield Words(id="keys")
+        yield Words(id="small")
 
     def on_mount(self) -> None:
-        self._show_tabs()
-        self.query_one("#keys", Words).say(*self._keys())
+        self._show_frame()
+        self._restore()
         self.set_interval(self.EVERY, self.renew)
         self.renew()
         if (main := self.main()) is not None:
             main.focus()
 
     def on_screen_resume(self) -> None:
-        self._show_tabs()
+        self._show_frame()
         self.renew()
+
+    def on_resize(self, event: Resize) -> None:
+        self._show_frame()
 
     def renew(self) -> None:
         """Read again, unless a thread is still at it or the screen is not in sight."""
@@ -178,6 +231,19 @@ class Page(Screen[None]):
         else:
             self.show(message.view)
         self.ready = True
+
+    def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
+        """A thread ended by an error that nobody foresaw: say so, and let the screen go on."""
+        error = message.worker.error
+        if message.state is WorkerState.ERROR and isinstance(error, Exception):
+            self.failed(message.worker.group, f"could not be read: {why(error)}")
+
+    def failed(self, group: str, said: str) -> None:
+        """What a group of threads was at failed."""
+        if group == "read":
+            self.post_message(self.Read(Trouble(said)))
+        else:
+            self.trouble([said])
 
     def title_is(self, *parts: Part) -> None:
         self.query_one("#title", Words).say(*parts)
@@ -214,20 +280,36 @@ class Page(Screen[None]):
         main = self.main()
         return own + [one for one in (main.BINDINGS if main is not None else ()) if isinstance(one, Binding)]
 
-    def _keys(self) -> Iterator[Part]:
-        own = [(key_name(one.key), one.description) for one in self.BINDINGS if isinstance(one, Binding) and one.show]
-        own += [("/", "filter")] if self.FILTER else []
-        for key, what in [*own, ("c", "command"), ("?", "help"), ("q", "quit")]:
-            yield (key, f"bold {shown.SKY}")
-            yield f" {what}  "
+    def _show_frame(self) -> None:
+        """The names of the screens and the keys, as there is room; on too small a screen nothing but that it is."""
+        width, height = self.app.size
+        self.query_one("#tabs", Words).say(*self._tabs(width))
+        self.show_keys()
+        small = self.query_one("#small", Words)
+        small.display = width < LEAST[0] or height < LEAST[1]
+        small.show(shown.block(f"Too small: {width}x{height}.\nThis needs {LEAST[0]}x{LEAST[1]}."))
 
-    def _show_tabs(self) -> None:
-        tabs: list[Part] = []
-        room = " " if self.app.size.width >= ROOMY else ""
-        for page in self.reader.pages():
-            style = "bold reverse" if page.NUMBER == self.NUMBER else ""
-            tabs += [(f"{room}{page.NUMBER} {page.NAME}{room}", style), " "]
-        self.query_one("#tabs", Words).say(*tabs)
+    def named_keys(self) -> list[tuple[str, str]]:
+        """The keys that the last line names, the most needed first."""
+        own = [(key_name(one.key), one.description) for one in self.BINDINGS if isinstance(one, Binding) and one.show]
+        return [*own, *[("/", "filter")] * bool(self.FILTER), ("c", "command")]
+
+    def show_keys(self) -> None:
+        """Name the keys in the last line, as many as there is room for; help tells of all of them."""
+        keys = [*self.named_keys(), ("?", "help"), ("q", "quit")]
+        while len(keys) > 2 and sum(len(f"{key} {what}  ") for key, what in keys) > self.app.size.width - 2:
+            keys.pop(-3)
+        said = [part for key, what in keys for part in ((key, f"bold {shown.SKY}"), f" {what}  ")]
+        self.query_one("#keys", Words).say(*said)
+
+    def _tabs(self, width: int) -> Iterator[Part]:
+        pages, room = self.reader.pages(), " " if width >= ROOMY else ""
+        fits = sum(len(f"{room}{page.NUMBER} {page.NAME}{room} ") for page in pages) <= width
+        for page in pages:
+            here = page.NUMBER == self.NUMBER
+            name = f"{page.NUMBER} {page.NAME}" if fits or here else page.NUMBER
+            yield (f"{room}{name}{room}", "bold reverse" if here else "")
+            yield " "
 
 
 class LazyPage(Page):
@@ -272,6 +354,12 @@ class LazyPage(Page):
             trouble = why(error)
         self.post_message(self.Loaded(trouble))
 
+    def failed(self, group: str, said: str) -> None:
+        if group == "load":
+            self.post_message(self.Loaded(said))
+        else:
+            super().failed(group, said)
+
     def on_lazy_page_loaded(self, message: LazyPage.Loaded) -> None:
         self.fetching = False
         if message.trouble:
@@ -286,6 +374,10 @@ def key_name(key: str) -> str:
         "enter": "Enter",
         "left_square_bracket": "[",
         "right_square_bracket": "]",
+        "left_curly_bracket": "{",
+        "right_curly_bracket": "}",
+        "left": "←",
+        "right": "→",
         "tab": "Tab",
         "escape": "Esc",
         "space": "Space",

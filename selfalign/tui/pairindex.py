@@ -1,33 +1,39 @@
-"""The pairs of a run as a list of any length: a few numbers for each pair, and the texts of those in sight alone.
+"""What a run's rounds were trained on as a list of any length: a few numbers for each example, and the texts of those
+in sight alone.
 
-A pair takes about forty bytes here. The numbers are read shard by shard, so that the first are there at once; the texts
-stay on disk.
+Examples are pairs, rankings or demonstrations; a fourth list is of the prompts that were left out. One takes about
+fifty bytes here. The numbers are read shard by shard, so that the first are there at once; the texts stay on disk.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from selfalign.records import Candidate, Judgment, Pair, Prompt
-from selfalign.stages.examples import Sources
+from selfalign.config import Campaign, load
+from selfalign.records import GOLD, Candidate, Judgment, Pair, Prompt, Ranking, Revision
+from selfalign.stages.examples import RECORDS, Kind, Sources
+from selfalign.stages.outcome import Rules
 from selfalign.store import Run, Step
+from selfalign.store.run import CAMPAIGN
 from selfalign.text import one_line
-from selfalign.tui.reading import UNREADABLE
+from selfalign.tui.reading import UNREADABLE, why
 
 SNIPPET = 240  # characters of a text in the list
 SNIPPETS_KEPT = 4096
-NUMBERS = ("p", "margin", "chosen", "rejected", "tokens", "round")
+AHEAD = 40  # examples on either side of those that are wanted, of which the texts are kept too
+Listing = Kind | Literal["left out"]
+LISTINGS: tuple[Listing, ...] = (*RECORDS, "left out")
 
 
 class Spot(NamedTuple):
-    """Where a pair lies: its round, its shard, its place in the shard, and its place in the round."""
+    """Where an example lies: its round, its shard, its place in the shard, and its place in the round."""
 
     round: int
     shard: int
@@ -40,31 +46,49 @@ class Spot(NamedTuple):
         return f"{self.round}:{self.place}"
 
 
-class Snippets(NamedTuple):
+class Texts(NamedTuple):
+    """Of a pair the prompt, the chosen and the rejected answer; of others the best answer and the worst, or none."""
+
     prompt: str
-    chosen: str
-    rejected: str
+    first: str
+    last: str
+
+    def have(self, needle: str) -> bool:
+        return any(needle in text.casefold() for text in self)
+
+
+class Ends(NamedTuple):
+    """What examples of one shard are about [N]: their prompts, and the ids of the best and the worst answer."""
+
+    prompts: list[str]
+    first: list[str]
+    last: list[str]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The numbers of the pairs of one shard [N]. Lengths are in tokens, -1 where unknown (of gold answers).
+    """The numbers of the examples of one shard [N]. Lengths are in tokens, -1 where unknown (of gold answers).
 
     `orders`: whether some principle prefers one answer in one order and the other in the other. `against`: how many of
-    the `principles` prefer the rejected answer. `sets` and `tags` are places in the index's lists.
+    the `principles` prefer the rejected answer. `invalid`: how many verdicts were none. `good` is -1 where answers have
+    no labels. `principles`, `tags` and `labels` are places in the index's lists.
     """
 
     round: int
     shard: int
-    first: int  # place in the round of the first pair
+    first: int  # place in the round of the first example
     p: np.ndarray
     margin: np.ndarray
+    answers: np.ndarray
+    good: np.ndarray
     chosen: np.ndarray
     rejected: np.ndarray
     orders: np.ndarray
     against: np.ndarray
+    invalid: np.ndarray
     principles: np.ndarray
     tags: np.ndarray
+    labels: np.ndarray
 
     def __len__(self) -> int:
         return len(self.p)
@@ -84,44 +108,84 @@ class Interned:
             self.all.append(key)
         return self._places[key]
 
+    def names(self) -> list[str]:
+        return sorted(frozenset().union(*list(self.all)))
+
 
 @dataclass(frozen=True)
 class Held:
-    """The sources of a round's pairs, each looked up once: the manifest of a large step takes a while to check."""
+    """The sources of a round's examples, each looked up once: the manifest of a large step takes a while to check."""
 
     whole: Sources
     steps: Mapping[str, Sequence[tuple[Step, frozenset[int]]]]  # by kind, with the shards that each has
 
     @staticmethod
     def of(sources: Sources) -> Held:
-        kinds = ("prompts", "candidates", "judgments")
+        kinds = ("prompts", "candidates", "judgments", "revisions")
         return Held(sources, {k: [(step, frozenset(step.durable)) for step in sources.steps(k)] for k in kinds})
+
+    @property
+    def kind(self) -> Kind:
+        return next(kind for kind in RECORDS if self.whole.step.name.endswith(f"/{kind}"))
 
     def having(self, kind: str, shard: int) -> Iterator[Step]:
         """The steps of a kind that hold a shard of this number."""
         return (step for step, shards in self.steps[kind] if shard in shards)
 
-    def prompts(self, shard: int) -> Iterator[Prompt]:
-        for step in self.having("prompts", shard):
-            yield from step.read(Prompt, shard)
+    def records(self, kind: str, record_type: type[Any], shard: int) -> Iterator[Any]:
+        for step in self.having(kind, shard):
+            yield from step.read(record_type, shard)
+
+    def prompts(self, shard: int, wanted: Iterable[str]) -> Mapping[str, Prompt]:
+        """The prompts of a shard; all of the round where the shards of the examples are cut otherwise."""
+        found = {prompt.id: prompt for prompt in self.records("prompts", Prompt, shard)}
+        return found if all(one in found for one in wanted) else self._every_prompt
+
+    @cached_property
+    def _every_prompt(self) -> Mapping[str, Prompt]:
+        every = (step.shards(Prompt) for step, _ in self.steps["prompts"])
+        return {prompt.id: prompt for shards in every for _, rows in shards for prompt in rows}
+
+    @cached_property
+    def revised(self) -> Mapping[str, int]:
+        """By id of each revision the step of critique and revision that wrote it."""
+        return self.whole.revisions()
+
+    @cached_property
+    def learnt(self) -> frozenset[str]:
+        """The prompts that have an example."""
+        return frozenset(self.whole.step.columns(RECORDS[self.kind], "prompt_id")["prompt_id"].distinct)
+
+    @cached_property
+    def asked(self) -> Step | None:
+        """The prompts that were drawn for the round itself."""
+        folder = self.whole.step.name.rpartition("/")[0]
+        return next((step for step, _ in self.steps["prompts"] if step.name == f"{folder}/prompts"), None)
 
 
-@dataclass
+@dataclass(repr=False)  # a worker is described by its arguments, and these would be a million numbers
 class PairIndex:
-    """The pairs of some rounds of a run. `grow` is called from one thread; what it has made may be read by others."""
+    """The examples of one kind of some rounds, or what they left out.
+
+    `grow` and `search` are each called from one thread; what they have made may be read by others.
+    """
 
     run: Run
     rounds: Sequence[int]
+    kind: Listing = "pairs"
     parts: list[Part] = field(default_factory=list)
     principles: Interned = field(default_factory=Interned)
     tags: Interned = field(default_factory=Interned)
+    labels: Interned = field(default_factory=Interned)  # of demonstrations where from, of what is left out why
     problems: dict[tuple[int, int], str] = field(default_factory=dict)  # by round and shard
     complete: bool = False
     _known: set[tuple[int, int]] = field(default_factory=set)
     _counts: Counter[int] = field(default_factory=Counter)
     _sources: dict[int, Held] = field(default_factory=dict)
-    _snippets: OrderedDict[Spot, Snippets] = field(default_factory=OrderedDict)
-    _starts: list[int] = field(default_factory=lambda: [0])  # row of the first pair of each part, and their number
+    _rules: dict[int, Rules] = field(default_factory=dict)
+    _snippets: OrderedDict[Spot, Texts] = field(default_factory=OrderedDict)
+    _found: dict[str, list[np.ndarray]] = field(default_factory=dict)  # by needle and part, the examples that have it
+    _starts: list[int] = field(default_factory=lambda: [0])  # row of the first example of each part, and their number
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -129,22 +193,32 @@ class PairIndex:
     def grow(self) -> Iterator[Part]:
         """Read the shards that are new, one after the other. One that cannot be read is in `problems` until it can."""
         for number in self.rounds:
-            step = self.run.view(f"rounds/{number:03d}/pairs")
-            if step is None:
-                continue
-            sources = self._sources[number] = Held.of(Sources(self.run, step))
-            for shard in step.durable:
+            sources = self._open(number)
+            for shard in self._shards(sources) if sources is not None else ():
                 if (number, shard) in self._known:
                     continue
                 try:
                     part = self._part(sources, number, shard, self._counts[number])
                 except UNREADABLE as error:
-                    self.problems[number, shard] = str(error)
+                    self.problems[number, shard] = why(error)
                     continue
                 self.problems.pop((number, shard), None)
                 self._add(part)
                 yield part
         self.complete = True
+
+    def _open(self, number: int) -> Held | None:
+        """The sources of a round, where it holds what is listed."""
+        kinds: Iterable[str] = RECORDS if self.kind == "left out" else (self.kind,)
+        step = next(filter(None, (self.run.view(f"rounds/{number:03d}/{kind}") for kind in kinds)), None)
+        if step is None or (self.kind == "left out" and not step.done):
+            return None
+        self._sources[number] = Held.of(Sources(self.run, step))
+        return self._sources[number]
+
+    def _shards(self, sources: Held) -> list[int]:
+        step = sources.asked if self.kind == "left out" else sources.whole.step
+        return step.durable if step is not None else []
 
     def _add(self, part: Part) -> None:
         self._known.add((part.round, part.shard))
@@ -153,50 +227,123 @@ class PairIndex:
         self._starts.append(self._starts[-1] + len(part))  # last: until then, readers do not see the part
 
     def _part(self, sources: Held, number: int, shard: int, first: int) -> Part:
-        step, only = sources.whole.step, [shard]
-        pairs = step.columns(Pair, "prompt_id", "chosen_id", "rejected_id", "p_chosen", "margin", only=only)
-        ids = [texts_of(pairs[name]) for name in ("prompt_id", "chosen_id", "rejected_id")]
-        tokens: dict[str, int] = {}
+        ends, numbers = self._read(sources, shard)
+        tokens: dict[str, int] = numbers.pop("tokens", {})
         for source in sources.having("candidates", shard):
-            found = source.columns(Candidate, "id", "token_ids", only=only)
+            found = source.columns(Candidate, "id", "token_ids", only=[shard])
             tokens.update(zip(texts_of(found["id"]), found["token_ids"].tolist(), strict=True))
-        votes = self._votes(sources, shard)
-        tags = {prompt.id: prompt.tags for prompt in sources.prompts(shard)}
-        judged = [votes_on(votes, chosen, rejected) for chosen, rejected in zip(ids[1], ids[2], strict=True)]
+        prompts = sources.prompts(shard, ends.prompts)
+        tags = [prompts[one].tags if one in prompts else () for one in ends.prompts]
+        labels = self._labels(sources, number, shard, ends, prompts)
+        votes = self._votes(sources, shard) if any(ends.last) else Votes()
+        judged = [votes.on(chosen, rejected) for chosen, rejected in zip(ends.first, ends.last, strict=True)]
         return Part(
             round=number,
             shard=shard,
             first=first,
-            p=np.asarray(pairs["p_chosen"], dtype=np.float32),
-            margin=np.asarray(pairs["margin"], dtype=np.float32),
-            chosen=np.array([tokens.get(one, -1) for one in ids[1]], dtype=np.int32),
-            rejected=np.array([tokens.get(one, -1) for one in ids[2]], dtype=np.int32),
+            chosen=np.array([tokens.get(one, -1) for one in ends.first], dtype=np.int32),
+            rejected=np.array([tokens.get(one, -1) for one in ends.last], dtype=np.int32),
             orders=np.array([one.orders for one in judged], dtype=bool),
             against=np.array([one.against for one in judged], dtype=np.int16),
+            invalid=np.array([one.invalid for one in judged], dtype=np.int16),
             principles=np.array([self.principles.place(one.principles) for one in judged], dtype=np.int32),
-            tags=np.array([self.tags.place(tags.get(one, ())) for one in ids[0]], dtype=np.int32),
+            tags=np.array([self.tags.place(one) for one in tags], dtype=np.int32),
+            labels=np.array([self.labels.place(one) for one in labels], dtype=np.int32),
+            **numbers,
         )
 
+    def _read(self, sources: Held, shard: int) -> tuple[Ends, dict[str, Any]]:
+        """What the examples of a shard are about, and the numbers that stand in them."""
+        step, only = sources.whole.step, [shard]
+        if self.kind == "pairs":
+            found = step.columns(Pair, "prompt_id", "chosen_id", "rejected_id", "p_chosen", "margin", only=only)
+            ends = Ends(*(texts_of(found[name]) for name in ("prompt_id", "chosen_id", "rejected_id")))
+            return ends, numbers_of(ends, p=found["p_chosen"], margin=found["margin"], answers=2)
+        if self.kind == "rankings":
+            rows = step.read(Ranking, shard)
+            ids = [row.candidate_ids for row in rows]
+            last = ["".join(one[1:][-1:]) for one in ids]
+            ends = Ends([row.prompt_id for row in rows], [one[0] for one in ids], last)
+            good = [sum(row.desirable) if row.desirable else -1 for row in rows]
+            spans = [row.scores[0] - row.scores[-1] for row in rows]
+            rates = [row.win_rates[0] for row in rows]
+            return ends, numbers_of(ends, p=rates, margin=spans, answers=[len(one) for one in ids], good=good)
+        if self.kind == "demonstrations":
+            found = step.columns(Candidate, "prompt_id", "id", "token_ids", only=only)
+            ids = texts_of(found["id"])
+            ends = Ends(texts_of(found["prompt_id"]), ids, [""] * len(ids))
+            tokens = {one: count or -1 for one, count in zip(ids, found["token_ids"].tolist(), strict=True)}
+            return ends, {**numbers_of(ends, answers=1), "tokens": tokens}
+        return self._read_left_out(sources, shard)
+
+    def _read_left_out(self, sources: Held, shard: int) -> tuple[Ends, dict[str, Any]]:
+        assert sources.asked is not None
+        asked = texts_of(sources.asked.columns(Prompt, "id", only=[shard])["id"])
+        none = [one for one in asked if one not in sources.learnt]
+        sampled = Counter[str]()
+        for step in sources.having("candidates", shard):
+            sampled.update(texts_of(step.columns(Candidate, "prompt_id", only=[shard])["prompt_id"]))
+        ends = Ends(none, [""] * len(none), [""] * len(none))
+        return ends, numbers_of(ends, answers=[sampled[one] for one in none])
+
+    def _labels(
+        self, sources: Held, number: int, shard: int, ends: Ends, prompts: Mapping[str, Prompt]
+    ) -> Iterable[Sequence[str]]:
+        """Where each demonstration is from, and why each prompt was left out."""
+        if self.kind == "demonstrations":
+            return [(one,) for one in self._origins(sources, shard)]
+        if self.kind != "left out" or not ends.prompts:
+            return [()] * len(ends.prompts)
+        wanted = set(ends.prompts)
+        records: dict[type, dict[str, list[Any]]] = {}
+        for kind, record in (("candidates", Candidate), ("judgments", Judgment), ("revisions", Revision)):
+            records[record] = defaultdict(list)
+            for row in sources.records(kind, record, shard):
+                if row.prompt_id in wanted:
+                    records[record][row.prompt_id].append(row)
+        rules = self.rules(number)
+        return [(rules.why_none(prompts[one], *(of[one] for of in records.values())),) for one in ends.prompts]
+
+    def _origins(self, sources: Held, shard: int) -> Iterator[str]:
+        found = sources.whole.step.columns(Candidate, "id", "policy_id", only=[shard])
+        for one, policy in zip(texts_of(found["id"]), texts_of(found["policy_id"]), strict=True):
+            step = sources.revised.get(one)
+            yield "gold answer" if policy == GOLD else "sample" if step is None else f"revision {step}"
+
+    def rules(self, number: int) -> Rules:
+        """What decided in a round. Raises StoreError, ConfigError or ConstitutionError."""
+        if number not in self._rules:
+            campaign: Campaign = load(self.run.path / CAMPAIGN).campaign
+            self._rules[number] = Rules.of(self.run, campaign, number)
+        return self._rules[number]
+
     def _votes(self, sources: Held, shard: int) -> Votes:
-        votes: Votes = defaultdict(list)
+        votes = Votes()
+        names = ("first_id", "second_id", "principle_id", "verdict")
         for source in sources.having("judgments", shard):
-            found = source.columns(Judgment, "first_id", "second_id", "principle_id", "p_first", "rating", only=[shard])
-            firsts, seconds, names = (texts_of(found[name]) for name in ("first_id", "second_id", "principle_id"))
-            said = zip(found["p_first"].tolist(), found["rating"].tolist(), strict=True)
-            for first, second, name, (p, rating) in zip(firsts, seconds, names, said, strict=True):
-                votes[first, second].append((name, p if second else rating))
+            found = source.columns(Judgment, *names, "p_first", "rating", only=[shard])
+            said = zip(*(texts_of(found[name]) for name in names), found["p_first"].tolist(), found["rating"].tolist(),
+                       strict=True)  # fmt: skip
+            for first, second, name, verdict, p, rating in said:
+                votes.add(first, second, name, math.nan if verdict == "invalid" else p if second else rating, verdict)
         return votes
 
     # Rows
 
-    def spot(self, row: int) -> Spot:
-        """Where the pair of a row lies."""
+    def _place(self, row: int) -> tuple[Part, int]:
         index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        part, at = self.parts[index], row - self._starts[index]
+        return self.parts[index], row - self._starts[index]
+
+    def spot(self, row: int) -> Spot:
+        """Where the example of a row lies."""
+        part, at = self._place(row)
         return Spot(part.round, part.shard, at, part.first + at)
 
+    def sources(self, number: int) -> Held:
+        return self._sources[number]
+
     def column(self, name: str) -> np.ndarray:
-        """A number of all pairs so far."""
+        """A number of all examples so far."""
         parts = self.parts[: len(self._starts) - 1]
         if name == "round":
             return np.repeat([part.round for part in parts], [len(part) for part in parts])
@@ -206,168 +353,133 @@ class PairIndex:
 
     def facts(self, row: int) -> dict[str, Any]:
         """The numbers of one row."""
-        index = int(np.searchsorted(self._starts, row, side="right")) - 1
-        part, at = self.parts[index], row - self._starts[index]
-        names = ("p", "margin", "chosen", "rejected", "orders", "against")
+        part, at = self._place(row)
+        names = ("p", "margin", "answers", "good", "chosen", "rejected", "orders", "against", "invalid")
         found = {name: getattr(part, name)[at].item() for name in names}
-        return {**found, "principles": self.principles.all[part.principles[at]], "tags": self.tags.all[part.tags[at]]}
+        sets = {name: getattr(self, name).all[getattr(part, name)[at]] for name in ("principles", "tags", "labels")}
+        return {**found, **sets}
 
-    def snippets(self, spot: Spot) -> Snippets | None:
-        """The beginnings of the texts of a pair; None where `load` has not read them."""
+    def snippets(self, spot: Spot) -> Texts | None:
+        """The beginnings of the texts of an example; None where `load` has not read them."""
         found = self._snippets.get(spot)
         if found is not None:
             self._snippets.move_to_end(spot)
         return found
 
     def load(self, spots: Sequence[Spot]) -> None:
-        """Read the beginnings of the texts of some pairs, each shard once. To be called from a thread."""
+        """Read the beginnings of the texts of some examples, each shard once. To be called from a thread."""
         by_shard: dict[tuple[int, int], list[Spot]] = defaultdict(list)
         for spot in spots:
             by_shard[spot.round, spot.shard].append(spot)
         for (number, shard), wanted in by_shard.items():
-            for spot, found in self._read_snippets(self._sources[number], shard, wanted):
-                self._snippets[spot] = found
+            texts = self._texts(self._sources[number], shard)
+            first = wanted[0].place - wanted[0].at
+            near = {at for spot in wanted for at in range(spot.at - AHEAD, spot.at + AHEAD + 1)}
+            for at in sorted(near.intersection(range(len(texts)))):
+                snippets = Texts(*(one_line(text, SNIPPET) for text in texts[at]))
+                self._snippets[Spot(number, shard, at, first + at)] = snippets
             while len(self._snippets) > SNIPPETS_KEPT:
                 self._snippets.popitem(last=False)
 
-    def _read_snippets(self, sources: Held, shard: int, wanted: Sequence[Spot]) -> Iterator[tuple[Spot, Snippets]]:
-        pairs = sources.whole.step.columns(Pair, "prompt_id", "chosen_id", "rejected_id", only=[shard])
-        ids = [texts_of(pairs[name]) for name in ("prompt_id", "chosen_id", "rejected_id")]
-        prompts = {prompt.id: prompt for prompt in sources.prompts(shard)}
+    def _texts(self, sources: Held, shard: int) -> list[Texts]:
+        """The texts of all examples of a shard."""
+        ends, _ = self._read(sources, shard)
+        prompts = sources.prompts(shard, ends.prompts)
         texts = {gold.id: gold.text for one in prompts.values() if (gold := one.gold()) is not None}
-        for source in sources.having("candidates", shard):
-            found = source.columns(Candidate, "id", "text", only=[shard])
+        steps = [*sources.having("candidates", shard), *([sources.whole.step] if self.kind == "demonstrations" else ())]
+        for step in steps:
+            found = step.columns(Candidate, "id", "text", only=[shard])
             texts.update(zip(texts_of(found["id"]), texts_of(found["text"]), strict=True))
-        for spot in wanted:
-            prompt, chosen, rejected = (column[spot.at] for column in ids)
-            last = prompts[prompt].messages[-1].content if prompt in prompts else ""
-            yield (
-                spot,
-                Snippets(*(one_line(t, SNIPPET) for t in (last, texts.get(chosen, ""), texts.get(rejected, "")))),
-            )
+        last = {one: prompts[one].messages[-1].content for one in ends.prompts if one in prompts}
+        return [Texts(last.get(one, ""), texts.get(a, ""), texts.get(b, "")) for one, a, b in zip(*ends, strict=True)]
 
-    def whole(self, spot: Spot) -> WholePair:
-        """Everything about one pair. To be called from a thread."""
-        sources = self._sources[spot.round].whole
-        records = sources.step.read(Pair, spot.shard)
-        record = records[spot.at]
-        answers = sources.answers(spot.shard)
-        judgments = [one for one in sources.read(Judgment, spot.shard) if is_of(one, record)]
-        made = {step.name: step.digest for step in (sources.step, *self._made_from(sources)) if step.done}
-        return WholePair(
-            spot, record, sources.prompts(spot.shard, [record])[record.prompt_id],
-            answers.get(record.chosen_id), answers.get(record.rejected_id), tuple(judgments), made,
-            (policy := self.run.view(f"rounds/{spot.round:03d}/policy")) is not None and policy.done,
-        )  # fmt: skip
+    # Search
 
-    def _made_from(self, sources: Sources) -> Iterator[Step]:
-        for kind in ("prompts", "candidates", "judgments"):
-            yield from sources.steps(kind)
+    def search(self, needles: Sequence[str]) -> Iterator[float]:
+        """Look for texts in prompts and answers, shard by shard; yields how much was read, from 0 to 1.
 
+        What was found of other needles is forgotten. Rows of shards that were not read yet have no needle.
+        """
+        self._found = {needle: self._found.get(needle, []) for needle in needles}
+        found, parts = self._found, self.parts[: len(self._starts) - 1]
+        for index, part in enumerate(parts):
+            missing = [needle for needle in needles if len(found[needle]) == index]
+            texts = self._texts(self._sources[part.round], part.shard) if missing else []
+            for needle in missing:
+                found[needle].append(np.array([text.have(needle) for text in texts], dtype=bool))
+            if missing:
+                yield (index + 1) / len(parts)
 
-@dataclass(frozen=True, slots=True)
-class WholePair:
-    """A pair with all it rests on. `made` are the digests of the steps it comes from; an answer may be lost."""
+    def lacks(self, needles: Iterable[str]) -> bool:
+        """Whether some of the texts were not searched for some needle."""
+        return any(len(self._found.get(needle, ())) < len(self._starts) - 1 for needle in needles)
 
-    spot: Spot
-    record: Pair
-    prompt: Prompt
-    chosen: Candidate | None
-    rejected: Candidate | None
-    judgments: tuple[Judgment, ...]
-    made: Mapping[str, str]
-    trained: bool
+    def having(self, needle: str) -> tuple[np.ndarray, np.ndarray]:
+        """The rows whose texts were searched for a needle, and of these those that have it, both as booleans [N]."""
+        found = self._found.get(needle, [])[: len(self._starts) - 1]
+        searched = np.arange(len(self)) < self._starts[len(found)]
+        return searched, np.concatenate([*found, np.zeros(len(self) - self._starts[len(found)], dtype=bool)])
 
 
-Votes = defaultdict[tuple[str, str], list[tuple[str, float]]]
+def numbers_of(
+    ends: Ends, *, answers: Any, p: Any = math.nan, margin: Any = math.nan, good: Any = -1
+) -> dict[str, Any]:
+    """The numbers that stand in examples, as arrays [N]; one number stands for all."""
+    size = len(ends.prompts)
+    return {
+        "p": np.broadcast_to(np.asarray(p, dtype=np.float32), size),
+        "margin": np.broadcast_to(np.asarray(margin, dtype=np.float32), size),
+        "answers": np.broadcast_to(np.asarray(answers, dtype=np.int16), size),
+        "good": np.broadcast_to(np.asarray(good, dtype=np.int16), size),
+    }
 
 
 class Judged(NamedTuple):
-    """What the judge's votes on a pair amount to; see Part."""
+    """What the judge's votes on two answers amount to; see Part."""
 
     principles: frozenset[str]
     orders: bool
     against: int
+    invalid: int
 
 
-def votes_on(votes: Mapping[tuple[str, str], list[tuple[str, float]]], chosen: str, rejected: str) -> Judged:
-    """Put the votes of both orders together: by principle the probability that the chosen answer is better.
+NOT_JUDGED = Judged(frozenset(), False, 0, 0)
 
-    Votes on (answer, "") are ratings of one answer; of these, only which is higher counts.
+
+class Votes:
+    """The verdicts of a shard by the answers shown: by principle the probability, or the rating, of the first.
+
+    Those on (answer, "") are ratings of one answer; of these, only which is higher counts.
     """
-    by_name: dict[str, list[float]] = defaultdict(list)
-    for name, p in votes.get((chosen, rejected), ()):
-        by_name[name].append(p)
-    for name, p in votes.get((rejected, chosen), ()):
-        by_name[name].append(1.0 - p)
-    rated = dict(votes.get((rejected, ""), ()))
-    for name, rating in votes.get((chosen, ""), ()):
-        other = rated.get(name, math.nan)
-        by_name[name].append(math.nan if rating != rating or other != other else 0.5 + 0.5 * np.sign(rating - other))
-    known = {name: [p for p in found if p == p] for name, found in by_name.items()}
-    orders = any(min(found) < 0.5 < max(found) for found in known.values() if found)
-    against = sum(sum(found) / len(found) < 0.5 for found in known.values() if found)
-    return Judged(frozenset(by_name), orders, against)
 
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], list[tuple[str, float, bool]]] = defaultdict(list)
 
-def is_of(judgment: Judgment, pair: Pair) -> bool:
-    """Whether a judgment is about the two answers of a pair, or rates one of them."""
-    shown = {judgment.first_id, judgment.second_id} - {""}
-    return shown <= {pair.chosen_id, pair.rejected_id}
+    def add(self, first: str, second: str, principle: str, value: float, verdict: str) -> None:
+        self._said[first, second].append((principle, value, verdict == "invalid"))
+
+    def on(self, chosen: str, rejected: str) -> Judged:
+        """Put the votes of both orders together: by principle the probability that the chosen answer is better."""
+        if not chosen or not rejected:
+            return NOT_JUDGED
+        keys = ((chosen, rejected), (rejected, chosen), (chosen, ""), (rejected, ""))
+        there, back, *alone = (self._said.get(key, ()) for key in keys)
+        by_name: dict[str, list[float]] = defaultdict(list)
+        for name, p, _ in there:
+            by_name[name].append(p)
+        for name, p, _ in back:
+            by_name[name].append(1.0 - p)
+        other = {name: rating for name, rating, _ in alone[1]}
+        for name, rating, _ in alone[0]:
+            lead = rating - other.get(name, math.nan)
+            by_name[name].append(math.nan if lead != lead else 0.5 + 0.5 * np.sign(lead))
+        known = [[p for p in found if p == p] for found in by_name.values()]
+        orders = any(min(found) < 0.5 < max(found) for found in known if found)
+        against = sum(sum(found) / len(found) < 0.5 for found in known if found)
+        invalid = sum(is_none for found in (there, back, *alone) for *_, is_none in found)
+        return Judged(frozenset(by_name), orders, against, invalid)
 
 
 def texts_of(column: Any) -> list[str]:
     """A column of texts, row by row."""
     return [column.distinct[code] if code >= 0 else "" for code in column.codes.tolist()]
-
-
-# Filters -----------------------------------------------------------------------------------------------------------
-
-_COMPARISON = re.compile(r"([a-z]+)(<=|>=|<|>|=)(-?\d+(?:\.\d+)?)")
-FILTER_HELP = "margin>0.3  p<0.9  tokens>200  chosen<50  round=1  principle:ID  tag:NAME  disagree  split"
-
-
-class FilterError(ValueError):
-    """A word of a filter that is none, with what could be meant."""
-
-
-def selected(index: PairIndex, words: str) -> np.ndarray:
-    """The rows that all words of a filter let through, in order. Raises FilterError.
-
-    `disagree`: the judge changes its mind with the order; `split`: some principle prefers the rejected answer.
-    """
-    kept = np.ones(len(index), dtype=bool)
-    for word in words.split():
-        kept &= _passes(index, word)[: len(kept)]
-    return np.flatnonzero(kept)
-
-
-def _passes(index: PairIndex, word: str) -> np.ndarray:
-    kind, colon, name = word.partition(":")
-    if word == "disagree":
-        return index.column("orders")
-    if word == "split":
-        return index.column("against") > 0
-    if colon and kind in ("principle", "tag"):
-        interned, column = (index.principles, "principles") if kind == "principle" else (index.tags, "tags")
-        wanted = [place for place, names in enumerate(list(interned.all)) if any(name in one for one in names)]
-        return np.isin(index.column(column), wanted)
-    match = _COMPARISON.fullmatch(word)
-    if match is None or match[1] not in NUMBERS:
-        raise FilterError(f"{one_line(word, 40)!r} is no filter; try: {FILTER_HELP}")
-    values, bound = index.column(match[1]), float(match[3])
-    compare = {"<": np.less, "<=": np.less_equal, ">": np.greater, ">=": np.greater_equal, "=": np.equal}
-    return compare[match[2]](values, bound)
-
-
-SORTS = {"as made": None, "margin, widest first": ("margin", -1), "margin, narrowest first": ("margin", 1),
-         "p(chosen), lowest first": ("p", 1), "longest first": ("tokens", -1)}  # fmt: skip
-
-
-def ordered(index: PairIndex, rows: np.ndarray, by: str) -> np.ndarray:
-    """The rows in the order of a name in SORTS."""
-    sort = SORTS[by]
-    if sort is None:
-        return rows
-    name, sign = sort
-    return rows[np.argsort(sign * index.column(name)[rows], kind="stable")]

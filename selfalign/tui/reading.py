@@ -23,6 +23,7 @@ from selfalign.stages import report as reports
 from selfalign.store import Holder, Run, StoreError, run_folders
 from selfalign.store.run import CAMPAIGN, EVENTS
 from selfalign.store.tail import Tail
+from selfalign.words import place_of
 
 UNREADABLE = (StoreError, ConfigError, msgspec.ValidationError, OSError, ValueError, KeyError, TypeError)
 Found = TypeVar("Found")
@@ -37,6 +38,8 @@ def why(error: Exception, where: str = "") -> str:
         return f"{first}{f' (and {len(rest)} more)' if rest else ''}; the settings are of another version of selfalign?"
     if isinstance(error, FileNotFoundError):
         return f"{where or error.filename}: is gone"
+    if not isinstance(error, UNREADABLE):
+        return f"{type(error).__name__}: {error} ({place_of(error)}); this is a fault in selfalign: please report it"
     return str(error)
 
 
@@ -128,6 +131,11 @@ class Watched:
             return None
         self.problems.pop(name, None)
         return found
+
+    def rounds(self) -> list[int]:
+        """The rounds that were begun, as far as was read; asks no disk."""
+        begun = {number for number, _ in self.progress.stages if number is not None}
+        return sorted(begun | self.reports.keys())
 
     def evaluated(self) -> list[Report]:
         """The reports that there are, by round."""

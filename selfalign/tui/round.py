@@ -2,112 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.table import Table
 from rich.text import Text
+from textual import work
 from textual.binding import Binding, BindingType
-from textual.containers import Container
-from textual.events import Resize
+from textual.message import Message
 from textual.widget import Widget
 
+from selfalign import principles
+from selfalign.config import in_round
 from selfalign.records import Report, Sample, WinRate
 from selfalign.rewording import sides
-from selfalign.stages.report import folder
+from selfalign.stages.report import folder, guard, reward_model, training
+from selfalign.stages.report import judge as judged
 from selfalign.stages.report.content import judge_cells
+from selfalign.stages.report.document import Block, Heading, Paragraph
 from selfalign.store import Run
 from selfalign.store.audit import step_names
 from selfalign.text import one_line
 from selfalign.tui import shown
-from selfalign.tui.page import Page, Place, state_cell
+from selfalign.tui.alerts import duplicates, in_training, left_out, of_round
+from selfalign.tui.charts import Beside, Charted, ChartPage, Laid
+from selfalign.tui.documents import told
+from selfalign.tui.page import Place, state_cell
+from selfalign.tui.plotting import Curve
 from selfalign.tui.reading import UNREADABLE, Watched, why
 from selfalign.tui.shown import Part
 from selfalign.tui.trainlog import TrainLog
-from selfalign.tui.widgets import Chart, Scroll, Words
+from selfalign.tui.widgets import Scroll, Words
 from selfalign.units import clock, size
 from selfalign.words import gate_text
 
-MOST_CHARTS = 6
+LOGS_HELD = 4  # training logs: of the round in sight, of the one beside, and of those just left
 ALIKE = 0.01  # probabilities this near to a half prefer neither answer
 SAMPLES = 12  # held-out prompts shown before and after
 BAR = 24
+BEHAVIOUR = {"refusal": "refusals", "repetition": "repeated word triples", "truncated": "cut off", "empty": "empty"}
+HEALTH = {"swap_consistency": "swap consistency", "longer_preferred": "longer preferred", "invalid": "invalid"}
 NOT_YET = "This round has not been evaluated yet: win rates, judge health and samples come with its report."
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the screen shows of a round, made in the thread that read it. `parts` are its sections by id."""
+    """What the screen shows of a round, made in the thread that read it. `parts` are its sections by id.
+
+    `labelled` says that its labels are there, from which on what the principles did can be counted.
+    """
 
     round: int
     title: Text
     parts: Mapping[str, Text | Table]
-    charts: Mapping[str, Any]
-    steps: int
+    laid: Laid
+    labelled: bool
     problems: tuple[str, ...]
 
 
-class Round(Page):
+class Round(ChartPage):
     NUMBER, NAME = "3", "Round"
     EVERY = 2.0
     ABOUT = (
-        "One round: the curves of its training, what was made and what was left out and why, the judge's health, win "
-        "rates, answers before and after, and every file with its size and digest.\n\n"
-        "Tab goes from section to section. Swap: how often the judge agrees with itself when a pair is shown both "
-        "ways; first: how often it prefers what is shown first, 50% being none the worse for it."
+        "One round: the curves of its training, what was made and what was left out and why, the judge's health, its "
+        "card and how it took canaries, win rates, what drifted since the round before, answers before and after, and "
+        "every file with its size and digest.\n\n"
+        "Tab goes from section to section. z makes a chart as large as the screen; o lays the round before, or another "
+        "run's same round, beside it. Swap: how often the judge agrees with itself when a pair is shown both ways; "
+        "first: how often it prefers what is shown first, 50% being none the worse for it."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("n", "turn(1)", "next"),
-        Binding("p", "turn(-1)", "previous"),
+        Binding("p", "turn(-1)", "round before", show=False),
         Binding("tab", "section(1)", "section"),
         Binding("shift+tab", "section(-1)", "section before", show=False),
-        Binding("f", "files", "all files"),
+        *ChartPage.CHART_KEYS,
+        Binding("f", "files", "all files", show=False),
     ]
-    DEFAULT_CSS = """
-    Round .part { height: auto; padding: 0 2; margin-bottom: 1; }
-    Round #charts { layout: grid; grid-size: 2; grid-rows: 10; height: auto; margin-bottom: 1; padding: 0 1; }
-    Round Chart { height: 10; }
-    Round.wide #charts { grid-size: 3; grid-rows: 13; }
-    Round.wide Chart { height: 13; }
-    """
-    SECTIONS: ClassVar[tuple[str, ...]] = ("gate", "charts", "data", "judge", "wins", "samples", "files")
+    MOST_CHARTS = 9
+    DEFAULT_CSS = "Round .part { height: auto; padding: 0 2; margin-bottom: 1; }"
+    SECTIONS: ClassVar[tuple[str, ...]] = (
+        "gate", "charts", "method", "data", "reward", "judge", "wins", "drift", "principles", "samples", "files",
+    )  # fmt: skip
+
+    class Counted(Message):
+        """What the principles did in a round."""
+
+        def __init__(self, round: int, made: Table | Text) -> None:
+            super().__init__()
+            self.round, self.made = round, made
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self.number = place.round
         self.every_file = False
-        self._train: tuple[int, TrainLog] | None = None
+        self._logs: dict[tuple[Path, int], TrainLog] = {}
+        self._made: tuple[Any, dict[str, Text | Table]] | None = None  # made anew only when something has happened
         self._listed: tuple[Any, Table] | None = None
+        self._shown: dict[str, Text | Table] = {}
+        self._counted: int | None = None  # the round whose principles were counted, or are being so
+        self._counting = False
 
     def body(self) -> Iterator[Widget]:
         with Scroll():
             yield Words(id="gate", classes="part")
-            with Container(id="charts"):
-                for index in range(MOST_CHARTS):
-                    yield Chart("", id=f"chart{index}")
+            yield from self.chart_widgets()
             for name in self.SECTIONS[2:]:
                 yield Words(id=name, classes="part")
 
     def read(self) -> View:
         with self.watched.reading() as run:
-            number = self._number(run)
+            number = self.number = self._number(run)
             report, progress = run.reports.get(number), run.progress
-            parts = {
-                "gate": gate(run, number),
-                "data": data(report, counts_of(run, number)),
-                "judge": judge(report) if report else shown.line((NOT_YET, shown.DIM)),
-                "wins": wins(report) if report else shown.line(""),
-                "samples": samples(report) if report else shown.line(""),
-            }
             title = title_of(run, number, report)
-            mark = (number, self.every_file, progress.last_time, len(run.reports))
-        parts["files"] = self._files(run.run, number, mark)
-        if self._train is None or self._train[0] != number:
-            self._train = (number, TrainLog(run.path / folder(number) / "policy"))
-        log = self._train[1]
-        log.grow()
-        return View(number, title, parts, log.charts(), log.steps, tuple(run.problems.values()))
+            mark = (number, self.every_file, progress.last_time, len(run.reports), run.state)
+            if self._made is None or self._made[0] != mark:
+                self._made = (mark, sections(run, number))
+            labels = progress.stages.get((number, "pairs"))
+            labelled = report is not None or (labels is not None and labels.finished)
+        parts = {**self._made[1], "files": self._files(run.run, number, mark)}
+        return View(number, title, parts, self.charts(), labelled, tuple(run.problems.values()))
+
+    def charted(self, run: Watched, back: int) -> list[Charted]:
+        return charts_of(run, (self.number or 0) - back, self._logs)
+
+    def others(self) -> list[Beside]:
+        """The round before, and the same round of the other runs."""
+        own = self.watched
+        before = [Beside("the round before", own.path, back=1)] if self.number else []
+        return before + super().others()
+
+    @property
+    def settled(self) -> bool:
+        return self.ready and not self._counting
 
     def _number(self, run: Watched) -> int:
         if self.number is not None:
@@ -123,25 +152,41 @@ class Round(Page):
         return self._listed[1]
 
     def show(self, view: View) -> None:
-        self.number = view.round
+        if view.round != self.number:  # another round was asked for meanwhile
+            self.renew()
+            return
         self.at = Place(self.at.path, view.round)
         self.query_one("#title", Words).show(view.title)
         for name, made in view.parts.items():
-            words = self.query_one(f"#{name}", Words)
-            words.show(made)
-            words.display = not isinstance(made, Text) or bool(made.plain)
-        charts = list(view.charts.items())[:MOST_CHARTS]
-        for index in range(MOST_CHARTS):
-            chart = self.query_one(f"#chart{index}", Chart)
-            chart.display = index < len(charts)
-            if chart.display:
-                chart.title, curves = charts[index]
-                chart.draw(curves)
-        self.query_one("#charts").display = bool(charts)
+            self._part(name, made)
+        self.show_charts(view.laid)
         self.trouble(view.problems)
+        if self._counted != view.round:
+            self._part("principles", shown.line(""))
+            if view.labelled:
+                self._counted, self._counting = view.round, True
+                self._count(view.round)
 
-    def on_resize(self, event: Resize) -> None:
-        self.set_class(event.size.width >= 120, "wide")
+    def _part(self, name: str, made: Text | Table) -> None:
+        if self._shown.get(name) is made:
+            return
+        self._shown[name] = made
+        words = self.query_one(f"#{name}", Words)
+        words.show(made)
+        words.display = not isinstance(made, Text) or bool(made.plain)
+
+    @work(thread=True, group="principles", exit_on_error=False, description="principles")
+    def _count(self, number: int) -> None:
+        try:
+            made = of_principles(self.watched.run, number)
+        except UNREADABLE as error:
+            made = shown.line((f"The principles could not be read: {why(error)}", shown.WARN))
+        self.post_message(self.Counted(number, made))
+
+    def on_round_counted(self, message: Round.Counted) -> None:
+        self._counting = self._counting and message.round != self._counted
+        if message.round == self.number:
+            self._part("principles", message.made)
 
     def action_turn(self, by: int) -> None:
         if self.number is None or not 0 <= self.number + by < self._rounds():
@@ -175,6 +220,50 @@ class Round(Page):
         return f"{self.at.path}/{folder(self.number or 0)}"
 
 
+def sections(run: Watched, number: int) -> dict[str, Text | Table]:
+    """What there is to say of a round of a run that is being read; a section that cannot be read says why."""
+    report = run.reports.get(number)
+    before = run.reports.get(number - 1)
+    made = {
+        "gate": lambda: gate(run, number),
+        "method": lambda: method(run, number),
+        "data": lambda: data(report, counts_of(run, number)),
+        "reward": lambda: rewarded(run.run, number),
+        "judge": lambda: judges(run.run, number, report),
+        "wins": lambda: wins(report) if report else shown.line(""),
+        "drift": lambda: drift(report, before) if report else shown.line(""),
+        "samples": lambda: samples(report) if report else shown.line(""),
+    }
+    return {name: _said(make) for name, make in made.items()}
+
+
+def _said(make: Callable[[], Text | Table]) -> Text | Table:
+    try:
+        return make()
+    except UNREADABLE as error:
+        return shown.line((f"! {why(error)}", shown.WARN))
+
+
+def charts_of(run: Watched, number: int, logs: dict[tuple[Path, int], TrainLog]) -> list[Charted]:
+    """The charts of a round's training. `logs` keeps what was read of the few that were looked at last."""
+    key = run.path, number
+    log = logs.pop(key, None) or TrainLog(run.path / folder(number) / "policy")
+    for oldest in list(logs)[: len(logs) + 1 - LOGS_HELD]:
+        del logs[oldest]
+    logs[key] = log
+    log.grow()
+    return [*log.charts(), guarded(run, number)]
+
+
+def guarded(run: Watched, number: int) -> Charted:
+    """What the held-out judge said of a policy that is trained on rollouts, on its way."""
+    found = guard.read(run.run, number)
+    looks = found.looks if found is not None else ()
+    x, rates = [look.iteration for look in looks], [look.rate for look in looks]
+    curve = Curve("", x, rates, [look.low for look in looks], [look.high for look in looks])
+    return Charted("Held-out judge: win rate against the base", (curve,), 0.5, "iteration")
+
+
 def title_of(run: Watched, number: int, report: Report | None) -> Text:
     parts: list[Part] = [(run.name, "bold"), "  ", (f"round {number}", "bold")]
     if run.progress.rounds:
@@ -188,17 +277,46 @@ def title_of(run: Watched, number: int, report: Report | None) -> Text:
 
 
 def gate(run: Watched, number: int) -> Text:
-    """The decision with its reason, in words."""
+    """The decision with its reason, and what of the round needs attention, in words."""
     found = run.progress.gates.get(number)
     report = run.reports.get(number)
     if found is None and report is not None:
         found = {"accepted": report.gate.accepted, "reason": report.gate.reason}
-    if found is None:
-        return shown.line(("Not decided yet.", shown.DIM))
+    said = [shown.line(("Not decided yet.", shown.DIM))] if found is None else [decided(found)]
+    alerts = (
+        of_round(report, run.reports.get(number - 1))
+        if report is not None
+        else in_training(run.progress, number, run.campaign)
+    )
+    said += [shown.line((f"! {one.removeprefix(f'round {number}: ')}", shown.WARN)) for one in alerts]
+    for one in said:
+        one.no_wrap = False
+    return shown.lines(said)
+
+
+def decided(found: Mapping[str, Any]) -> Text:
     accepted = bool(found.get("accepted"))
-    said = shown.line(("✓ " if accepted else "✗ ", ""), gate_text(found), style=shown.GOOD if accepted else shown.BAD)
-    said.no_wrap = False
-    return said
+    return shown.line(("✓ " if accepted else "✗ ", ""), gate_text(found), style=shown.GOOD if accepted else shown.BAD)
+
+
+def method(run: Watched, number: int) -> Text | Table:
+    """How the round is trained: on what, by which algorithm, kept near to which policy, and why it ended early."""
+    if run.campaign is None:
+        return shown.line("")
+    settings, report = in_round(run.campaign, number), run.reports.get(number)
+    rows = [("method", training.method(settings)), ("kept near to", training.reference(settings, number))]
+    if report is not None:
+        rows = [*training.learned_from(run.run, report, settings), *rows, *training.stopped(run.run, report)]
+    seen = guard.read(run.run, number)
+    if seen is not None:
+        rows.append(("guard", guard.outcome(seen) if seen.looks else "the held-out judge has not looked yet"))
+    return shown.facts(rows, "How it is trained" if report is None else "How it was trained")
+
+
+def rewarded(run: Run, number: int) -> Text | Table:
+    """What the round's reward model is worth, where it has one."""
+    blocks = reward_model.blocks(run, number)
+    return told(blocks) if blocks else shown.line("")
 
 
 def counts_of(run: Watched, number: int) -> dict[str, Any]:
@@ -238,9 +356,22 @@ def bar(share: float) -> str:
     return "━" * max(1, round(BAR * min(1.0, share))) if share > 0 else ""
 
 
-def judge(report: Report) -> Table:
+def judges(run: Run, number: int, report: Report | None) -> Text | Table:
+    """The judges' health, the card of each, and how they took canaries: what is known of it so far."""
+    parts: list[Text | Table] = [health(report)] if report else [shown.line((NOT_YET, shown.DIM))]
+    cards, canaries = judged.read_cards(run, number), judged.read_canaries(run, number)
+    blocks: list[Block] = [judged.card_table(cards)] if cards else []
+    if blocks:
+        parts += [shown.line(""), told(blocks)]
+    if canaries is not None:
+        stopped = [Paragraph(canaries.stopped, "bad")] if canaries.stopped else []
+        parts += [shown.line(""), told([Heading("Canaries"), *stopped, judged.canary_table(canaries)])]
+    return shown.below(*parts)
+
+
+def health(report: Report) -> Table:
     columns = ("judge", "judgments", "invalid", "ties", "swap", "first", "longer")
-    rows = [((name, "bold"), *judge_cells(health)) for name, health in report.judges.items()]
+    rows = [((name, "bold"), *judge_cells(found)) for name, found in report.judges.items()]
     return shown.table(columns, rows, right=tuple(range(1, 7)))
 
 
@@ -258,6 +389,68 @@ def wins(report: Report) -> Table:
 def interval(win: WinRate | None) -> str:
     """A win rate with its 95% interval."""
     return f"{win.rate:.2f} ({win.low:.2f} to {win.high:.2f})" if win else "–"
+
+
+def drift(report: Report, before: Report | None) -> Table:
+    """How the answers, the data and the judge moved since the round before; what moved much has an arrow."""
+    rows = [
+        (name, _figure(old, kind), (_figure(new, kind), "bold"), _moved(old, new, kind, least))
+        for name, old, new, kind, least in moves(report, before)
+    ]
+    heads = ("drift", f"round {report.round - 1}" if report.round else "base", f"round {report.round}", "")
+    return shown.table(heads, rows, right=(1, 2))
+
+
+def moves(report: Report, before: Report | None) -> Iterator[tuple[str, float | None, float | None, str, float]]:
+    """Figures before and now: their name, both values, how they are written, and the move that is worth an arrow."""
+    old, new = report.behaviour.get("previous"), report.behaviour.get("policy")
+    yield "answer length, tokens", *(one and one.mean_tokens for one in (old, new)), "tokens", 0.1
+    for name, words in BEHAVIOUR.items():
+        yield words, *(getattr(one, name) if one else None for one in (old, new)), "share", 0.05
+    yield "different word pairs", *(one and one.distinct_2 for one in (old, new)), "share", 0.05
+    yield "duplicate samples", *(one and duplicates(one) for one in (before, report)), "share", 0.05
+    yield "left out of training", *(one and left_out(one) for one in (before, report)), "share", 0.1
+    yield "KL to base, nats", *(one.kl.mean if one and one.kl else None for one in (before, report)), "nats", 0.5
+    for name, words in HEALTH.items():
+        found = [one.judges.get("labelling") if one else None for one in (before, report)]
+        yield f"judge: {words}", *(getattr(one, name) if one else None for one in found), "share", 0.05
+
+
+def _figure(value: float | None, kind: str) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.1%}" if kind == "share" else f"{value + 0.0:.1f}" if kind == "tokens" else f"{value + 0.0:.2f}"
+
+
+def _moved(old: float | None, new: float | None, kind: str, least: float) -> Part:
+    """Up or down, where it is by enough: of tokens a share, else points or nats."""
+    if old is None or new is None:
+        return ""
+    by = (new - old) / old if kind == "tokens" and old else new - old
+    said = f"{by:+.0%}" if kind == "tokens" else f"{100 * by:+.1f} points" if kind == "share" else f"{by:+.2f}"
+    return (f"{'▲' if by > 0 else '▼'} {said}", shown.WARN) if abs(by) >= least else ""
+
+
+def of_principles(run: Run, number: int) -> Table | Text:
+    """What each principle did in a round and in the one before it, and what is wrong with it."""
+    rounds = [number - 1, number] if number else [number]
+    found = principles.stats(run, rounds)
+    if number not in found.rounds:
+        return shown.line("")
+    rows = [_principle_row(record, rounds) for record in found.principles]
+    columns = ("principle", "chosen", "decisive", "swap", "longer")
+    note = "Of each, the round before → this one. Chosen: what it prefers was trained on as the better."
+    flags = principles.worded(flag for record in found.principles for flag in record.flags)
+    said = [shown.block(f"! {name}: {words}", shown.WARN) for name, words in flags.items()]
+    return shown.below(shown.table(columns, rows), shown.block(note, shown.DIM), *said)
+
+
+def _principle_row(record: principles.Record, rounds: Sequence[int]) -> tuple[Part, ...]:
+    def cell(figure: str) -> str:
+        found = [getattr(record.by_round[n], figure) if n in record.by_round else None for n in rounds]
+        return " → ".join(f"{one.value:.0%}" if one is not None else "–" for one in found)
+
+    return (one_line(record.id, 40), *map(cell, ("chosen", "decisiveness", "swap_consistency", "longer")))
 
 
 def samples(report: Report) -> Table | Text:

@@ -91,6 +91,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], *, right: Sequ
     return made
 
 
+def facts(rows: Iterable[tuple[str, str]], title: str = "") -> Table:
+    """What is known, by name, under a title: the names in a column, what is said of each wrapped beside it."""
+    made = Table.grid(expand=True, padding=(0, 2, 0, 0))
+    made.add_column(no_wrap=True)
+    made.add_column(ratio=1, overflow="fold")
+    if title:
+        made.add_row(line((title, "bold")), "")
+    for name, words in rows:
+        made.add_row(line((name, DIM)), block(words))
+    return made
+
+
 def _flat(words: str) -> str:
     if len(words) > LONGEST_LINE:
         words = words[: LONGEST_LINE - 1] + "…"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 from selfalign.stages.report.training import CURVES, METRICS_FILE, ROLLOUT_CURVES
 from selfalign.store.tail import Tail
-from selfalign.tui.widgets import Curve
+from selfalign.tui.charts import Charted
+from selfalign.tui.plotting import Curve
 
 MARGINS: Mapping[str, Mapping[str, str]] = {"Reward margin": {"rewards/margins": "margin"}}
 CHARTS: Mapping[str, Mapping[str, str]] = {**CURVES, **MARGINS, **ROLLOUT_CURVES}
-MOST = 20_000  # steps held; of a longer training every second one is let go, again and again
+MOST = 10_000  # steps held; of a longer training every second one is let go, again and again
 
 
 class TrainLog:
@@ -48,9 +49,9 @@ class TrainLog:
     def steps(self) -> int:
         return self._seen
 
-    def charts(self) -> dict[str, tuple[Curve, ...]]:
-        """The curves of each chart that has any, by title."""
-        found = {}
+    def charts(self) -> list[Charted]:
+        """The charts that there are curves for."""
+        found = []
         for title, names in CHARTS.items():
             curves = [
                 Curve(label if len(names) > 1 else "", *map(tuple, self._columns[name]))
@@ -58,5 +59,5 @@ class TrainLog:
                 if name in self._columns
             ]
             if curves and not ("objective/scores" in self._columns and title in CURVES):
-                found[title] = tuple(curves)
+                found.append(Charted(title, tuple(curves), along="step"))
         return found

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Self
@@ -10,19 +9,19 @@ from typing import ClassVar, Self
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.events import Click, Resize
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Input, Static
-from textual_plotext import Plot, PlotextPlot
 
 from selfalign.text import clean
 from selfalign.tui import shown
+from selfalign.tui.plotting import Curve as Curve
+from selfalign.tui.plotting import Look, drawable, legend, picture
 from selfalign.tui.shown import Part
 
 MARK, NO_MARK = "▸ ", "  "
@@ -64,6 +63,12 @@ class FilterLine(Input):
 
     class Left(Message):
         """The filter is done with."""
+
+    def begin(self, value: str) -> None:
+        """Show a filter that holds already."""
+        with self.prevent(self.Changed):
+            self.value = value
+        self.display = True
 
     def action_leave(self, clear: bool) -> None:
         if clear:
@@ -145,6 +150,7 @@ class Grid(ScrollView, can_focus=True):
         self.columns = tuple(columns)
         self.cursor = 0
         self.count = 0
+        self._coming: int | None = None
         self._row: Callable[[int], Row | None] = lambda index: None
         self._gap = 2
         self._layout: list[tuple[int, int]] = []  # of each column in sight: its index and its width
@@ -166,10 +172,17 @@ class Grid(ScrollView, can_focus=True):
         self.count, self._row = count, row
         self.cursor = max(0, min(self.cursor, count - 1))
         self._arrange()
+        if self._coming is not None and self._coming < count:
+            self.cursor, self._coming = self._coming, None
+            self.call_after_refresh(lambda: self.put_cursor(self.cursor))  # it has no lines to scroll in before
+
+    def come_back(self, index: int) -> None:
+        """Put the cursor on a row as soon as there are so many, unless it is put elsewhere before."""
+        self._coming = index
 
     def put_cursor(self, index: int, *, at_once: bool = False) -> None:
         """Move the cursor, and scroll to it: `at_once` where the grid has its place on the screen already."""
-        index = max(0, min(index, self.count - 1))
+        index, self._coming = max(0, min(index, self.count - 1)), None
         before = self.cursor
         moved, self.cursor = index != self.cursor, index
         self.scroll_to_region(Region(0, index, 1, 2), animate=False, force=True, immediate=at_once)  # 2: the head
@@ -261,42 +274,30 @@ def layout(columns: Sequence[Column], width: int, gap: int) -> list[tuple[int, i
     return [(index, columns[index].width or widths[index]) for index in kept]
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """A line of a chart; `low` and `high` are its interval where it has one."""
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    low: Sequence[float] | None = None
-    high: Sequence[float] | None = None
-
-
-class Chart(Vertical):
+class Chart(Words):
     """Curves over rounds or steps, under a title that names them; each has a sign of its own beside its colour."""
 
-    DEFAULT_CSS = """
-    Chart { height: 11; min-width: 30; padding: 0 1; }
-    Chart > Words { height: 1; }
-    """
-    SIGNS = ("●", "◆", "▲", "■")
-    FEW = 20  # points; so many are marked one by one, of more some
+    DEFAULT_CSS = "Chart { height: 11; min-width: 30; padding: 0 1; }"
+
+    class Picked(Message):
+        """A chart was clicked."""
+
+        def __init__(self, chart: Chart) -> None:
+            super().__init__()
+            self.chart = chart
 
     def __init__(self, title: str, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self.title = title
         self._curves: tuple[Curve, ...] = ()
-        self._level: float | None = None
+        self._look = Look()
+        self._headed = ""
 
-    def compose(self) -> ComposeResult:
-        yield Words((self.title, "bold"))
-        yield PlotextPlot()
-
-    def draw(self, curves: Sequence[Curve], *, level: float | None = None) -> None:
-        """Show curves, and a level line. What is shown already is not drawn again."""
+    def draw(self, curves: Sequence[Curve], *, look: Look = Look()) -> None:  # noqa: B008
+        """Show curves. What is shown already is not drawn again."""
         wanted = tuple(curve for curve in curves if curve.x)
-        if (wanted, level) != (self._curves, self._level):
-            self._curves, self._level = wanted, level
+        if (wanted, look, self.title) != (self._curves, self._look, self._headed):
+            self._curves, self._look, self._headed = wanted, look, self.title
             self._plot()
 
     @property
@@ -304,77 +305,27 @@ class Chart(Vertical):
         """Whether there is anything to show."""
         return bool(self._curves)
 
+    def on_click(self) -> None:
+        self.post_message(self.Picked(self))
+
     def on_resize(self, event: Resize) -> None:
         self._plot()
 
     def _plot(self) -> None:
-        named = [(f"  {self._sign(i)} {one.name}", self._colour(i)) for i, one in enumerate(self._curves) if one.name]
-        self.query_one(Words).say(
-            (self.title, "bold"), *(named or [("  no figures yet", shown.DIM)] * (not self._curves))
-        )
-        plot = self.query_one(PlotextPlot)
-        plot.display = bool(self._curves)
-        plt = plot.plt
-        plt.clear_figure()
-        plt.frame(False)
-        if self._level is not None and self._curves:
-            plt.hline(self._level, "gray")
-        for index, curve in enumerate(self._curves):
-            self._plot_curve(plt, thinned(curve, max(40, 2 * self.size.width)), index)
-        for axis, limits, values in ((plt.xticks, plt.xlim, self._span("x")), (plt.yticks, plt.ylim, self._span("y"))):
-            ticks = nice_ticks(*values, least=1.0 if axis == plt.xticks else 0.0)  # there is no half a step or round
-            axis(ticks, [f"{tick:g}" for tick in ticks])
-            limits(min(values[0], ticks[0]), max(values[1], ticks[-1]))
-        plot.refresh()
+        own = [curve for curve in self._curves if not curve.other]
+        said = legend(own) or [("  no figures yet", shown.DIM)] * (not self._curves)
+        room = self.content_size
+        drawn = picture(self._curves, room.width, room.height - 1, self._look)
+        if self._curves and not drawn.plain:
+            drawn = shown.line(("nothing that this scale can draw", shown.DIM))
+        head = shown.line((self.title, "bold"), (self._scale(), shown.DIM), *said)
+        head.truncate(max(1, room.width), overflow="ellipsis")
+        self.update(shown.lines([head, drawn]), layout=False)
 
-    def _plot_curve(self, plt: Plot, curve: Curve, index: int) -> None:
-        colour = _rgb(self._colour(index))
-        if len(curve.x) > 1:
-            plt.plot(curve.x, curve.y, color=colour, marker="braille")
-        if curve.low is not None and curve.high is not None:
-            for x, low, high in zip(curve.x, curve.low, curve.high, strict=True):
-                plt.plot([x, x], [low, high], color=colour, marker="braille")
-        every = 1 if len(curve.x) <= self.FEW else max(1, (len(curve.x) - 1) // 4)
-        plt.scatter(curve.x[::every], curve.y[::every], color=colour, marker=self._sign(index))
-
-    def _span(self, axis: str) -> tuple[float, float]:
-        """From the least to the greatest of an axis, with its intervals and its level line."""
-        if axis == "x":
-            found = [x for curve in self._curves for x in curve.x]
-        else:
-            found = [y for curve in self._curves for ys in (curve.y, curve.low or (), curve.high or ()) for y in ys]
-            found += [self._level] if self._level is not None else []
-        return (min(found), max(found)) if found else (0.0, 1.0)
-
-    def _sign(self, index: int) -> str:
-        return self.SIGNS[index % len(self.SIGNS)]
-
-    def _colour(self, index: int) -> str:
-        return shown.SERIES[index % len(shown.SERIES)]
-
-
-def _rgb(colour: str) -> tuple[int, int, int]:
-    return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
-
-
-def nice_ticks(low: float, high: float, most: int = 6, least: float = 0.0) -> list[float]:
-    """Round numbers from low to high, about `most`: steps of 1, 2 or 5 times a power of ten, from `least` on."""
-    span = high - low or abs(high) or 1.0
-    exact = max(span / most, least)
-    power = 10.0 ** math.floor(math.log10(exact))
-    step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= exact * 0.999)
-    first = math.floor(low / step + 1e-9)
-    last = max(first + 1, math.ceil(high / step - 1e-9))
-    return [round(index * step, 12) + 0.0 for index in range(first, last + 1)]
-
-
-def thinned(curve: Curve, most: int) -> Curve:
-    """A curve of at most about `most` points: of each stretch its lowest and its highest, so that no peak is lost."""
-    if len(curve.x) <= most:
-        return curve
-    size = -(-2 * len(curve.x) // most)
-    kept: list[int] = []
-    for start in range(0, len(curve.y), size):
-        stretch = range(start, min(start + size, len(curve.y)))
-        kept += sorted({min(stretch, key=curve.y.__getitem__), max(stretch, key=curve.y.__getitem__)})
-    return Curve(curve.name, [curve.x[i] for i in kept], [curve.y[i] for i in kept])
+    def _scale(self) -> str:
+        """Which scale it is, unless it is the usual one, and how many values that cannot draw."""
+        log = self._look.log
+        left_out = sum(drawable(curve, log=log)[1] for curve in self._curves)
+        missing = f"{left_out:,} {'≤ 0' if log else 'not finite'} left out" if left_out else ""
+        said = ", ".join(part for part in ("log" if log else "", missing) if part)
+        return f"  {said}" if said else ""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from selfalign.store import Run
 from tests.cli.conftest import Cli
 
 
@@ -98,6 +99,21 @@ def test_branch_takes_the_rounds_and_the_new_settings(sample: Path, cli: Cli, tm
     assert (settings["name"], settings["train.beta"]) == ("new", 0.3)
     assert cli("verify", "new", cwd=tmp_path).returncode == 0
     assert cli("branch", "sample", "late", "--round", "7", cwd=tmp_path).returncode == 2
+
+
+def test_a_round_is_done_anew_in_a_run_of_its_own(sample: Path, cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(sample, tmp_path, dirs_exist_ok=True)
+    for number, kept in ((1, [0]), (0, [])):
+        new = f"again{number}"
+        done = cli("branch", "sample", new, "--rerun", str(number), cwd=tmp_path)
+        assert (done.returncode, done.stdout.strip()) == (0, f"runs/{new}"), done.stderr
+        assert Run.open(tmp_path / "runs" / new).rounds() == kept
+        assert cli("verify", new, cwd=tmp_path).returncode == 0
+    assert cli("verify", "sample", cwd=tmp_path).returncode == 0
+    for wrong in ((), ("--round", "0", "--rerun", "0")):
+        done = cli("branch", "sample", "x", *wrong, cwd=tmp_path)
+        assert done.returncode == 2 and "with --round or with --rerun" in done.stderr
+    assert "has no round 7" in cli("branch", "sample", "x", "--rerun", "7", cwd=tmp_path).stderr
 
 
 def test_report_writes_both_pages_and_prints_their_paths(sample: Path, cli: Cli, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from selfalign import constitution, resources
-from selfalign.cli import constitution as commands
 from selfalign.cli import worker
 from tests.cli.conftest import Cli
 from tests.cli.test_hostile import assert_harmless, on_a_terminal
@@ -150,14 +149,6 @@ def test_a_hostile_constitution_does_not_act_on_a_terminal(tmp_path: Path) -> No
     assert_harmless(received)
     assert received.count(b"[/INST]") > 3
     assert b"[0, 2, 0, 0, 0, 0]" in received
-
-
-def test_every_value_of_a_principle_is_shown_in_words() -> None:
-    example = constitution.Example(prompt="p", better="b", worse="w")
-    values = [constitution.Rubric(levels=(constitution.Level(score=1, means="bad"),)), (example,), ("a", "b"), 2, 0.5]
-    assert [commands._words(value) for value in values] == ["1: bad", "p / b / w", "a, b", "2", "0.5"]
-    scope = constitution.AppliesWhen(ask="Is it so?", prompt_tags=("a",))
-    assert commands._words(scope) == "Is it so?; tags a"
 
 
 def test_lint_asks_a_judge_about_the_examples(tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

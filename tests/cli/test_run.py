@@ -66,6 +66,23 @@ def test_stop_asks_the_writer_and_status_sees_it(tmp_path: Path, cli: Cli) -> No
     assert "nothing is running" in cli("stop", "sample", cwd=tmp_path).stderr
 
 
+def test_stop_after_the_round_is_asked_shown_and_taken_back(tmp_path: Path, cli: Cli) -> None:
+    run = make_run(tmp_path, finished=False)
+    assert "nothing is running" in cli("stop", "sample", "--after", "round", cwd=tmp_path).stderr
+    assert run.stop_asked() is None
+    with writer(run.path) as child:
+        holder = json.loads((run.path / "lock.json").read_text())
+        (run.path / "lock.json").write_text(json.dumps({**holder, "host": "elsewhere"}))
+        done = cli("stop", "sample", "--after", "round", cwd=tmp_path)
+        assert done.returncode == 0 and "on elsewhere to stop after round 1" in done.stderr
+        assert "it will stop after round 1, as asked" in cli("status", "sample", cwd=tmp_path).stderr
+        assert json.loads(cli("status", "sample", "--json", cwd=tmp_path).stdout)["stop_after_round"] == 1
+        assert cli("verify", "sample", cwd=tmp_path).returncode == 0
+        assert "goes on after round 1" in cli("stop", "sample", "--withdraw", cwd=tmp_path).stderr
+        assert "no stop after a round" in cli("stop", "sample", "--withdraw", cwd=tmp_path).stderr
+        assert child.poll() is None
+
+
 def test_stop_leaves_a_foreign_process_alone(tmp_path: Path, cli: Cli) -> None:
     run = make_run(tmp_path, finished=False)
     with writer(run.path), subprocess.Popen(["sleep", "60"]) as foreign:
@@ -213,6 +230,43 @@ def test_ctrl_c_saves_exits_with_130_and_names_the_command_to_go_on(
     resumed = cli("run", "kindness", cwd=campaign)
     assert resumed.returncode == 0, resumed.stderr
     assert cli("verify", "kindness", cwd=campaign).returncode == 0
+
+
+def test_a_stop_after_the_round_exits_with_130_and_is_no_gate(
+    campaign: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask() -> None:
+        if not asked:
+            asked.append(cli("stop", "kindness", "--after", "round", cwd=campaign).stderr)
+
+    scripted(monkeypatch, ask)
+    done = cli("run", "kindness.yaml", cwd=campaign)
+    assert "to stop after round 0" in asked[0]
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "stopped after round 0, as asked. To go on:\n  selfalign run kindness\n" in done.stderr
+    status = cli("status", "kindness", cwd=campaign)
+    assert "stopped as asked" in status.stdout
+    assert "stopped after round 0, as asked; to go on:  selfalign run runs/kindness" in status.stderr
+    resumed = cli("run", "kindness", cwd=campaign)
+    assert resumed.returncode == 0, resumed.stderr
+    assert last_event(campaign) == "campaign_done"
+
+
+def test_a_run_that_is_taken_up_says_that_a_stop_is_still_asked_for(
+    campaign: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask_and_leave() -> None:
+        Run.open(campaign / "runs/kindness").ask_stop(0)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    scripted(monkeypatch, ask_and_leave)
+    assert cli("run", "kindness.yaml", cwd=campaign).returncode == 130
+    scripted(monkeypatch, lambda: None)
+    done = cli("run", "kindness", cwd=campaign)
+    assert "it will stop after round 0, as asked; to take that back: selfalign stop" in done.stderr
+    assert done.returncode == 130 and "stopped after round 0, as asked" in done.stderr
 
 
 def test_a_failing_trainer_is_told_in_its_own_words(campaign: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,10 @@ def test_keys_can_be_pressed_before_the_picture(sample: Path, cli: Cli) -> None:
     ("arguments", "said"),
     [
         (["sample"], "needs a terminal"),
-        (["sample", "--screenshot", "cinema"], "the screens are campaigns, campaign, round, pairs, logs"),
+        (
+            ["sample", "--screenshot", "cinema"],
+            "the screens are campaigns, campaign, round, pairs, label, compare, logs",
+        ),
         (["sample", "--screenshot", "campaign", "--size", "big"], "a size is like 80x24"),
         (["--screenshot", "round"], "this screen is of one run"),
         (["nowhere"], 'there is no run "nowhere"'),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from selfalign.constitution import AppliesWhen, Constitution, Principle
-from selfalign.constitution.diff import diff
+from selfalign.constitution import AppliesWhen, Constitution, Example, Level, Principle, Rubric
+from selfalign.constitution.diff import diff, in_words
 
 KIND = Principle(id="kind", text="Be kind.", weight=1.0)
 TRUE = Principle(id="true", text="Be true.")
@@ -47,3 +47,11 @@ def test_only_new_words_are_judged_anew() -> None:
     assert diff(OLD, OLD).judged_anew == ()
     assert diff(OLD, replace(OLD, preamble="Hear both.")).judged_anew == ("kind", "true")
     assert (diff(OLD, new).before, diff(OLD, new).after) == ("old 1.0.0", "old 1.1.0")
+
+
+def test_every_value_of_a_principle_is_shown_in_words() -> None:
+    example = Example(prompt="p", better="b", worse="w")
+    values = [Rubric(levels=(Level(score=1, means="bad"),)), (example,), ("a", "b"), 2, 0.5]
+    assert [in_words(value) for value in values] == ["1: bad", "p / b / w", "a, b", "2", "0.5"]
+    scope = AppliesWhen(ask="Is it so?", prompt_tags=("a",))
+    assert in_words(scope) == "Is it so?; tags a"

@@ -127,8 +127,27 @@ def test_undo_reaches_back_to_the_first_label_and_shows_the_same_pair_again(file
     for expected in reversed(shown):
         assert going.undo()
         assert going.current == expected
-    assert not going.undo()
+    assert going.undo() is None
     assert going.done == 0
+
+
+def test_flags_and_comments_are_kept_with_the_label_and_come_back_with_it(tmp_path: Path) -> None:
+    with labels.opened(tmp_path, "ann") as file:
+        session(file).press("1", flagged=True, comment="odd")
+    with labels.opened(tmp_path, "ann") as file:
+        taken = session(file).undo()
+    assert taken is not None and taken.flagged and taken.comment == "odd"
+
+
+def test_labels_of_another_queue_are_not_counted_in_this_one(file: labels.Labels) -> None:
+    items = list(queue(pool(), 17))
+    first = session(file, items[:3])
+    for _ in range(3):
+        first.press("1")
+    other = session(file, items[3:9])
+    assert (other.number, other.expected, other.done, other.about()) == (1, 6, 0, [])
+    other.press("0")
+    assert [label.verdict for label, _ in other.about()] == ["tie"]
 
 
 def test_a_session_goes_on_where_another_stopped(tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from textual.pilot import Pilot
 import selfalign.tui
 from selfalign.store import Run
 from selfalign.tui.lineindex import LineIndex
-from selfalign.tui.pairindex import PairIndex, ordered, selected
+from selfalign.tui.pairfilter import ordered
+from selfalign.tui.pairindex import PairIndex
 from selfalign.tui.reading import Library, Watched
 from selfalign.tui.trainlog import MOST, TrainLog
-from selfalign.tui.widgets import Column, Curve, Grid, layout, nice_ticks, thinned
+from selfalign.tui.widgets import Column, Grid, layout
 from tests.cli.fabricate import make_large_run
 from tests.tui.conftest import look, page_of, press, screen_of, until
+from tests.tui.test_pairs import selected
 
 
 @pytest.fixture
@@ -216,7 +218,7 @@ def test_filters_agree_with_a_naive_loop(many: Path) -> None:
     assert selected(index, "disagree").tolist() == [i for i in rows if i % 10 == 0]
     assert len(selected(index, "split")) == 0
     assert selected(index, "tag:even tokens=2").tolist() == [i for i in rows if i % 2 == 0 and i % 50 == 2]
-    assert len(selected(index, "principle:kin")) == 100_000 and len(selected(index, "principle:cruel")) == 0
+    assert len(selected(index, "principle:kin")) == 100_000
     widest = ordered(index, selected(index, "disagree"), "margin, widest first")
     assert widest[:3].tolist() == [99_990, 99_980, 99_970]
     assert index.spot(99_999) == (2, 99, 999, 99_999)
@@ -290,28 +292,12 @@ def test_the_metrics_of_a_long_training_are_thinned(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"step":{i},"loss":{i / 10}}}\n' for i in range(1, 3 * MOST)))
     log = TrainLog(tmp_path)
     log.grow()
-    (curve,) = log.charts()["Training loss"]
+    ((curve,),) = [chart.curves for chart in log.charts() if chart.title == "Training loss"]
     assert MOST / 3 < len(curve.x) <= MOST and log.steps == 3 * MOST - 1
     assert all(y == pytest.approx(x / 10) for x, y in zip(curve.x, curve.y, strict=True))
 
 
-# Drawing --------------------------------------------------------------------------------------------------------------
-
-
-def test_a_thinned_curve_keeps_its_peaks() -> None:
-    y = [0.0] * 5000
-    y[1234], y[4321] = 9.0, -9.0
-    curve = thinned(Curve("", list(range(5000)), y), 100)
-    assert len(curve.x) <= 102 and max(curve.y) == 9.0 and min(curve.y) == -9.0
-    assert list(curve.x) == sorted(curve.x)
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [(0, 2, [0, 0.5, 1, 1.5, 2]), (0.57, 0.73, [0.55, 0.6, 0.65, 0.7, 0.75]), (3, 3, [3, 3.5]), (0, 0, [0, 0.2])],
-)
-def test_ticks_are_round_numbers(low: float, high: float, ticks: list[float]) -> None:
-    assert nice_ticks(low, high) == pytest.approx(ticks)
+# Layout ---------------------------------------------------------------------------------------------------------------
 
 
 def test_columns_share_the_room_and_the_least_needed_go_first() -> None:

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from tests.tui.conftest import look, page_of, press, screen_of
+from selfalign.tui.logs import Logs
+from selfalign.tui.pairs import Pairs
+from selfalign.tui.widgets import FilterLine, Grid
+from tests.tui.conftest import look, page_of, press, screen_of, until
 
 SIZES = [(80, 24), (160, 50)]
 
@@ -141,8 +144,8 @@ def test_pairs_are_listed_filtered_sorted_and_opened(made: Path) -> None:
 
 def test_a_filter_that_is_none_is_explained(made: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
-        await press(pilot, "4", "slash", *"nonsense")
-        assert "'nonsense' is no filter; try: margin" in screen_of(pilot)
+        await press(pilot, "4", "slash", *"margn", "greater_than_sign")
+        assert "'margn>' is no filter. Did you mean" in screen_of(pilot)
 
     look(made, at, run="sample")
 
@@ -176,9 +179,9 @@ def test_help_names_the_keys_of_the_screen(made: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         for key, words in (
             ("1", "sort"),
-            ("2", "open the round"),
+            ("2", "open round"),
             ("3", "all files"),
-            ("4", "all rounds"),
+            ("4", "left out"),
             ("8", "follow"),
         ):
             await press(pilot, key, "question_mark")
@@ -217,3 +220,29 @@ def test_q_quits(made: Path) -> None:
         assert not pilot.app.is_running or pilot.app._exit
 
     look(made, at)
+
+
+def test_filter_sort_and_cursor_are_as_they_were_left(made: Path) -> None:
+    async def at(pilot: Pilot[None]) -> None:
+        await press(pilot, "4", "s")
+        await press(pilot, "slash", *"margin>0.1", "enter", "j", "j")
+        page = page_of(pilot)
+        assert isinstance(page, Pairs) and page.words == "margin>0.1" and page.sort == "margin, widest first"
+        before = page.copied()
+        onto_sample = ("slash", *"sample", "enter")
+        for there in (("1", *onto_sample, "4"), ("2", "4"), ("escape", "4"), ("8", "4"), ("3", "2", "4")):
+            await press(pilot, *there)
+            page = page_of(pilot)
+            assert isinstance(page, Pairs) and page.sort == "margin, widest first"
+            assert (page.words, page.copied()) == ("margin>0.1", before), there
+            assert page.query_one(FilterLine).display and "margin>0.1" in screen_of(pilot)
+        await press(pilot, "slash", "escape")
+        assert page_of(pilot).words == ""
+        await press(pilot, "8", "slash", *"stage", "enter", "g", "j", "2", "8")
+        await until(pilot, lambda: page_of(pilot).query_one(Grid).cursor == 1)
+        logs = page_of(pilot)
+        assert isinstance(logs, Logs) and logs.words == "stage" and not logs.following
+        await press(pilot, "1", "slash", "escape", "g", "enter", "4")  # another run's pairs begin anew
+        assert page_of(pilot).at.path.name != "sample" and page_of(pilot).words == ""
+
+    look(made, at, run="sample")

@@ -32,6 +32,7 @@ from selfalign.tui.reading import Library
 from selfalign.tui.widgets import Chart, Column, Curve, FilterLine, Grid, Words
 from tests.cli.conftest import environment
 from tests.tui.conftest import look, page_of, press, screen_of, until
+from tests.tui.evaluated import evaluate
 
 PACKAGE = Path(__file__).resolve().parents[2] / "selfalign" / "tui"
 CORPUS = (
@@ -122,12 +123,23 @@ def hostile(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
             run.emit("warning", message=text)
         run.emit("failed", message=CORPUS[2] + CORPUS[4])
         _pairs(run)
+    evaluate(run, list(CORPUS), 2, shard=4, tail="".join(CORPUS[:11]))
+    for number in (0, 1):
+        _rules(run, number)
     logs = runs / "evil" / "logs"
     logs.mkdir()
     (logs / "[@click=app.quit]\u202e.log").write_text("".join(f"{text}\n" for text in CORPUS), "utf-8", "surrogatepass")
     policy = runs / "evil" / "rounds" / "001" / "policy"
     (policy / "metrics.jsonl").open("a").write(json.dumps({"step": 21, "loss": 0.5, CORPUS[2]: CORPUS[4]}) + "\n")
     return runs
+
+
+def _rules(run: Run, number: int) -> None:
+    """A constitution whose every text is of the corpus; a file cannot hold all of them."""
+    texts = [text for text in CORPUS[:4] + CORPUS[11:12] if text]
+    found = [f"  - {{id: p{i}, text: {json.dumps(f'{t[:9999]} {number}')}}}\n" for i, t in enumerate((*texts, "kind"))]
+    head = "schema: selfalign.constitution/v1\nname: rules\nprinciples:\n  - {id: kind, text: be kind}\n"
+    (run.path / f"rounds/{number:03d}/constitution.yaml").write_text(head + "".join(found))
 
 
 def _pairs(run: Run) -> None:
@@ -168,6 +180,16 @@ def test_every_screen_shows_hostile_runs_as_they_are(hostile: Path) -> None:
             "space",
             "f",
             "G",
+            "z",
+            "right",
+            "n",
+            "y",
+            "l",
+            "o",
+            "enter",
+            "question_mark",
+            "escape",
+            "z",
             "8",
             "tab",
             "g",
@@ -176,11 +198,31 @@ def test_every_screen_shows_hostile_runs_as_they_are(hostile: Path) -> None:
         ):
             await press(pilot, key)
             assert_harmless(pilot)
+        await press(pilot, "6")
+        assert_harmless(pilot)
+        for key in ("p", "enter", "d", "f", "0", "tab", "b", "escape", "y", "escape"):
+            await press(pilot, key)
+            assert_harmless(pilot)
         await press(pilot, "4", "a", "G")
         for _ in CORPUS:
-            await press(pilot, "k", "enter", "v", "y")
+            await press(pilot, "k", "enter", "v", "a", "right", "y")
             assert_harmless(pilot)
             await press(pilot, "escape")
+        await press(pilot, "7")
+        for key in ("tab", "tab", "tab", "tab", "enter", "G"):
+            await press(pilot, key)
+            assert_harmless(pilot)
+        await press(pilot, "enter", "left")
+        for _ in CORPUS:
+            await press(pilot, "p")
+            assert_harmless(pilot)
+        await press(pilot, "d")
+        assert_harmless(pilot)
+        await press(pilot, "escape", "w")
+        assert_harmless(pilot)
+        await press(pilot, "enter")
+        assert "bad [" in screen_of(pilot)
+        assert_harmless(pilot)
         await press(pilot, "question_mark")
         assert_harmless(pilot)
         await press(pilot, "escape")
@@ -191,6 +233,25 @@ def test_every_screen_shows_hostile_runs_as_they_are(hostile: Path) -> None:
         assert pilot.app.is_running
 
     look(hostile, at, run="evil", size=(100, 40))
+
+
+def test_every_kind_of_example_is_shown_as_it_is(made: Path) -> None:
+    async def at(pilot: Pilot[None]) -> None:
+        await press(pilot, "4", "a")
+        for kind in ("demonstrations", "rankings", "pairs"):
+            assert kind in screen_of(pilot)
+            await press(pilot, "enter")
+            for key in ("v", "a", "right", "right", "d", "n", "escape"):
+                await press(pilot, key)
+                assert_harmless(pilot)
+            await press(pilot, "t")
+        await press(pilot, "o", "slash")
+        for text in ("[/INST]", CORPUS[4], 'tag:"[bold]'):
+            page_of(pilot).query_one(FilterLine).value = text
+            await pilot.pause(0.05)
+            assert_harmless(pilot)
+
+    look(made, at, run="mixed", size=(100, 40))
 
 
 def test_a_click_on_a_models_text_does_nothing(hostile: Path) -> None:
@@ -226,7 +287,7 @@ def test_a_terminal_gets_no_foreign_sequence(hostile: Path) -> None:
         env=environment(TERM="xterm-256color", COLUMNS="100", LINES="40"),
     )  # fmt: skip
     os.close(follower)
-    received = b"".join(_typed(leader, b"1\x1b2 3  48\tg4aGkkkk\rv?\x1b\x1b1:\x1bq"))
+    received = b"".join(_typed(leader, b"1\x1b2 3  46p\rdb\x1b08\tg7\t\t\t\t\r\r\x1b\x1b4aGkkkk\rv?\x1b\x1b1:\x1bq"))
     os.close(leader)
     assert child.wait(timeout=30) == 0, received[-2000:]
     rest = OURS.sub(b"", received)
