@@ -167,7 +167,7 @@ class Campaigns(Page):
             self._measured = time.monotonic()
             self._measure()
 
-    @work(thread=True, group="measure", exclusive=True, exit_on_error=False)
+    @work(thread=True, group="measure", exclusive=True, exit_on_error=False, description="measure")
     def _measure(self) -> None:
         for watched in self.reader.library.all():
             watched.measure()

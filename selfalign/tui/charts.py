@@ -160,7 +160,7 @@ class ChartPage(Page):
         else:
             self._lay(None)
 
-    @work(thread=True, group="others", exit_on_error=False)
+    @work(thread=True, group="others", exit_on_error=False, description="others")
     def _find_others(self) -> None:
         try:
             found = self.others()

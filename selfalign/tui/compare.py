@@ -274,7 +274,7 @@ class Compare(ChartPage, LazyPage):
             self.fetching = True
             self._sort(view)
 
-    @work(thread=True, group="sort", exclusive=True, exit_on_error=False)
+    @work(thread=True, group="sort", exclusive=True, exit_on_error=False, description="sort")
     def _sort(self, view: View) -> None:
         trouble, keys = "", {one: (view.left.policy, view.right.policy, one) for one in view.ids}
         try:

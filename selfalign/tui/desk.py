@@ -249,7 +249,7 @@ class Desk(Page):
         if self._marked:
             self._mark(pair)
 
-    @work(thread=True, group="mark", exclusive=True, exit_on_error=False)
+    @work(thread=True, group="mark", exclusive=True, exit_on_error=False, description="mark")
     def _mark(self, pair: Shown) -> None:
         """Find the words that the other answer has not; of long ones that takes a second."""
         self.post_message(self.Marked(pair, _underlined(pair)))
@@ -298,7 +298,7 @@ class Desk(Page):
             self._writing = True
             self._write(self.session, "u", False, "")
 
-    @work(thread=True, group="write", exit_on_error=False)
+    @work(thread=True, group="write", exit_on_error=False, description="write")
     def _write(self, session: Session, pressed: str, flagged: bool, comment: str) -> None:
         """Do what a key says; it is on disk before anything else is shown."""
         said, taken, trouble = "", None, ""
@@ -377,7 +377,7 @@ class Desk(Page):
             self._figuring = True
             self._count(self.session, self.sheaf.settings, self.ended)
 
-    @work(thread=True, group="figures", exit_on_error=False)
+    @work(thread=True, group="figures", exit_on_error=False, description="figures")
     def _count(self, session: Session, settings: Campaign, final: bool) -> None:
         """Figures of this queue; at its end of all labels there are, which reads the run."""
         found, trouble = None, ""

@@ -217,7 +217,7 @@ class Page(Screen[None]):
             self._busy = True
             self._read()
 
-    @work(thread=True, group="read", exit_on_error=False)
+    @work(thread=True, group="read", exit_on_error=False, description="read")
     def _read(self) -> None:
         try:
             view = self.read()
@@ -343,6 +343,7 @@ class LazyPage(Page):
 
     def want(self, what: Any) -> None:
         self._wanted[what] = None
+        self.query_one(Grid).incomplete = True
         if not self.fetching:
             self.fetching = True
             self.call_later(self._load_wanted)
@@ -351,7 +352,7 @@ class LazyPage(Page):
         wanted, self._wanted = list(self._wanted), {}
         self._load(wanted)
 
-    @work(thread=True, group="load", exit_on_error=False)
+    @work(thread=True, group="load", exit_on_error=False, description="load")
     def _load(self, wanted: Sequence[Any]) -> None:
         trouble = ""
         try:
@@ -371,7 +372,7 @@ class LazyPage(Page):
         if message.trouble:
             self.trouble([message.trouble])
         else:
-            self.query_one(Grid).refresh()
+            self.query_one(Grid).complete()
 
 
 def key_name(key: str) -> str:

@@ -240,7 +240,7 @@ class Pairs(LazyPage):
         self.query_one("#none").display = False
         self.query_one(Grid).fill(0, self.row, columns=COLUMNS[index.kind] if index is not None else None)
 
-    @work(thread=True, group="grow", exit_on_error=False)
+    @work(thread=True, group="grow", exit_on_error=False, description="grow")
     def _grow(self, index: PairIndex) -> None:
         told, trouble = 0.0, ""
         try:
@@ -368,7 +368,7 @@ class Pairs(LazyPage):
         if self._search is not None:
             self._search.ended, self._search = True, None
 
-    @work(thread=True, group="search", exit_on_error=False)
+    @work(thread=True, group="search", exit_on_error=False, description="search")
     def _look_for(self, index: PairIndex, search: Search, still: float) -> None:
         time.sleep(still)  # while a word is typed, its beginnings need not be searched
         told, trouble = time.monotonic(), ""

@@ -55,7 +55,7 @@ class PickRun(ModalScreen[Path | None]):
         self.query_one(Grid).focus()
         self._read()
 
-    @work(thread=True, exit_on_error=False)
+    @work(thread=True, exit_on_error=False, description="read")
     def _read(self) -> None:
         self.post_message(self.Found([_row(one) for one in cast("Reader", self.app).library.all()]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 from textual.pilot import Pilot
 
@@ -10,6 +11,7 @@ from selfalign.tui.app import PAGES, Reader
 from selfalign.tui.page import Page, Place
 from selfalign.tui.reading import Library
 
+FONTS = '"Fira Code", "DejaVu Sans Mono", Menlo, Consolas, monospace'
 PATIENCE = 15.0  # seconds in which a screen must have read its run
 
 
@@ -28,14 +30,21 @@ async def _picture(library: Library, place: Place, screen: str, size: tuple[int,
         for key in keys:
             await pilot.press(key)
             await settled(pilot)
-        return app.export_screenshot()
+        return own_fonts(app.export_screenshot())
+
+
+def own_fonts(svg: str) -> str:
+    """A picture that fetches no font from elsewhere: it is drawn with those of whoever looks at it."""
+    head, end, rest = svg.partition("</style>")
+    head = re.sub(r"@font-face \{[^}]*\}\s*", "", head)
+    return head.replace("font-family: Fira Code, monospace", f"font-family: {FONTS}") + end + rest
 
 
 async def settled(pilot: Pilot[None]) -> None:
     """Wait until the screen shows what it read."""
     for _ in range(int(PATIENCE / 0.02)):
-        await pilot.pause(0.02)
         page = pilot.app.screen
         if not isinstance(page, Page) or page.settled:
             break
+        await asyncio.sleep(0.02)  # and not `pilot.pause`, which also waits for the process to be idle
     await pilot.pause(0.05)

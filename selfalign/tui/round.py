@@ -175,7 +175,7 @@ class Round(ChartPage):
         words.show(made)
         words.display = not isinstance(made, Text) or bool(made.plain)
 
-    @work(thread=True, group="principles", exit_on_error=False)
+    @work(thread=True, group="principles", exit_on_error=False, description="principles")
     def _count(self, number: int) -> None:
         try:
             made = of_principles(self.watched.run, number)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from rich.style import Style
 from rich.table import Table
@@ -29,6 +29,7 @@ from selfalign.tui.shown import Part
 MARK, NO_MARK = "▸ ", "  "
 WIDE = 100  # columns of a screen that has room for gaps of two between cells
 LONGEST_ANSWER = 2000  # characters
+LINES_KEPT = 500  # drawn lines of a grid
 FLEX_LEAST = 8  # columns of a flexible cell on the narrowest screen
 
 
@@ -185,7 +186,8 @@ Row = Sequence[Text]
 class Grid(ScrollView, can_focus=True):
     """A table of any number of rows, of which only those in sight are ever made.
 
-    `row(index)` returns the cells of a row, or None while they are not there yet.
+    `row(index)` returns the cells of a row, or None while they are not there yet. A line that was drawn is kept until
+    the grid is filled or refreshed, unless `row` said in `incomplete` that cells will change by themselves.
     """
 
     DEFAULT_CSS = """
@@ -221,6 +223,17 @@ class Grid(ScrollView, can_focus=True):
         self._row: Callable[[int], Row | None] = lambda index: None
         self._gap = 2
         self._layout: list[tuple[int, int]] = []  # of each column in sight: its index and its width
+        self._drawn: dict[int, Strip] = {}
+        self.incomplete = False
+
+    def refresh(self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False) -> Self:
+        if not regions:
+            self._drawn.clear()
+        return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
+
+    def complete(self) -> None:
+        """Draw again what was incomplete."""
+        self.refresh(self.size.region)
 
     def fill(self, count: int, row: Callable[[int], Row | None], *, columns: Sequence[Column] | None = None) -> None:
         """Show `count` rows. The cursor stays where it is, or on the last row."""
@@ -236,22 +249,25 @@ class Grid(ScrollView, can_focus=True):
         """Put the cursor on a row as soon as there are so many, unless it is put elsewhere before."""
         self._coming = index
 
-    def put_cursor(self, index: int) -> None:
+    def put_cursor(self, index: int, *, at_once: bool = False) -> None:
+        """Move the cursor, and scroll to it: `at_once` where the grid has its place on the screen already."""
         index, self._coming = max(0, min(index, self.count - 1)), None
+        before = self.cursor
         moved, self.cursor = index != self.cursor, index
-        self.scroll_to_region(Region(0, index, 1, 2), animate=False, force=True)  # the head covers a line
-        self.refresh()
+        self.scroll_to_region(Region(0, index, 1, 2), animate=False, force=True, immediate=at_once)  # 2: the head
+        for row in (before, index):  # where it scrolls, all lines are drawn again, and only there
+            self.refresh_line(row + 1)
         if moved:
             self.post_message(self.Moved(self, index))
 
     def action_move(self, by: int) -> None:
-        self.put_cursor(self.cursor + by)
+        self.put_cursor(self.cursor + by, at_once=True)
 
     def action_page(self, by: int) -> None:
-        self.put_cursor(self.cursor + by * max(1, self.scrollable_content_region.height - 2))
+        self.put_cursor(self.cursor + by * max(1, self.scrollable_content_region.height - 2), at_once=True)
 
     def action_ends(self, last: int) -> None:
-        self.put_cursor(self.count - 1 if last else 0)
+        self.put_cursor(self.count - 1 if last else 0, at_once=True)
 
     def action_open(self) -> None:
         if self.count:
@@ -283,12 +299,20 @@ class Grid(ScrollView, can_focus=True):
             return self._strip(NO_MARK, heads, width, self.get_component_rich_style("grid--head"))
         if not 0 <= index < self.count:
             return Strip.blank(width, self.rich_style)
-        cells = self._row(index)
         at = index == self.cursor
+        if index in self._drawn and not at:
+            return self._drawn[index]
+        self.incomplete = False
+        cells = self._row(index)
         style = self.get_component_rich_style("grid--cursor") if at and self.has_focus else self.rich_style
         if cells is None:
-            cells = [shown.line(("…", shown.DIM))] * len(self.columns)
-        return self._strip(MARK if at else NO_MARK, cells, width, style)
+            cells, self.incomplete = [shown.line(("…", shown.DIM))] * len(self.columns), True
+        strip = self._strip(MARK if at else NO_MARK, cells, width, style)
+        if not (at or self.incomplete):
+            if len(self._drawn) >= LINES_KEPT:
+                self._drawn.clear()
+            self._drawn[index] = strip
+        return strip
 
     def _strip(self, mark: str, cells: Row, width: int, style: Style) -> Strip:
         made = shown.line(mark)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,47 @@ def make_mixed_run(root: Path, name: str = "mixed") -> Run:
             _round(run, number, accepted=True, kind=kind, gold=True)
         run.emit("campaign_done", rounds=3)
     return run
+
+
+def make_large_run(root: Path, name: str = "many", *, pairs: int = 100_000) -> Run:
+    """What `make_run` writes, and a third round with many pairs; each has two verdicts."""
+    run = make_run(root, name)
+    with run.lock():
+        for _ in large_round(run, 2, pairs):
+            pass
+    return run
+
+
+def large_round(run: Run, number: int, pairs: int, shard: int = 1000) -> Iterator[str]:
+    """Write a round of pairs, and yield each time a shard of it was written. To be called with the lock of the run."""
+    inputs: dict[str, str] = {}
+    for kind in ("prompts", "candidates", "judgments", "pairs"):
+        step = run.step(f"rounds/{number:03d}/{kind}", inputs=inputs, config={})
+        for index, start in enumerate(range(0, pairs, shard)):
+            step.write(index, _large(kind, range(start, min(start + shard, pairs)), pairs))
+            yield step.name
+        step.finish({})
+        inputs = {**inputs, step.name: step.digest}
+
+
+def _large(kind: str, numbers: range, pairs: int) -> list[Any]:
+    if kind == "prompts":
+        tags = ("odd",), ("even",)
+        return [Prompt(f"p{i}", (Message("user", f"question {i}"),), tags=tags[i % 2 == 0]) for i in numbers]
+    if kind == "candidates":
+        return [
+            Candidate(f"{side}{i}", f"p{i}", "policy", 0, 0, f"{side} answer {i}", (1,) * (i % 50), "stop")
+            for i in numbers
+            for side in "ab"
+        ]
+    if kind == "judgments":  # in every tenth pair the judge goes by the order
+        return [_vote(i, x, y, 0.8 if x == "a" or i % 10 == 0 else 0.2) for i in numbers for x, y in ("ab", "ba")]
+    return [Pair(f"p{i}", f"a{i}", f"b{i}", 0.8, i / pairs) for i in numbers]
+
+
+def _vote(i: int, first: str, second: str, p: float) -> Judgment:
+    ids = f"{first}{i}", f"p{i}", f"{first}{i}", f"{second}{i}"
+    return Judgment(*ids, "kind", "hash", "judge", "template", "first", p)
 
 
 JUDGED_RULES = """\

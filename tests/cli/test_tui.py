@@ -18,6 +18,7 @@ def test_every_screen_can_be_had_as_a_picture(sample: Path, cli: Cli, screen: st
     assert done.returncode == 0
     words = "".join(ElementTree.fromstring(done.stdout).itertext()).replace("\xa0", " ")
     assert "sample" in words and screen.capitalize() in words
+    assert "url(http" not in done.stdout and "DejaVu Sans Mono" in done.stdout  # nothing is fetched to show it
 
 
 def test_keys_can_be_pressed_before_the_picture(sample: Path, cli: Cli) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from selfalign.records import Candidate, Judgment, Message, Pair, Prompt
+import selfalign.tui
 from selfalign.store import Run
 from selfalign.tui.lineindex import LineIndex
 from selfalign.tui.pairfilter import ordered
@@ -22,6 +23,7 @@ from selfalign.tui.pairindex import PairIndex
 from selfalign.tui.reading import Library, Watched
 from selfalign.tui.trainlog import MOST, TrainLog
 from selfalign.tui.widgets import Column, Grid, layout
+from tests.cli.fabricate import make_large_run
 from tests.tui.conftest import look, page_of, press, screen_of, until
 from tests.tui.test_pairs import selected
 
@@ -173,40 +175,11 @@ def test_a_writer_is_never_held_up_and_no_half_state_is_seen(tmp_path: Path, mad
 
 
 @pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory, made: Path) -> Path:
-    """A run with 100,000 pairs in 100 shards; each with two verdicts."""
-    runs = tmp_path_factory.mktemp("many")
-    shutil.copytree(made / "sample", runs / "many")
-    run, size = Run.open(runs / "many"), 1000
-    with run.lock():
-        steps = []
-        for name in ("prompts", "candidates", "judgments", "pairs"):
-            steps.append(run.step(f"rounds/002/{name}", inputs={s.name: s.digest for s in steps}, config={}))
-            for shard in range(100):
-                steps[-1].write(shard, _rows(name, range(shard * size, (shard + 1) * size)))
-            steps[-1].finish({})
-    return runs
-
-
-def _rows(kind: str, numbers: range) -> list[object]:
-    if kind == "prompts":
-        tags = ("odd",), ("even",)
-        return [Prompt(f"p{i}", (Message("user", f"question {i}"),), tags=tags[i % 2 == 0]) for i in numbers]
-    if kind == "candidates":
-        return [
-            Candidate(f"{side}{i}", f"p{i}", "policy", 0, 0, f"{side} answer {i}", (1,) * (i % 50), "stop")
-            for i in numbers
-            for side in "ab"
-        ]
-    if kind == "judgments":
-        # in every tenth pair the judge goes by the order
-        return [_judgment(i, x, y, 0.8 if x == "a" or i % 10 == 0 else 0.2) for i in numbers for x, y in ("ab", "ba")]
-    return [Pair(f"p{i}", f"a{i}", f"b{i}", 0.8, i / 100_000) for i in numbers]
-
-
-def _judgment(i: int, first: str, second: str, p: float) -> Judgment:
-    ids = f"{first}{i}", f"p{i}", f"{first}{i}", f"{second}{i}"
-    return Judgment(*ids, "kind", "hash", "judge", "template", "first", p)
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of 100,000 pairs."""
+    root = tmp_path_factory.mktemp("many")
+    make_large_run(root)
+    return root / "runs"
 
 
 def test_a_hundred_thousand_pairs_are_opened_and_walked(many: Path) -> None:
@@ -228,6 +201,13 @@ def test_a_hundred_thousand_pairs_are_opened_and_walked(many: Path) -> None:
     look(many, at, run="many")
 
 
+def test_no_worker_is_described_by_its_arguments() -> None:
+    """Textual would spell out all of them, each time: of an index of 100,000 pairs that takes seconds."""
+    sources = Path(selfalign.tui.__file__).parent.glob("*.py")
+    begun = [call for source in sources for call in re.findall(r"@work\b.*", source.read_text())]
+    assert begun and all(re.search(r"description=\"\w", call) for call in begun)
+
+
 def test_filters_agree_with_a_naive_loop(many: Path) -> None:
     index = PairIndex(Run.open(many / "many"), [2])
     list(index.grow())
@@ -246,18 +226,15 @@ def test_filters_agree_with_a_naive_loop(many: Path) -> None:
     assert held <= 16 * len(index)
 
 
-def test_a_grid_makes_only_the_rows_in_sight() -> None:
+def test_a_grid_makes_only_the_rows_in_sight_and_each_once() -> None:
     import asyncio
 
     from textual.app import App, ComposeResult
 
     from selfalign.tui import shown
 
-    asked: set[int] = set()
-
-    def row(index: int) -> list[object]:
-        asked.add(index)
-        return [shown.cell(f"row {index}")]
+    asked: list[int] = []
+    words = {0: "…"}
 
     class Shelf(App[None]):
         def compose(self) -> ComposeResult:
@@ -267,11 +244,28 @@ def test_a_grid_makes_only_the_rows_in_sight() -> None:
         async with Shelf().run_test(size=(40, 20)) as pilot:
             grid = pilot.app.query_one(Grid)
             grid.focus()
+
+            def row(index: int) -> list[object]:
+                asked.append(index)
+                grid.incomplete = words.get(index) == "…"
+                return [shown.cell(words.get(index, f"row {index}"))]
+
             grid.fill(10_000_000, row)
             await pilot.press("G")
             await pilot.pause()
             assert "row 9999999" in screen_of(pilot)
-            assert len(asked) < 100
+            assert len(set(asked)) < 100
+            await pilot.press("g", "j")
+            asked.clear()
+            await pilot.press("j", "j")
+            assert set(asked) <= {1, 2, 3}  # the lines between which the cursor goes
+            words[0], words[5] = "come", "another"
+            grid.complete()
+            await pilot.pause()
+            assert "come" in screen_of(pilot) and "another" not in screen_of(pilot)
+            grid.refresh()
+            await pilot.pause()
+            assert "another" in screen_of(pilot)
 
     asyncio.run(main())
 
