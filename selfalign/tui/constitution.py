@@ -174,7 +174,7 @@ class Constitution(Desk):
                 self.figures = None
         self._arrange()
 
-    @work(thread=True, group="measure", exit_on_error=False)
+    @work(thread=True, group="measure", exit_on_error=False, description="measure")
     def _measure(self, mark: tuple[Any, ...], rounds: Sequence[int] | None) -> None:
         try:
             run = self.watched.run

@@ -91,7 +91,7 @@ class Desk(Page):
                 self._preparing = True
                 self._prepare(at)
 
-    @work(thread=True, group="prepare", exit_on_error=False)
+    @work(thread=True, group="prepare", exit_on_error=False, description="prepare")
     def _prepare(self, at: Subject) -> None:
         """Find out in a thread what is to be asked."""
         view = compared(at, self.bench, self.parsed)
@@ -358,7 +358,7 @@ class Editor(Desk):
             self._looking = True
             self._look_over(self._draft, self._draft.text)
 
-    @work(thread=True, group="lint", exit_on_error=False)
+    @work(thread=True, group="lint", exit_on_error=False, description="lint")
     def _look_over(self, draft: Draft, text: str) -> None:
         try:
             findings = Draft(draft.path, draft.before, text).findings()
@@ -441,7 +441,7 @@ class Editor(Desk):
             return
         self._check(self._draft, self._draft.text)
 
-    @work(thread=True, group="save", exit_on_error=False)
+    @work(thread=True, group="save", exit_on_error=False, description="save")
     def _check(self, draft: Draft, text: str) -> None:
         """Find out in a thread whether a text may be saved, and what that means."""
         try:
@@ -484,7 +484,7 @@ class Editor(Desk):
         if sure and self._draft is not None:
             self._save(self._draft)
 
-    @work(thread=True, group="save", exit_on_error=False)
+    @work(thread=True, group="save", exit_on_error=False, description="save")
     def _save(self, draft: Draft) -> None:
         try:
             draft.save()

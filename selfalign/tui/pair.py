@@ -121,7 +121,7 @@ class OnePair(Page):
     @property
     def settled(self) -> bool:
         there = self.origin is not None and self.origin.spot == self.spot(self.position)
-        return self.ready and there and self._answers is not None
+        return self.ready and ((there and self._answers is not None) or self.query_one("#trouble").display)
 
     def read(self) -> Origin | None:
         spot = self.spot(self.position)

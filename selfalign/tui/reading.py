@@ -19,13 +19,14 @@ import msgspec
 from selfalign.config import Campaign, ConfigError, load
 from selfalign.progress import Progress, works_of
 from selfalign.records import Report
+from selfalign.stages import StageError
 from selfalign.stages import report as reports
 from selfalign.store import Holder, Run, StoreError, run_folders
 from selfalign.store.run import CAMPAIGN, EVENTS
 from selfalign.store.tail import Tail
 from selfalign.words import place_of
 
-UNREADABLE = (StoreError, ConfigError, msgspec.ValidationError, OSError, ValueError, KeyError, TypeError)
+UNREADABLE = (StoreError, StageError, ConfigError, msgspec.ValidationError, OSError, ValueError, KeyError, TypeError)
 Found = TypeVar("Found")
 
 
