@@ -80,9 +80,13 @@ def test_in_tmux(made: Path, tmp_path: Path) -> None:
     if shutil.which("tmux") is None:
         pytest.skip("there is no tmux here")
 
+    known = environment(TERM="xterm")
+    for name in ("COLUMNS", "LINES"):  # a program believes these before it asks the terminal
+        known.pop(name, None)
+
     def tmux(*words: str) -> str:
         command = ["tmux", "-S", str(tmp_path / "socket"), "-f", "/dev/null", *words]
-        return subprocess.run(command, capture_output=True, text=True, env=environment(TERM="xterm")).stdout
+        return subprocess.run(command, capture_output=True, text=True, env=known).stdout
 
     def shows(*words: str) -> None:
         end = time.monotonic() + 30
