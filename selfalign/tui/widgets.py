@@ -28,6 +28,7 @@ from selfalign.tui.shown import Part
 
 MARK, NO_MARK = "▸ ", "  "
 WIDE = 100  # columns of a screen that has room for gaps of two between cells
+LEAST_TITLE = 12  # columns of a chart's title, where the names of its curves leave so little
 LONGEST_ANSWER = 2000  # characters
 LINES_KEPT = 500  # drawn lines of a grid
 FLEX_LEAST = 8  # columns of a flexible cell on the narrowest screen
@@ -387,7 +388,10 @@ class Chart(Words):
         drawn = picture(self._curves, room.width, room.height - 1, self._look)
         if self._curves and not drawn.plain:
             drawn = shown.line(("nothing that this scale can draw", shown.DIM))
-        head = shown.line((self.title, "bold"), (self._scale(), shown.DIM), *said)
+        names = shown.line((self._scale(), shown.DIM), *said)
+        head = shown.line((self.title, "bold"))
+        head.truncate(max(LEAST_TITLE, room.width - names.cell_len), overflow="ellipsis")
+        head.append_text(names)
         head.truncate(max(1, room.width), overflow="ellipsis")
         self.update(shown.lines([head, drawn]), layout=False)
 
