@@ -16,11 +16,11 @@ import pytest
 from textual.events import Paste
 from textual.pilot import Pilot
 
-from selfalign.tui import bench
 from selfalign.tui.app import Reader
-from selfalign.tui.bench import Asked
-from selfalign.tui.constitution import Constitution
-from selfalign.tui.editor import Editor
+from selfalign.tui.constitution import bench
+from selfalign.tui.constitution.bench import Asked
+from selfalign.tui.constitution.editor import Editor
+from selfalign.tui.constitution.screen import Constitution
 from selfalign.tui.page import Place
 from selfalign.tui.pictures import settled
 from selfalign.tui.reading import Library

@@ -13,12 +13,12 @@ from textual.pilot import Pilot
 
 from selfalign.records import Candidate, Judgment, Message, Pair, Prompt
 from selfalign.store import Run
-from selfalign.tui.pair import OnePair
-from selfalign.tui.pairfilter import FilterError, needles, parse
-from selfalign.tui.pairfilter import selected as let_through
-from selfalign.tui.pairindex import PairIndex
-from selfalign.tui.pairorigin import Origin, origin_of
-from selfalign.tui.pairs import Pairs
+from selfalign.tui.pairs.filter import FilterError, needles, parse
+from selfalign.tui.pairs.filter import selected as let_through
+from selfalign.tui.pairs.index import PairIndex
+from selfalign.tui.pairs.origin import Origin, origin_of
+from selfalign.tui.pairs.pair import OnePair
+from selfalign.tui.pairs.screen import Pairs
 from selfalign.tui.widgets import Grid, Words
 from tests.cli.fabricate import make_judged_run, make_run
 from tests.tui.conftest import look, page_of, press, screen_of, until

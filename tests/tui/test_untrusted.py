@@ -29,9 +29,9 @@ from selfalign.source import HIDDEN
 from selfalign.store import Run
 from selfalign.tui import shown
 from selfalign.tui.app import Reader
-from selfalign.tui.bench import Asked
-from selfalign.tui.constitution import Constitution
-from selfalign.tui.impact import Impact
+from selfalign.tui.constitution.bench import Asked
+from selfalign.tui.constitution.impact import Impact
+from selfalign.tui.constitution.screen import Constitution
 from selfalign.tui.page import Place
 from selfalign.tui.pictures import settled
 from selfalign.tui.reading import Library
@@ -360,7 +360,7 @@ def called(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
 def test_no_widget_takes_raw_text(path: Path) -> None:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):

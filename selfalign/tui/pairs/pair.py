@@ -24,8 +24,8 @@ from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import Answer, answers_to, policy_name
 from selfalign.tui.page import Page, Place
-from selfalign.tui.pairindex import PairIndex, Spot
-from selfalign.tui.pairorigin import Origin, origin_of
+from selfalign.tui.pairs.index import PairIndex, Spot
+from selfalign.tui.pairs.origin import Origin, origin_of
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Scroll, Words

@@ -17,8 +17,7 @@ from textual.widget import Widget
 from selfalign.stages.examples import Kind, held
 from selfalign.tui import shown
 from selfalign.tui.page import Kept, LazyPage, Place
-from selfalign.tui.pair import OnePair
-from selfalign.tui.pairfilter import (
+from selfalign.tui.pairs.filter import (
     FILTER_HELP,
     SORTS,
     FilterError,
@@ -28,7 +27,8 @@ from selfalign.tui.pairfilter import (
     parse,
     selected,
 )
-from selfalign.tui.pairindex import Listing, PairIndex, Spot, Texts
+from selfalign.tui.pairs.index import Listing, PairIndex, Spot, Texts
+from selfalign.tui.pairs.pair import OnePair
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.widgets import Column, Grid, Words
 

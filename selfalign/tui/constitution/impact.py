@@ -17,10 +17,10 @@ from selfalign.rewording import diff as coloured
 from selfalign.rewording import sides
 from selfalign.text import one_line
 from selfalign.tui import shown
-from selfalign.tui.bench import Asked, Bench
-from selfalign.tui.changes import CAME, WENT
+from selfalign.tui.constitution.bench import Asked, Bench
+from selfalign.tui.constitution.changes import CAME, WENT
+from selfalign.tui.constitution.rules import Subject
 from selfalign.tui.page import Page, Place
-from selfalign.tui.rules import Subject
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 from selfalign.units import duration

@@ -24,12 +24,12 @@ from selfalign.drafts import Draft, DraftError
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.asking import Confirm
-from selfalign.tui.bench import Asked, Bench
-from selfalign.tui.changes import Changes, anew, compared, summary
-from selfalign.tui.impact import Impact
+from selfalign.tui.constitution.bench import Asked, Bench
+from selfalign.tui.constitution.changes import Changes, anew, compared, summary
+from selfalign.tui.constitution.impact import Impact
+from selfalign.tui.constitution.rules import Parsed, Subject
 from selfalign.tui.page import Page, Place, key_name
 from selfalign.tui.reading import UNREADABLE, why
-from selfalign.tui.rules import Parsed, Subject
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Words, Writing
 

@@ -16,10 +16,10 @@ from selfalign.rewording import sides as reworded
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import Answer, Answers, answers_of
-from selfalign.tui.differences import probability
+from selfalign.tui.compare.differences import probability
+from selfalign.tui.compare.sides import Side
 from selfalign.tui.page import Page, Place
 from selfalign.tui.shown import Part
-from selfalign.tui.sides import Side
 from selfalign.tui.widgets import Scroll, Words
 
 

@@ -29,8 +29,8 @@ from selfalign.store import StoreError
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.asking import AskLine
+from selfalign.tui.label.panes import Answers, Pane, Principles
 from selfalign.tui.page import Page, Place
-from selfalign.tui.panes import Answers, Pane, Principles
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Scroll, Words

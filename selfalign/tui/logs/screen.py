@@ -20,7 +20,7 @@ from selfalign.store.run import EVENTS
 from selfalign.store.tail import parse_event
 from selfalign.text import one_line
 from selfalign.tui import shown
-from selfalign.tui.lineindex import LineIndex
+from selfalign.tui.logs.lineindex import LineIndex
 from selfalign.tui.page import LazyPage, Place
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 

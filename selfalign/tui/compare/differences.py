@@ -16,8 +16,8 @@ from selfalign.stages.report.comparison import settings_that_differ
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import Answer
+from selfalign.tui.compare.sides import MEASURES, Side, difference, incomparable
 from selfalign.tui.shown import Part
-from selfalign.tui.sides import MEASURES, Side, difference, incomparable
 from selfalign.tui.widgets import Column
 
 SHORT = 60  # characters of a setting or of a changed value that stand in one line

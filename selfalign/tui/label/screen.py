@@ -20,9 +20,9 @@ from selfalign.store import PLAIN_NAMES, Run, StoreError, is_plain_name
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.asking import AskLine
-from selfalign.tui.desk import ABOUT, Desk, Sheaf, Wish, command, key
+from selfalign.tui.label.desk import ABOUT, Desk, Sheaf, Wish, command, key
+from selfalign.tui.label.panes import principle
 from selfalign.tui.page import Page, Place, Trouble
-from selfalign.tui.panes import principle
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Scroll, Words

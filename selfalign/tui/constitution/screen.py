@@ -19,12 +19,12 @@ from selfalign.constitution import Principle
 from selfalign.principles import COLUMNS, Estimate, Record, Stats, figure_text, stats
 from selfalign.text import one_line
 from selfalign.tui import shown
-from selfalign.tui.changes import compared, summary
-from selfalign.tui.editor import Desk, Editor
+from selfalign.tui.constitution.changes import compared, summary
+from selfalign.tui.constitution.editor import Desk, Editor
+from selfalign.tui.constitution.principle import Conflicts, OnePrinciple, brief, rank, whole
+from selfalign.tui.constitution.rules import Line, Subject, judged_mark, near, subject
 from selfalign.tui.page import Place
-from selfalign.tui.principle import Conflicts, OnePrinciple, brief, rank, whole
 from selfalign.tui.reading import UNREADABLE, why
-from selfalign.tui.rules import Line, Subject, judged_mark, near, subject
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 

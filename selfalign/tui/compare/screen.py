@@ -20,7 +20,7 @@ from selfalign.tui import shown
 from selfalign.tui.answers import Answers, answers_of, policy_name
 from selfalign.tui.campaign import charts_of
 from selfalign.tui.charts import Charted, ChartPage, Laid, hollow, overlaid
-from selfalign.tui.differences import (
+from selfalign.tui.compare.differences import (
     SNIPPET,
     Lines,
     beginning,
@@ -36,11 +36,11 @@ from selfalign.tui.differences import (
     settings,
     title_of,
 )
+from selfalign.tui.compare.prompt import OnePrompt
+from selfalign.tui.compare.sides import Policy, Side, mark_of, side_of
 from selfalign.tui.page import ROOMY, LazyPage, Place
 from selfalign.tui.picking import PickRun
-from selfalign.tui.prompt import OnePrompt
 from selfalign.tui.reading import UNREADABLE, why
-from selfalign.tui.sides import Policy, Side, mark_of, side_of
 from selfalign.tui.trainlog import TrainLog
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 

@@ -16,8 +16,8 @@ from selfalign.constitution.diff import in_words
 from selfalign.principles import COLUMNS, FEWEST, Conflict, Estimate, Record, Stats, figure_text
 from selfalign.text import one_line
 from selfalign.tui import shown
+from selfalign.tui.constitution.rules import Line
 from selfalign.tui.page import Page, Place
-from selfalign.tui.rules import Line
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 from selfalign.units import sparkline
