@@ -182,6 +182,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "runs"
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_pairs_are_opened_and_walked(many: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "G")
