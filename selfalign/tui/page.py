@@ -84,6 +84,7 @@ class Page(Screen[None]):
     KEPT: ClassVar[tuple[str, ...]] = ()  # attributes that are as they were left, as the filter is, in the same run
     KEPT_HERE: ClassVar[tuple[str, ...]] = ()  # and, as the cursor is, at the same place of it
     EVERY: ClassVar[float] = 1.0  # seconds between two looks at the disk
+    LAST_KEYS: ClassVar[tuple[tuple[str, str], ...]] = (("?", "help"), ("q", "quit"))  # always named in the last line
     WRITES: ClassVar[frozenset[str]] = frozenset()  # the keys of BINDINGS that a read-only reader does not offer
     BINDINGS: ClassVar[list[BindingType]] = []
 
@@ -303,10 +304,10 @@ class Page(Screen[None]):
 
     def show_keys(self) -> None:
         """Name the keys in the last line, as many as there is room for; help tells of all of them."""
-        keys = [*self.named_keys(), ("?", "help"), ("q", "quit")]
-        while len(keys) > 2 and sum(len(f"{key} {what}  ") for key, what in keys) > self.app.size.width - 2:
-            keys.pop(-3)
-        said = [part for key, what in keys for part in ((key, f"bold {shown.SKY}"), f" {what}  ")]
+        keys, room = self.named_keys(), self.app.size.width - 2
+        while keys and sum(len(f"{key} {what}  ") for key, what in (*keys, *self.LAST_KEYS)) > room:
+            keys.pop()
+        said = [part for key, what in (*keys, *self.LAST_KEYS) for part in ((key, f"bold {shown.SKY}"), f" {what}  ")]
         self.query_one("#keys", Words).say(*said)
 
     def _tabs(self, width: int) -> Iterator[Part]:

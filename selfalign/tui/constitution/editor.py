@@ -30,7 +30,6 @@ from selfalign.tui.constitution.impact import Impact
 from selfalign.tui.constitution.rules import Parsed, Subject
 from selfalign.tui.page import Page, Place, key_name
 from selfalign.tui.reading import UNREADABLE, why
-from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Words, Writing
 
 IDLE = 0.3  # seconds without a key after which the text is looked over
@@ -207,6 +206,7 @@ class Editor(Desk):
         "Saved is the text as it was typed, comments and all. Nothing is saved while there are errors, nor over what "
         "somebody else has written since."
     )
+    LAST_KEYS = ()  # they would be typed
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "save", priority=True),
         Binding("f8", "finding(1)", "finding", priority=True),
@@ -272,11 +272,8 @@ class Editor(Desk):
     def all_keys(self) -> list[Binding]:
         return self.own_keys()
 
-    def _keys(self) -> Iterator[Part]:
-        for one in self.own_keys():
-            if one.show:
-                yield (key_name(one.key), f"bold {shown.SKY}")
-                yield f" {one.description}  "
+    def named_keys(self) -> list[tuple[str, str]]:
+        return [(key_name(one.key), one.description) for one in self.own_keys() if one.show]
 
     @property
     def settled(self) -> bool:
