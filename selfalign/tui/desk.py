@@ -240,7 +240,7 @@ class Desk(Page):
         if self.pair is None:
             return [("u", "undo"), ("c", "command"), ("Esc", "more to label")]
         said = [("1", "left"), ("2", "right"), ("0", "tie"), ("9", "both bad"), ("s", "skip"), ("x", "n/a")]
-        more = [("b", "principles"), ("f", "flag"), ("c", "comment"), ("d", "words"), ("Tab", "pane")]
+        more = [("b", "principles"), ("f", "flag"), ("c", "comment"), ("d", "diff"), ("Tab", "pane")]
         return [*said, ("u", "undo"), *more]
 
     def _show_answers(self, pair: Shown) -> None:

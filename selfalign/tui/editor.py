@@ -30,7 +30,6 @@ from selfalign.tui.impact import Impact
 from selfalign.tui.page import Page, Place, key_name
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.rules import Parsed, Subject
-from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Words, Writing
 
 IDLE = 0.3  # seconds without a key after which the text is looked over
@@ -180,8 +179,8 @@ class Desk(Page):
 
 
 PREVIEW = (
-    "Up to 200 stored pairs are judged by the old and the new text. The judge is a model of its own process: it is "
-    "loaded as in a round, and an endpoint costs what it costs. What it says is remembered beside the runs; nothing is "
+    "Up to 200 stored pairs are judged by the old and by the new text. The judge is loaded as in a round, in a process "
+    "of its own; where it is an endpoint, its price is paid. Its verdicts are kept beside the runs, and nothing is "
     "asked twice."
 )
 
@@ -220,6 +219,7 @@ class Editor(Desk):
         Binding("escape", "leave", "back", priority=True),
         Binding("ctrl+z", "", "undo; Ctrl+Y redoes", show=False),
     ]
+    LAST_KEYS = (("F1", "help"), ("Esc", "back"))
     WRITES = frozenset({"ctrl+s", "f2", "f4", "f5", "ctrl+z"})
     DEFAULT_CSS = """
     Editor #findings { height: auto; max-height: 9; padding: 0 2; background: $surface; }
@@ -272,11 +272,14 @@ class Editor(Desk):
     def all_keys(self) -> list[Binding]:
         return self.own_keys()
 
-    def _keys(self) -> Iterator[Part]:
-        for one in self.own_keys():
-            if one.show:
-                yield (key_name(one.key), f"bold {shown.SKY}")
-                yield f" {one.description}  "
+    def named_keys(self) -> list[tuple[str, str]]:
+        """The others are letters here, or in LAST_KEYS."""
+        last = {key for key, _ in self.LAST_KEYS}
+        return [
+            (key_name(one.key), one.description)
+            for one in self.own_keys()
+            if one.show and key_name(one.key) not in last
+        ]
 
     @property
     def settled(self) -> bool:

@@ -85,6 +85,7 @@ class Page(Screen[None]):
     KEPT_HERE: ClassVar[tuple[str, ...]] = ()  # and, as the cursor is, at the same place of it
     EVERY: ClassVar[float] = 1.0  # seconds between two looks at the disk
     WRITES: ClassVar[frozenset[str]] = frozenset()  # the keys of BINDINGS that a read-only reader does not offer
+    LAST_KEYS: ClassVar[tuple[tuple[str, str], ...]] = (("?", "help"), ("q", "quit"))  # two that are always named
     BINDINGS: ClassVar[list[BindingType]] = []
 
     DEFAULT_CSS = """
@@ -92,7 +93,7 @@ class Page(Screen[None]):
     Page > #small { layer: above; display: none; width: 100%; height: 100%; background: $background; padding: 0 1; }
     Page > #tabs, Page > #keys { height: 1; background: $surface; padding: 0 1; }
     Page > #keys { dock: bottom; padding: 0 2; }
-    Page > #title { height: 1; padding: 0 2; }
+    Page > #title { height: 1; padding: 0 2; text-wrap: nowrap; text-overflow: ellipsis; }
     Page > #trouble { height: auto; max-height: 3; padding: 0 2; display: none; }
     Page > #body { height: 1fr; }
     """
@@ -303,7 +304,7 @@ class Page(Screen[None]):
 
     def show_keys(self) -> None:
         """Name the keys in the last line, as many as there is room for; help tells of all of them."""
-        keys = [*self.named_keys(), ("?", "help"), ("q", "quit")]
+        keys = [*self.named_keys(), *self.LAST_KEYS]
         while len(keys) > 2 and sum(len(f"{key} {what}  ") for key, what in keys) > self.app.size.width - 2:
             keys.pop(-3)
         said = [part for key, what in keys for part in ((key, f"bold {shown.SKY}"), f" {what}  ")]

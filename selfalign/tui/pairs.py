@@ -203,8 +203,8 @@ class Pairs(LazyPage):
         self._refused, self._problems = "", list[str]()
 
     def body(self) -> Iterator[Widget]:
-        yield Words(id="none")
         yield Grid(COLUMNS["pairs"])
+        yield Words(id="none")
 
     @property
     def settled(self) -> bool:
@@ -238,6 +238,7 @@ class Pairs(LazyPage):
         self.index, self._arranged, self._growing = index, -1, False
         self.rows = np.zeros(0, dtype=np.int64)
         self.query_one("#none").display = False
+        self.query_one(Grid).styles.height = "1fr"
         self.query_one(Grid).fill(0, self.row, columns=COLUMNS[index.kind] if index is not None else None)
 
     @work(thread=True, group="grow", exit_on_error=False, description="grow")
@@ -288,12 +289,15 @@ class Pairs(LazyPage):
                 grid.put_cursor(int(where[0]))
         none = self.query_one("#none", Words)
         none.display = index.complete and not len(rows)
+        grid.styles.height = 1 if none.display else "1fr"  # what is said stands below the names of the columns
         if none.display:
             none.say((self._nothing(index), shown.DIM))
         self._title()
 
     def _nothing(self, index: PairIndex) -> str:
         """Why no row is there, and what to do."""
+        if self._refused:
+            return "What was typed is no filter, as is said above: / changes it, Esc there clears it."
         if len(index):
             return "" if self._search else "Nothing is let through by this filter: / changes it, Esc there clears it."
         if index.kind == "left out":
