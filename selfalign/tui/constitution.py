@@ -288,7 +288,8 @@ class Constitution(Desk):
         count = f"{len(self.lines)} of {total}" if self.words else f"{total}"
         self.title_is(
             (self.watched.name, "bold"), f"  {which}  ", (f"{one_line(rules.name)} {rules.version}", "bold"),
-            f"  {count} principle{'s' * (total != 1)}", (f", ■ {hard} hard" if hard else "", shown.WARN),
+            f"  {count} principle{'s' * (total != 1)}{', ' * bool(hard)}",
+            (f"■ {hard} hard" if hard else "", shown.WARN),
             (f"  {self._edit}" if self._edit else "", shown.SKY),
             (f"  {self.sort}" if self.sort != next(iter(SORTS)) else "", shown.DIM), (f"  {self.words}", shown.SKY),
         )  # fmt: skip

@@ -104,7 +104,8 @@ class Desk(Page):
         Binding("shift+tab", "pane(-1)", "text before", show=False),
     ]
     DEFAULT_CSS = """
-    Desk #ending { display: none; padding: 1 2; }
+    Desk #ending { display: none; }
+    Desk #ending > Words { padding: 1 2; }
     Desk #figures { height: auto; }
     Desk #pair > Words { height: 1; padding: 0 2; }
     Desk #prompt { height: auto; max-height: 30%; margin-bottom: 1; }
