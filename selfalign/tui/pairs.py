@@ -355,6 +355,7 @@ class Pairs(LazyPage):
             self._tell(refused=str(error))
             if self.index is not None:
                 self._say_nothing(self.index)
+            self._title()
             return
         self._tell(refused="")
         self._search_texts()
