@@ -33,7 +33,7 @@ class Help(ModalScreen[None]):
     Help { align: center middle; background: $background 60%; }
     Help > Scroll { width: 72; max-width: 95%; height: auto; max-height: 90%; padding: 1 2;
                             background: $surface; }
-    Help Words { height: auto; }
+    Help Words { height: auto; padding: 0 1 0 0; }
     """
 
     def __init__(self, page: Page) -> None:

@@ -48,7 +48,7 @@ class OnePrompt(Page):
         Binding("right", "slide(1, 1)", "later", priority=True),
         Binding("left_square_bracket", "slide(0, -1)", "left: earlier", show=False),
         Binding("right_square_bracket", "slide(0, 1)", "left: later", show=False),
-        Binding("d", "difference", "words"),
+        Binding("d", "difference", "diff"),
     ]
     DEFAULT_CSS = """
     OnePrompt Words { height: auto; }

@@ -179,8 +179,8 @@ class Desk(Page):
 
 
 PREVIEW = (
-    "Up to 200 stored pairs are judged by the old and the new text. The judge is a model of its own process: it is "
-    "loaded as in a round, and an endpoint costs what it costs. What it says is remembered beside the runs; nothing is "
+    "Up to 200 stored pairs are judged by the old and by the new text. The judge is loaded as in a round, in a process "
+    "of its own; where it is an endpoint, its price is paid. Its verdicts are kept beside the runs, and nothing is "
     "asked twice."
 )
 
@@ -206,7 +206,6 @@ class Editor(Desk):
         "Saved is the text as it was typed, comments and all. Nothing is saved while there are errors, nor over what "
         "somebody else has written since."
     )
-    LAST_KEYS = ()  # they would be typed
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "save", priority=True),
         Binding("f8", "finding(1)", "finding", priority=True),
@@ -220,6 +219,7 @@ class Editor(Desk):
         Binding("escape", "leave", "back", priority=True),
         Binding("ctrl+z", "", "undo; Ctrl+Y redoes", show=False),
     ]
+    LAST_KEYS = (("F1", "help"), ("Esc", "back"))
     WRITES = frozenset({"ctrl+s", "f2", "f4", "f5", "ctrl+z"})
     DEFAULT_CSS = """
     Editor #findings { height: auto; max-height: 9; padding: 0 2; background: $surface; }
@@ -273,7 +273,13 @@ class Editor(Desk):
         return self.own_keys()
 
     def named_keys(self) -> list[tuple[str, str]]:
-        return [(key_name(one.key), one.description) for one in self.own_keys() if one.show]
+        """The others are letters here, or in LAST_KEYS."""
+        last = {key for key, _ in self.LAST_KEYS}
+        return [
+            (key_name(one.key), one.description)
+            for one in self.own_keys()
+            if one.show and key_name(one.key) not in last
+        ]
 
     @property
     def settled(self) -> bool:

@@ -67,7 +67,7 @@ class Impact(Page):
         Binding("x", "cancel", "end it"),
     ]
     DEFAULT_CSS = """
-    Impact #state { height: auto; padding: 0 2; }
+    Impact #state { height: auto; padding: 0 2; margin-bottom: 1; }
     Impact #figures { height: auto; max-height: 55%; padding: 0 2; display: none; }
     Impact #figures > Words { height: auto; }
     Impact Grid { display: none; }
@@ -94,6 +94,10 @@ class Impact(Page):
     def settled(self) -> bool:
         return self.ready and self.state != "asking"
 
+    def named_keys(self) -> list[tuple[str, str]]:
+        """What is over cannot be ended."""
+        return [one for one in super().named_keys() if self.state == "asking" or one[0] != "x"]
+
     def read(self) -> View | None:
         asked = self.asked
         return View(asked.state, asked.seconds, tuple(asked.said), asked.found) if asked else None
@@ -101,7 +105,9 @@ class Impact(Page):
     def show(self, view: View | None) -> None:
         if view is None:
             return
-        self.state = view.state
+        if view.state != self.state:
+            self.state = view.state
+            self.show_keys()
         self.query_one("#state", Words).show(self._state(view))
         self.title_is((self.subject.run.name, "bold"), "  impact of the edit", *self._what(view))
         if view.found and view.found is not self.found:

@@ -45,8 +45,7 @@ class Labelling(Page):
         Binding("m", "count", "how many"),
     ]
     DEFAULT_CSS = """
-    Labelling Scroll { padding: 1 2; }
-    Labelling #words { height: auto; }
+    Labelling #words { height: auto; padding: 1 2; }
     """
 
     def __init__(self, place: Place) -> None:
@@ -169,7 +168,7 @@ class Labelling(Page):
             yield shown.line(key("Enter"), " shows the figures: all of these are labelled. ", key("m"), " takes more.")
         else:
             start = "goes on where you stopped" if sheaf.done else "starts"
-            yield shown.line(key("Enter"), f" {start}. Each label is saved at once; Esc leaves at any time.")
+            yield shown.line(key("Enter"), f" {start}. Each label is saved at once; Esc leaves.")
 
     def _sheet(self, parts: Sequence[Text | Table]) -> None:
         self.query_one("#words", Words).show(shown.below(*parts))
