@@ -343,6 +343,9 @@ def layout(columns: Sequence[Column], width: int, gap: int) -> list[tuple[int, i
     return [(index, columns[index].width or widths[index]) for index in kept]
 
 
+TITLE_LEAST = 12  # characters of a chart's title that stay where its legend needs the room
+
+
 class Chart(Words):
     """Curves over rounds or steps, under a title that names them; each has a sign of its own beside its colour."""
 
@@ -387,7 +390,9 @@ class Chart(Words):
         drawn = picture(self._curves, room.width, room.height - 1, self._look)
         if self._curves and not drawn.plain:
             drawn = shown.line(("nothing that this scale can draw", shown.DIM))
-        head = shown.line((self.title, "bold"), (self._scale(), shown.DIM), *said)
+        named, scale = shown.line((self.title, "bold")), self._scale()
+        named.truncate(max(TITLE_LEAST, room.width - len(shown.line(scale, *said))), overflow="ellipsis")
+        head = shown.line(named, (scale, shown.DIM), *said)
         head.truncate(max(1, room.width), overflow="ellipsis")
         self.update(shown.lines([head, drawn]), layout=False)
 
