@@ -42,13 +42,13 @@ class OnePrompt(Page):
         "the policy before it."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "turn(1)", "next"),
-        Binding("p", "turn(-1)", "previous"),
-        Binding("left", "slide(1, -1)", "earlier", priority=True),
-        Binding("right", "slide(1, 1)", "later", priority=True),
-        Binding("left_square_bracket", "slide(0, -1)", "left: earlier", show=False),
-        Binding("right_square_bracket", "slide(0, 1)", "left: later", show=False),
-        Binding("d", "difference", "words"),
+        Binding("n", "turn(1)", "next", tooltip="the next prompt"),
+        Binding("p", "turn(-1)", "previous", tooltip="the prompt before"),
+        Binding("left", "slide(1, -1)", "earlier", priority=True, tooltip="right: the answer of the round before"),
+        Binding("right", "slide(1, 1)", "later", priority=True, tooltip="right: the answer of the next round"),
+        Binding("left_square_bracket", "slide(0, -1)", "left: the answer of the round before", show=False),
+        Binding("right_square_bracket", "slide(0, 1)", "left: the answer of the next round", show=False),
+        Binding("d", "difference", "words", tooltip="underline words that the other has not, or not"),
     ]
     DEFAULT_CSS = """
     OnePrompt Words { height: auto; }
