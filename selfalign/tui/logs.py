@@ -233,6 +233,8 @@ def said(event: Mapping[str, Any]) -> str:
     if event.get("event") == "gate":
         return gate_text(event)
     left = {key: value for key, value in event.items() if key not in ("time", "event", "round", "stage", "step")}
+    if isinstance(counts := left.get("counts"), Mapping) and "seconds" in counts:
+        left.pop("seconds", None)  # told twice
     parts = []
     if isinstance(left.get("total"), int) and isinstance(left.get("done"), int):
         parts.append(f"{left.pop('done'):,}/{left.pop('total'):,} {left.pop('unit', '')}")
@@ -241,7 +243,13 @@ def said(event: Mapping[str, Any]) -> str:
     elif "step" in event:
         total = f"/{left.pop('total'):,}" if isinstance(left.get("total"), int) else ""
         parts.append(f"step {brief(event['step'])}{total}")
-    return "  ".join([*parts, *(f"{'' if key in PLAIN else f'{key} '}{brief(value)}" for key, value in left.items())])
+    named = [f"{'' if key in PLAIN else f'{worded(key)} '}{brief(value)}" for key, value in left.items()]
+    return "  ".join([*parts, *named])
+
+
+def worded(key: object) -> str:
+    """The name of a field in words."""
+    return str(key).replace("_", " ")
 
 
 def brief(value: Any) -> str:
@@ -249,7 +257,7 @@ def brief(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {brief(inner)}" for key, inner in list(value.items())[:12])
+        return ", ".join(f"{worded(key)} {brief(inner)}" for key, inner in list(value.items())[:12])
     return one_line(value, 200)
 
 
