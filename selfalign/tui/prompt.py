@@ -139,7 +139,8 @@ class OnePrompt(Page):
         assert self.view is not None
         if self._same_run:
             return course(self.view.answers[1], {"[ ]": self.rounds[0], "← →": self.rounds[1]})
-        names = [f"{one_line(side.run, 30)}  " for side in self.both]
+        runs = [one_line(side.run, 30) for side in self.both]
+        names = [f"{run:<{max(map(len, runs))}}  " for run in runs]
         found = [course(self.view.answers[side], {key: self.rounds[side]}) for side, key in ((0, "[ ]"), (1, "← →"))]
         return shown.lines(shown.line((name, "bold"), line) for name, line in zip(names, found, strict=True))
 
