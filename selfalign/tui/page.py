@@ -92,7 +92,7 @@ class Page(Screen[None]):
     Page > #small { layer: above; display: none; width: 100%; height: 100%; background: $background; padding: 0 1; }
     Page > #tabs, Page > #keys { height: 1; background: $surface; padding: 0 1; }
     Page > #keys { dock: bottom; padding: 0 2; }
-    Page > #title { height: 1; padding: 0 2; }
+    Page > #title { height: 1; padding: 0 2; text-wrap: nowrap; text-overflow: ellipsis; }
     Page > #trouble { height: auto; max-height: 3; padding: 0 2; display: none; }
     Page > #body { height: 1fr; }
     """
