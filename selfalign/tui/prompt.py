@@ -197,7 +197,7 @@ def course(answers: Sequence[Answer], here: dict[str, int | None]) -> Text:
     parts: list[Part] = []
     for answer in answers:
         keys = " ".join(key for key, policy in here.items() if policy == answer.policy)
-        parts.append(("  ─  " if parts else "", shown.DIM))
+        parts.append((" ─ " if parts else "", shown.DIM))
         parts.append((f"{keys} " if keys else "", f"bold {shown.SKY}"))
         parts.append((answer.name, "bold reverse" if keys else ""))
         if answer.p_previous is not None:
