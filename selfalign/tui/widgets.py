@@ -28,7 +28,6 @@ from selfalign.tui.shown import Part
 
 MARK, NO_MARK = "▸ ", "  "
 WIDE = 100  # columns of a screen that has room for gaps of two between cells
-LEAST_TITLE = 12  # columns of a chart's title, where the names of its curves leave so little
 LONGEST_ANSWER = 2000  # characters
 LINES_KEPT = 500  # drawn lines of a grid
 FLEX_LEAST = 8  # columns of a flexible cell on the narrowest screen
@@ -345,6 +344,9 @@ def layout(columns: Sequence[Column], width: int, gap: int) -> list[tuple[int, i
     return [(index, columns[index].width or widths[index]) for index in kept]
 
 
+TITLE_LEAST = 12  # characters of a chart's title that stay where its legend needs the room
+
+
 class Chart(Words):
     """Curves over rounds or steps, under a title that names them; each has a sign of its own beside its colour."""
 
@@ -389,10 +391,9 @@ class Chart(Words):
         drawn = picture(self._curves, room.width, room.height - 1, self._look)
         if self._curves and not drawn.plain:
             drawn = shown.line(("nothing that this scale can draw", shown.DIM))
-        names = shown.line((self._scale(), shown.DIM), *said)
-        head = shown.line((self.title, "bold"))
-        head.truncate(max(LEAST_TITLE, room.width - names.cell_len), overflow="ellipsis")
-        head.append_text(names)
+        named, scale = shown.line((self.title, "bold")), self._scale()
+        named.truncate(max(TITLE_LEAST, room.width - len(shown.line(scale, *said))), overflow="ellipsis")
+        head = shown.line(named, (scale, shown.DIM), *said)
         head.truncate(max(1, room.width), overflow="ellipsis")
         self.update(shown.lines([head, drawn]), layout=False)
 
