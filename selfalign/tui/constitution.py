@@ -20,7 +20,7 @@ from selfalign.principles import COLUMNS, Estimate, Record, Stats, figure_text, 
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.changes import compared, summary
-from selfalign.tui.editor import Desk, Editor
+from selfalign.tui.editor import Drafting, Editor
 from selfalign.tui.page import Place
 from selfalign.tui.principle import Conflicts, OnePrinciple, brief, rank, whole
 from selfalign.tui.reading import UNREADABLE, why
@@ -73,7 +73,7 @@ class View:
     everywhere: bool
 
 
-class Constitution(Desk):
+class Constitution(Drafting):
     NUMBER, NAME = "5", "Constitution"
     FILTER = "words of a principle, its id, tag, status or: hard"
     EVERY = 2.0

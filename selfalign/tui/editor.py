@@ -30,7 +30,6 @@ from selfalign.tui.impact import Impact
 from selfalign.tui.page import Page, Place, key_name
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.rules import Parsed, Subject
-from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Words, Writing
 
 IDLE = 0.3  # seconds without a key after which the text is looked over
@@ -40,7 +39,7 @@ SEVERITIES = {"error": ("✗", shown.BAD), "warning": ("!", shown.WARN), "note":
 NOTHING_WRITTEN = "this reader writes nothing (--read-only)"
 
 
-class Desk(Page):
+class Drafting(Page):
     """What the list and the editor share: the draft of the campaign's file, and what may be done with it."""
 
     class Prepared(Message):
@@ -107,7 +106,7 @@ class Desk(Page):
         except UNREADABLE as error:
             self.post_message(self.Prepared(None, None, why(error)))
 
-    def on_desk_prepared(self, message: Desk.Prepared) -> None:
+    def on_drafting_prepared(self, message: Drafting.Prepared) -> None:
         message.stop()
         self._preparing = False
         at, asked, found = self.subject, message.asked, message.found
@@ -196,7 +195,10 @@ class Opened:
     draft: Draft | None = None
 
 
-class Editor(Desk):
+LAST = ("f1", "escape")  # the keys that are named even where there is little room
+
+
+class Editor(Drafting):
     NUMBER, NAME = "5", "Editor"
     ABOUT = (
         "The file that the campaign names. A round keeps the copy that it began with: what is saved here counts from "
@@ -272,11 +274,12 @@ class Editor(Desk):
     def all_keys(self) -> list[Binding]:
         return self.own_keys()
 
-    def _keys(self) -> Iterator[Part]:
-        for one in self.own_keys():
-            if one.show:
-                yield (key_name(one.key), f"bold {shown.SKY}")
-                yield f" {one.description}  "
+    def named_keys(self) -> list[tuple[str, str]]:
+        return [(key_name(one.key), one.description) for one in self.own_keys() if one.show and one.key not in LAST]
+
+    def last_keys(self) -> list[tuple[str, str]]:
+        """Letters are typed here: ? and q are words of the text."""
+        return [("F1", "help"), ("Esc", "back")]
 
     @property
     def settled(self) -> bool:
@@ -411,7 +414,7 @@ class Editor(Desk):
     def action_finding(self, by: int) -> None:
         """Point at the next finding, and put the cursor on its line."""
         if not self.findings:
-            self.reader.say("nothing to mend")
+            self.reader.say("nothing to mend" if self.settled else "still being looked over")
             return
         line = self.writing.cursor_location[0] + 1
         here = self.findings[self.finding].line

@@ -301,12 +301,16 @@ class Page(Screen[None]):
         own = [(key_name(one.key), one.description) for one in self.own_keys() if one.show]
         return [*own, *[("/", "filter")] * bool(self.FILTER), ("c", "command")]
 
+    def last_keys(self) -> list[tuple[str, str]]:
+        """The keys that the last line names at its end, however little room there is."""
+        return [("?", "help"), ("q", "quit")]
+
     def show_keys(self) -> None:
         """Name the keys in the last line, as many as there is room for; help tells of all of them."""
-        keys = [*self.named_keys(), ("?", "help"), ("q", "quit")]
-        while len(keys) > 2 and sum(len(f"{key} {what}  ") for key, what in keys) > self.app.size.width - 2:
-            keys.pop(-3)
-        said = [part for key, what in keys for part in ((key, f"bold {shown.SKY}"), f" {what}  ")]
+        named, last = self.named_keys(), self.last_keys()
+        while named and sum(len(f"{key} {what}  ") for key, what in named + last) > self.app.size.width - 2:
+            named.pop()
+        said = [part for key, what in named + last for part in ((key, f"bold {shown.SKY}"), f" {what}  ")]
         self.query_one("#keys", Words).say(*said)
 
     def _tabs(self, width: int) -> Iterator[Part]:

@@ -210,6 +210,7 @@ def test_what_is_typed_is_looked_over_marked_and_mended(own: Path) -> None:
         assert "judged.rules.yaml" in screen_of(pilot) and "✓ as on disk" in screen_of(pilot)
         assert "id: long" in page.writing.text.split("\n")[page.writing.cursor_location[0]]
         assert "counts from the next round" in screen_of(pilot) and page.writing.is_syntax_aware
+        assert "F1 help  Esc back" in screen_of(pilot) and "q quit" not in screen_of(pilot)  # a q is typed here
         await typed(pilot, 'text: "The response is blunt', 'txet: "The response is blunt')
         line = next(i for i, text in enumerate(page.writing.text.split("\n"), 1) if "txet" in text)
         shown = screen_of(pilot)
