@@ -94,6 +94,11 @@ class Impact(Page):
     def settled(self) -> bool:
         return self.ready and self.state != "asking"
 
+    def named_keys(self) -> list[tuple[str, str]]:
+        """With nothing asked there is nothing to end, and before there are answers nothing to open."""
+        useless = {"Enter", "Tab"} if self.state == "asking" else {"x"}
+        return [one for one in super().named_keys() if one[0] not in useless]
+
     def read(self) -> View | None:
         asked = self.asked
         return View(asked.state, asked.seconds, tuple(asked.said), asked.found) if asked else None
@@ -102,6 +107,7 @@ class Impact(Page):
         if view is None:
             return
         self.state = view.state
+        self.show_keys()
         self.query_one("#state", Words).show(self._state(view))
         self.title_is((self.subject.run.name, "bold"), "  impact of the edit", *self._what(view))
         if view.found and view.found is not self.found:

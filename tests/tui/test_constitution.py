@@ -477,6 +477,7 @@ def test_an_edit_is_put_before_the_judge_in_another_process(previewed: Path, mon
         await press(pilot, "p")
         shown = screen_of(pilot)
         assert "beyond noise: kind" in shown and "reversed" in shown and "questions asked" in shown
+        assert "open a flip" in shown and "x end it" not in shown  # there is nothing to end
         await press(pilot, "c")
         assert pilot.app.clipboard.startswith("selfalign constitution preview") and "--flips" in pilot.app.clipboard
         await press(pilot, "tab")
