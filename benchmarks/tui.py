@@ -41,7 +41,7 @@ from textual.widgets import DataTable  # noqa: E402
 from selfalign.store import Run  # noqa: E402
 from selfalign.tui.app import PAGES, Reader  # noqa: E402
 from selfalign.tui.page import Page, Place  # noqa: E402
-from selfalign.tui.pairs import Pairs  # noqa: E402
+from selfalign.tui.pairs.screen import Pairs  # noqa: E402
 from selfalign.tui.pictures import settled  # noqa: E402
 from selfalign.tui.reading import Library  # noqa: E402
 from selfalign.tui.widgets import FilterLine, Grid  # noqa: E402

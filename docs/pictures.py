@@ -21,7 +21,7 @@ PICTURES: dict[str, tuple[str, ...]] = {
     "campaign": ("campaign",),
     "round": ("round", "--round", "2"),
     "pair": ("pairs", "--press", "s enter"),
-    "campaigns": ("campaigns",),
+    "constitution": ("constitution",),
 }
 
 

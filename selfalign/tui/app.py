@@ -16,16 +16,16 @@ from selfalign.text import clean, one_line
 from selfalign.tui import shown
 from selfalign.tui.actions import Action, actions
 from selfalign.tui.asking import Confirm
-from selfalign.tui.bench import Bench
 from selfalign.tui.campaign import Campaign
 from selfalign.tui.campaigns import Campaigns
-from selfalign.tui.compare import Compare
-from selfalign.tui.constitution import Constitution
+from selfalign.tui.compare.screen import Compare
+from selfalign.tui.constitution.bench import Bench
+from selfalign.tui.constitution.screen import Constitution
 from selfalign.tui.help import Help
-from selfalign.tui.label import Labelling
-from selfalign.tui.logs import Logs
+from selfalign.tui.label.screen import Labelling
+from selfalign.tui.logs.screen import Logs
 from selfalign.tui.page import Kept, Page, Place
-from selfalign.tui.pairs import Pairs
+from selfalign.tui.pairs.screen import Pairs
 from selfalign.tui.reading import Library
 from selfalign.tui.round import Round
 

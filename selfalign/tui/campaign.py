@@ -28,13 +28,13 @@ from selfalign.words import gate_text, guard_text, progress_text, reward_text, w
 ROUNDS_SEEN = 8  # lines of the table of rounds; the rest scrolls
 LIVE = 11  # columns of a stage under way: ▸43% ~12:10
 BAR = 8
-TRAINED = {"loss": "loss", "objective/scores": "score of rollouts"}
+TRAINED = {"loss": "Training loss", "objective/scores": "Training: score of rollouts"}
 JUDGES = ("labelling", "evaluating")
 ROUND = re.compile(r"round \d+")
 FIGURES = (
-    Column("vs base", 10, right=True, drop=1),
+    Column("win vs base", 11, right=True, drop=1),
     Column("vs prev", 10, right=True, drop=2),
-    Column("KL", 6, right=True, drop=3),
+    Column("KL nats", 7, right=True, drop=3),
     Column("length", 6, right=True, drop=4),
     Column("swap", 5, right=True, drop=5),
     Column("time", 6, right=True, drop=6),
@@ -66,7 +66,9 @@ def view_of(run: Watched, now: float, laid: Laid) -> View:
     return View(
         title=_title(run, state, now, shown_at),
         hand=_in_hand(progress, shown_at, live=state in ("running", "stalled")),
-        columns=(Column("round", 5), *(_column(progress, name) for name in stages), Column("gate", 10), *FIGURES),
+        columns=(
+            Column("round", 5), *(_column(progress, name, state) for name in stages), Column("gate", 10), *FIGURES
+        ),
         rows=tuple(_row(progress, run.reports, number, stages, state, shown_at) for number in rounds),
         rounds=tuple(rounds),
         current=rounds.index(progress.round) if progress.round in rounds else 0,
@@ -97,7 +99,7 @@ def _in_hand(progress: Progress, now: float, *, live: bool) -> Text:
     where = "base" if stage.round is None else f"round {stage.round}"
     full = round(BAR * stage.fraction)
     loading = live and stage.first is None
-    stopped = f"{stage.done:,}/{stage.total:,} {stage.unit}  when it stopped"
+    stopped = f"{stage.done:,}/{stage.total:,} {stage.unit} when it stopped"
     said = progress_text(stage, now, None) if live else stopped
     said = f"begun {duration(now - stage.started)} ago" if loading else said
     reused = f"  ({stage.reused:,} reused)" if stage.reused else ""
@@ -121,10 +123,10 @@ def _rounds(progress: Progress, reports: Sequence[Report]) -> list[int | None]:
     return base + list(range(known))
 
 
-def _column(progress: Progress, stage: str) -> Column:
+def _column(progress: Progress, stage: str, state: str) -> Column:
     """A column of a stage, with room for the time left where it is under way."""
     current = progress.current
-    live = current is not None and current.name == stage and not current.finished
+    live = state == "running" and current is not None and current.name == stage and not current.finished
     return Column(stage, max(LIVE if live else 6, len(stage)), right=True)
 
 
@@ -278,7 +280,7 @@ def training(progress: Progress) -> Charted:
         values = [step.get(name := watched(step)) for step in history]
         known = [value for value in values if isinstance(value, int | float)]
         points += [(number + index / len(known), value) for index, value in enumerate(known)]
-    return Charted(f"Training: {TRAINED.get(name, name)}", (_points("", points),), along="training")
+    return Charted(TRAINED.get(name, f"Training: {name}"), (_points("", points),), along="training")
 
 
 class Rounds(Grid):
@@ -294,13 +296,15 @@ class Campaign(ChartPage):
     ABOUT = (
         "A campaign: its rounds by stages, with the time each stage took, and the figures of each round. Below, what "
         "needs attention, how the figures moved (bars are 95% intervals), and what each round was decided on.\n\n"
-        "▸43% is under way; 'reused' was done before; · is to come. Swap: how often the judge agrees with itself when "
-        "a pair is shown both ways. KL: nats per answer from the base policy. Space pages down to the figures; z makes "
-        "a chart as large as the screen, o lays another run beside it, dotted and with hollow signs."
+        "▸43% is under way; 'reused' was done before; · is to come. Win vs base, vs prev: win rates against the base "
+        "policy and the one before, ± half of the 95% interval. KL: nats per answer from the base policy. Length: over "
+        "the base's. Swap: how often the judge agrees with itself when a pair is shown both ways.\n\n"
+        "Space pages down to the figures; z makes a chart as large as the screen, o lays another run beside it, dotted "
+        "and with hollow signs."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("enter", "open", "open round"),
-        Binding("space", "page", "down"),
+        Binding("space", "page", "down", tooltip="down to the figures"),
         *ChartPage.CHART_KEYS,
     ]
     MOST_CHARTS = 8

@@ -22,14 +22,15 @@ from selfalign.tui.widgets import Column, Grid, Words
 from selfalign.units import clock, size, sparkline
 from selfalign.words import gate_text, progress_text
 
+RUN_NAME = (12, 40)  # columns for the names of runs: on the narrowest screen, and at most
 COLUMNS = (
-    Column("run"),
+    Column("run", RUN_NAME[0]),
     Column("state", 13),
     Column("rounds", 6, right=True),
-    Column("vs base", 10, right=True, drop=2),
+    Column("win vs base", 11, right=True, drop=2),
     Column("curve", 6, drop=4),
     Column("stage", 12, drop=1),
-    Column("left", 6, right=True, drop=3),
+    Column("time left", 9, right=True, drop=3),
     Column("disk", 9, right=True, drop=5),
     Column("last event", 10, right=True, drop=6),
     Column("what happened last", drop=7),
@@ -38,7 +39,7 @@ MEASURE_EVERY = 30.0  # seconds between two looks at how much room the runs take
 NO_RUNS = """\
 There are no runs in {folder} yet.
 
-  selfalign run pocket        a whole small campaign: minutes on a CPU, no key
+  selfalign run pocket        a small campaign: minutes on a CPU, no key
   selfalign init my-campaign  a campaign file to start from
   selfalign plan FILE         what it would do and cost
 
@@ -128,15 +129,15 @@ class Campaigns(Page):
     FILTER = "part of a name or of a state, such as: running"
     ABOUT = (
         "All runs, those that happen and those that ended. Rounds: evaluated, of how many. The win rate is against "
-        "the base policy, with half of its 95% interval; the curve shows its course, lowest to highest.\n\n"
+        "the base policy, ± half of its 95% interval; the curve shows its course, lowest to highest.\n\n"
         "● running   ✓ finished   ■ a gate stopped it   ‖ interrupted, or stopped as asked   "
         "◌ alive but silent for long   ✗ dead or failed"
         "\n\nSpace marks two runs (◆), 7 then compares the one that was marked first with the other."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "open", "open"),
-        Binding("s", "sort", "sort"),
-        Binding("space", "mark", "mark"),
+        Binding("enter", "open", "open", tooltip="open the run"),
+        Binding("s", "sort", "sort", tooltip="by another column: last event, name, state, win rate, disk"),
+        Binding("space", "mark", "mark", tooltip="mark the run for 7 Compare, or take its mark away"),
     ]
     DEFAULT_CSS = "Campaigns #welcome { padding: 1 2; height: auto; display: none; }"
 
@@ -179,7 +180,7 @@ class Campaigns(Page):
         grid = self.query_one(Grid)
         paths = [one.path for one in self.found]
         grid.display = bool(self.lines)
-        grid.fill(len(self.found), self.row)
+        grid.fill(len(self.found), self.row, columns=self._columns())
         if before is not None and before.path in paths:
             grid.put_cursor(paths.index(before.path))
         welcome = self.query_one("#welcome", Words)
@@ -187,6 +188,12 @@ class Campaigns(Page):
         if not self.lines:
             welcome.show(shown.block(NO_RUNS.format(folder=one_line(self.reader.library.folder, 300))))
         self._title()
+
+    def _columns(self) -> tuple[Column, ...]:
+        """The columns, the first as wide as the longest name, so that what happened last has the rest."""
+        longest = max((len(one.name) for one in self.lines), default=0) + 2  # with its mark
+        least, most = RUN_NAME
+        return (Column("run", max(least, min(longest, most, self.app.size.width // 4))), *COLUMNS[1:])
 
     def _title(self) -> None:
         if not self.lines:
@@ -197,7 +204,7 @@ class Campaigns(Page):
         self.title_is(
             (count if len(self.lines) != 1 or self.words else "1 run", "bold"),
             f"  {running} running" if running else "",
-            (f"  by {self.sort}", shown.DIM),
+            (f"  sorted by {self.sort}", shown.DIM),
             (f"  in {self.reader.library.folder}", shown.DIM),
         )
         under = self.under_cursor()

@@ -70,8 +70,8 @@ class ChartPage(Page):
     """A screen with charts. `charted` makes those of a run; the rest of the screen is its own."""
 
     CHART_KEYS: ClassVar[list[BindingType]] = [
-        Binding("z", "enlarge", "enlarge"),
-        Binding("o", "beside", "beside"),
+        Binding("z", "enlarge", "enlarge", tooltip="a chart as large as the screen, with its values"),
+        Binding("o", "beside", "beside", tooltip="lay another run beside this one, in all charts"),
         Binding("l", "log", "charts on a log scale, and back", show=False),
     ]
     MOST_CHARTS: ClassVar[int] = 6

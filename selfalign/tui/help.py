@@ -31,9 +31,9 @@ class Help(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,enter,q", "close", "close", show=False)]
     DEFAULT_CSS = """
     Help { align: center middle; background: $background 60%; }
-    Help > Scroll { width: 72; max-width: 95%; height: auto; max-height: 90%; padding: 1 2;
+    Help > Scroll { width: 72; max-width: 95%; height: auto; max-height: 90%; padding: 1 0 1 2;
                             background: $surface; }
-    Help Words { height: auto; }
+    Help Words { height: auto; padding-right: 2; }
     """
 
     def __init__(self, page: Page) -> None:
@@ -42,15 +42,18 @@ class Help(ModalScreen[None]):
 
     def compose(self) -> ComposeResult:
         with Scroll():
-            yield Words((f"{self.page.NAME}", "bold"))
+            yield Words((f"{self.page.NAME}", "bold"), ("   Esc closes this", shown.DIM))
             yield Words("")
             about = Words()
             about.show(shown.block(self.page.ABOUT))
             yield about
             yield Words("")
             keys = Words()
-            own = [(key_name(one.key), one.description) for one in self.page.all_keys() if one.description]
-            rows = [((key, f"bold {shown.SKY}"), what) for key, what in own]
+            own: dict[str, str] = {}  # a key of the screen comes before the same one of its table
+            for one in self.page.all_keys():
+                if one.description:
+                    own.setdefault(key_name(one.key), one.tooltip or one.description)
+            rows = [((key, f"bold {shown.SKY}"), what) for key, what in own.items()]
             keys.show(shown.table(("here", ""), rows))
             yield keys
             yield Words("")

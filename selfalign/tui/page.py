@@ -84,6 +84,7 @@ class Page(Screen[None]):
     KEPT: ClassVar[tuple[str, ...]] = ()  # attributes that are as they were left, as the filter is, in the same run
     KEPT_HERE: ClassVar[tuple[str, ...]] = ()  # and, as the cursor is, at the same place of it
     EVERY: ClassVar[float] = 1.0  # seconds between two looks at the disk
+    LAST_KEYS: ClassVar[tuple[tuple[str, str], ...]] = (("?", "help"), ("q", "quit"))  # always named in the last line
     WRITES: ClassVar[frozenset[str]] = frozenset()  # the keys of BINDINGS that a read-only reader does not offer
     BINDINGS: ClassVar[list[BindingType]] = []
 
@@ -92,7 +93,7 @@ class Page(Screen[None]):
     Page > #small { layer: above; display: none; width: 100%; height: 100%; background: $background; padding: 0 1; }
     Page > #tabs, Page > #keys { height: 1; background: $surface; padding: 0 1; }
     Page > #keys { dock: bottom; padding: 0 2; }
-    Page > #title { height: 1; padding: 0 2; }
+    Page > #title { height: 1; padding: 0 2; text-wrap: nowrap; text-overflow: ellipsis; }
     Page > #trouble { height: auto; max-height: 3; padding: 0 2; display: none; }
     Page > #body { height: 1fr; }
     """
@@ -309,16 +310,12 @@ class Page(Screen[None]):
         own = [(key_name(one.key), one.description) for one in self.own_keys() if one.show]
         return [*own, *[("/", "filter")] * bool(self.FILTER), ("c", "command")]
 
-    def last_keys(self) -> list[tuple[str, str]]:
-        """The keys that the last line names at its end, however little room there is."""
-        return [("?", "help"), ("q", "quit")]
-
     def show_keys(self) -> None:
         """Name the keys in the last line, as many as there is room for; help tells of all of them."""
-        named, last = self.named_keys(), self.last_keys()
-        while named and sum(len(f"{key} {what}  ") for key, what in named + last) > self.app.size.width - 2:
-            named.pop()
-        said = [part for key, what in named + last for part in ((key, f"bold {shown.SKY}"), f" {what}  ")]
+        keys, room = self.named_keys(), self.app.size.width - 2
+        while keys and sum(len(f"{key} {what}  ") for key, what in (*keys, *self.LAST_KEYS)) > room:
+            keys.pop()
+        said = [part for key, what in (*keys, *self.LAST_KEYS) for part in ((key, f"bold {shown.SKY}"), f" {what}  ")]
         self.query_one("#keys", Words).say(*said)
 
     def _tabs(self, width: int) -> Iterator[Part]:

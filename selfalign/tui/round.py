@@ -71,15 +71,16 @@ class Round(ChartPage):
         "every file with its size and digest.\n\n"
         "Tab goes from section to section. z makes a chart as large as the screen; o lays the round before, or another "
         "run's same round, beside it. Swap: how often the judge agrees with itself when a pair is shown both ways; "
-        "first: how often it prefers what is shown first, 50% being none the worse for it."
+        "first: how often it prefers what is shown first, 50% being none the worse for it; longer: how often it "
+        "prefers the longer answer. Decides: how sure a principle is of its preference, 0% being a coin toss."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "turn(1)", "next"),
-        Binding("p", "turn(-1)", "round before", show=False),
-        Binding("tab", "section(1)", "section"),
+        Binding("n", "turn(1)", "next", tooltip="the next round"),
+        Binding("p", "turn(-1)", "previous", tooltip="the round before"),
+        Binding("tab", "section(1)", "section", tooltip="the next section"),
         Binding("shift+tab", "section(-1)", "section before", show=False),
         *ChartPage.CHART_KEYS,
-        Binding("f", "files", "all files", show=False),
+        Binding("f", "files", "all files of the steps, and back", show=False),
     ]
     MOST_CHARTS = 9
     DEFAULT_CSS = "Round .part { height: auto; padding: 0 2; margin-bottom: 1; }"
@@ -100,7 +101,7 @@ class Round(ChartPage):
         self.every_file = False
         self._logs: dict[tuple[Path, int], TrainLog] = {}
         self._made: tuple[Any, dict[str, Text | Table]] | None = None  # made anew only when something has happened
-        self._listed: tuple[Any, Table] | None = None
+        self._listed: tuple[Any, Table | Text] | None = None
         self._shown: dict[str, Text | Table] = {}
         self._counted: int | None = None  # the round whose principles were counted, or are being so
         self._counting = False
@@ -145,7 +146,7 @@ class Round(ChartPage):
         evaluated = list(run.reports)
         return max(evaluated) if evaluated else begun[-1] if begun else 0
 
-    def _files(self, run: Run, number: int, mark: Any) -> Table:
+    def _files(self, run: Run, number: int, mark: Any) -> Table | Text:
         """The files, listed anew only when something has happened."""
         if self._listed is None or self._listed[0] != mark:
             self._listed = (mark, files(run, number, every=self.every_file))
@@ -267,10 +268,10 @@ def guarded(run: Watched, number: int) -> Charted:
 def title_of(run: Watched, number: int, report: Report | None) -> Text:
     parts: list[Part] = [(run.name, "bold"), "  ", (f"round {number}", "bold")]
     if run.progress.rounds:
-        parts.append((f" of 0 to {run.progress.rounds - 1}", shown.DIM))
+        parts.append((f" of {run.progress.rounds}, from 0 on", shown.DIM))
     if report is not None:
-        parts.append((f"  {clock(sum(report.seconds.values()))}", shown.DIM))
-        parts.append((f"  {one_line(report.constitution, 40)}", shown.DIM))
+        parts.append((f"  took {clock(sum(report.seconds.values()))}", shown.DIM))
+        parts.append((f"  constitution {one_line(report.constitution, 40)}", shown.DIM))
     else:
         parts += ["  ", state_cell(run.state)]
     return shown.line(*parts)
@@ -325,11 +326,13 @@ def counts_of(run: Watched, number: int) -> dict[str, Any]:
     return {stage: found.counts for (at, stage), found in progress.stages.items() if at == number and found.counts}
 
 
-def data(report: Report | None, counts: Mapping[str, Any]) -> Table:
+def data(report: Report | None, counts: Mapping[str, Any]) -> Table | Text:
     """What was made, what was kept, and why the rest was left out; the bars are shares of all candidates or pairs."""
     if report is None:
         rows = [((stage, "bold"), *row) for stage, found in counts.items() for row in flat(found)]
-        return shown.table(("so far", "", "count"), rows or [(("nothing yet", shown.DIM), "", "")], right=(2,))
+        if not rows:
+            return shown.line(("No data were made in this round yet.", shown.DIM))
+        return shown.table(("so far", "", "count"), rows, right=(2,))
     left_out = sum(report.discarded.values())
     most = max([*report.candidates.values(), 1])
     rows: list[tuple[Part, ...]] = []
@@ -358,7 +361,7 @@ def bar(share: float) -> str:
 
 def judges(run: Run, number: int, report: Report | None) -> Text | Table:
     """The judges' health, the card of each, and how they took canaries: what is known of it so far."""
-    parts: list[Text | Table] = [health(report)] if report else [shown.line((NOT_YET, shown.DIM))]
+    parts: list[Text | Table] = [health(report)] if report else [shown.block(NOT_YET, shown.DIM)]
     cards, canaries = judged.read_cards(run, number), judged.read_canaries(run, number)
     blocks: list[Block] = [judged.card_table(cards)] if cards else []
     if blocks:
@@ -383,7 +386,7 @@ def wins(report: Report) -> Table:
     ]
     for name in sorted({name for rates in report.by_principle.values() for name in rates}):
         rows.append((one_line(name, 40), *(interval(report.by_principle.get(one, {}).get(name)) for one in against)))
-    return shown.table(("win rate, 95%", *(f"vs {name}" for name in against)), rows)
+    return shown.table(("win rate (95% interval)", *(f"vs {name}" for name in against)), rows)
 
 
 def interval(win: WinRate | None) -> str:
@@ -396,6 +399,7 @@ def drift(report: Report, before: Report | None) -> Table:
     rows = [
         (name, _figure(old, kind), (_figure(new, kind), "bold"), _moved(old, new, kind, least))
         for name, old, new, kind, least in moves(report, before)
+        if old is not None or new is not None
     ]
     heads = ("drift", f"round {report.round - 1}" if report.round else "base", f"round {report.round}", "")
     return shown.table(heads, rows, right=(1, 2))
@@ -428,6 +432,7 @@ def _moved(old: float | None, new: float | None, kind: str, least: float) -> Par
         return ""
     by = (new - old) / old if kind == "tokens" and old else new - old
     said = f"{by:+.0%}" if kind == "tokens" else f"{100 * by:+.1f} points" if kind == "share" else f"{by:+.2f}"
+    said = said.replace("-", "−")
     return (f"{'▲' if by > 0 else '▼'} {said}", shown.WARN) if abs(by) >= least else ""
 
 
@@ -438,7 +443,7 @@ def of_principles(run: Run, number: int) -> Table | Text:
     if number not in found.rounds:
         return shown.line("")
     rows = [_principle_row(record, rounds) for record in found.principles]
-    columns = ("principle", "chosen", "decisive", "swap", "longer")
+    columns = ("principle", "chosen", "decides", "swap", "longer")
     note = "Of each, the round before → this one. Chosen: what it prefers was trained on as the better."
     flags = principles.worded(flag for record in found.principles for flag in record.flags)
     said = [shown.block(f"! {name}: {words}", shown.WARN) for name, words in flags.items()]
@@ -467,7 +472,7 @@ def sample(one: Sample) -> Sequence[Text | Table]:
     verdict, style = ("worse", shown.WARN) if p is not None and p <= 0.5 - ALIKE else (verdict, style)
     before, after = one.previous[:2000], one.policy[:2000]
     left, right = sides(before, after, (f"underline {shown.VERMILION}", f"underline {shown.GREEN}"))
-    head = shown.line(("after", "bold"), (f"  {verdict} {p:.2f}" if p is not None else "", style))
+    head = shown.line(("after", "bold"), (f"  {verdict}, by the judge {p:.2f}" if p is not None else "", style))
     return [
         shown.line(""),
         shown.conversation(one.messages),
@@ -478,14 +483,15 @@ def sample(one: Sample) -> Sequence[Text | Table]:
     ]
 
 
-def files(run: Run, number: int, *, every: bool) -> Table:
+def files(run: Run, number: int, *, every: bool) -> Table | Text:
     """The steps of a round with their files, sizes and digests; with `every`, each file."""
     rows: list[tuple[Part, ...]] = []
     prefix = folder(number) + "/"
     for name in step_names(run.path):
         if name.startswith(prefix):
             rows += step_rows(run, name, name.removeprefix(prefix), every=every)
-    rows = rows or [(("no files yet", shown.DIM), "", "", "")]
+    if not rows:
+        return shown.line(("No files were written in this round yet.", shown.DIM))
     return shown.table(("step" if not every else "file", "files", "size", "SHA-256"), rows, right=(1, 2))
 
 

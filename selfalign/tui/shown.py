@@ -6,6 +6,7 @@ Nothing else in this package may make a Text (tests/tui/test_untrusted.py reads 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 from rich.table import Table
 from rich.text import Text
@@ -81,14 +82,27 @@ def below(*parts: Text | Table) -> Table:
     return made
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[Part]], *, right: Sequence[int] = ()) -> Table:
-    """A table without borders; the columns numbered in `right` stand to the right, as numbers do."""
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[Part]], *, right: Sequence[int] = (), wraps: Sequence[int] = ()
+) -> Table:
+    """A table without borders; the columns numbered in `right` stand to the right, as numbers do.
+
+    Where there is not enough room, those numbered in `wraps` go on in another line, and the others stay whole.
+    """
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=f"bold {DIM}")
     for index, column in enumerate(columns):
-        made.add_column(line(column), justify="right" if index in right else "left", overflow="ellipsis", no_wrap=True)
+        justify: Literal["left", "right"] = "right" if index in right else "left"
+        how: Literal["fold", "ellipsis"] = "fold" if index in wraps else "ellipsis"
+        head = _wrapping(line(column), index in wraps)
+        made.add_column(head, justify=justify, overflow=how, no_wrap=index not in wraps)
     for row in rows:
-        made.add_row(*(line(part) for part in row))
+        made.add_row(*(_wrapping(line(part), index in wraps) for index, part in enumerate(row)))
     return made
+
+
+def _wrapping(text: Text, wraps: bool) -> Text:
+    text.no_wrap = not wraps
+    return text
 
 
 def facts(rows: Iterable[tuple[str, str]], title: str = "") -> Table:

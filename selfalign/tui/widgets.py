@@ -102,7 +102,7 @@ INK = TextAreaTheme(
         "yaml.field": Style(color=shown.SKY, bold=True),
         "punctuation.delimiter": Style(color=shown.DIM),
         "punctuation.bracket": Style(color=shown.DIM),
-        "error": Style(color=shown.VERMILION, underline=True),
+        "error": Style(),  # that may be all the text; where it is wrong stands in the gutter and below
     },
 )
 
@@ -178,6 +178,7 @@ class Column:
     width: int = 0  # 0: flexible
     right: bool = False
     drop: int = 0
+    least: int = FLEX_LEAST  # columns that a flexible one must have
 
 
 Row = Sequence[Text]
@@ -333,14 +334,17 @@ def layout(columns: Sequence[Column], width: int, gap: int) -> list[tuple[int, i
     kept = list(range(len(columns)))
 
     def least() -> int:
-        return sum(columns[index].width or FLEX_LEAST for index in kept) + gap * (len(kept) - 1)
+        return sum(columns[index].width or columns[index].least for index in kept) + gap * (len(kept) - 1)
 
     while least() > width and (droppable := [index for index in kept if columns[index].drop]):
         kept.remove(max(droppable, key=lambda index: (columns[index].drop, index)))
     flexible, left = [index for index in kept if not columns[index].width], max(0, width - least())
     shares = [left // len(flexible) + (place < left % len(flexible)) for place in range(len(flexible))]
-    widths = {index: FLEX_LEAST + share for index, share in zip(flexible, shares, strict=True)}
+    widths = {index: columns[index].least + share for index, share in zip(flexible, shares, strict=True)}
     return [(index, columns[index].width or widths[index]) for index in kept]
+
+
+TITLE_LEAST = 12  # characters of a chart's title that stay where its legend needs the room
 
 
 class Chart(Words):
@@ -387,7 +391,9 @@ class Chart(Words):
         drawn = picture(self._curves, room.width, room.height - 1, self._look)
         if self._curves and not drawn.plain:
             drawn = shown.line(("nothing that this scale can draw", shown.DIM))
-        head = shown.line((self.title, "bold"), (self._scale(), shown.DIM), *said)
+        named, scale = shown.line((self.title, "bold")), self._scale()
+        named.truncate(max(TITLE_LEAST, room.width - len(shown.line(scale, *said))), overflow="ellipsis")
+        head = shown.line(named, (scale, shown.DIM), *said)
         head.truncate(max(1, room.width), overflow="ellipsis")
         self.update(shown.lines([head, drawn]), layout=False)
 

@@ -13,11 +13,11 @@ from textual.pilot import Pilot
 from selfalign.stages.report.comparison import settings_of
 from selfalign.store import Run, branch
 from selfalign.tui.app import Reader
-from selfalign.tui.compare import Compare, Prompts
+from selfalign.tui.compare.prompt import OnePrompt
+from selfalign.tui.compare.screen import Compare, Prompts
+from selfalign.tui.compare.sides import MEASURES, Figure, difference, side_of
 from selfalign.tui.page import Page, Place, key_name
-from selfalign.tui.prompt import OnePrompt
 from selfalign.tui.reading import Watched
-from selfalign.tui.sides import MEASURES, Figure, difference, side_of
 from selfalign.tui.widgets import Chart, Grid, Scroll, Words
 from tests.tui.conftest import look, page_of, press, screen_of
 from tests.tui.evaluated import evaluate

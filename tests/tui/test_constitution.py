@@ -16,11 +16,11 @@ import pytest
 from textual.events import Paste
 from textual.pilot import Pilot
 
-from selfalign.tui import bench
 from selfalign.tui.app import Reader
-from selfalign.tui.bench import Asked
-from selfalign.tui.constitution import Constitution
-from selfalign.tui.editor import Editor
+from selfalign.tui.constitution import bench
+from selfalign.tui.constitution.bench import Asked
+from selfalign.tui.constitution.editor import Editor
+from selfalign.tui.constitution.screen import Constitution
 from selfalign.tui.page import Place
 from selfalign.tui.pictures import settled
 from selfalign.tui.reading import Library
@@ -210,7 +210,7 @@ def test_what_is_typed_is_looked_over_marked_and_mended(own: Path) -> None:
         assert "judged.rules.yaml" in screen_of(pilot) and "✓ as on disk" in screen_of(pilot)
         assert "id: long" in page.writing.text.split("\n")[page.writing.cursor_location[0]]
         assert "counts from the next round" in screen_of(pilot) and page.writing.is_syntax_aware
-        assert "F1 help  Esc back" in screen_of(pilot) and "q quit" not in screen_of(pilot)  # a q is typed here
+        assert screen_of(pilot).splitlines()[-1].rstrip().endswith("F1 help  Esc back")  # ? and q are letters here
         await typed(pilot, 'text: "The response is blunt', 'txet: "The response is blunt')
         line = next(i for i, text in enumerate(page.writing.text.split("\n"), 1) if "txet" in text)
         shown = screen_of(pilot)
@@ -477,7 +477,7 @@ def test_an_edit_is_put_before_the_judge_in_another_process(previewed: Path, mon
         await press(pilot, "p")
         shown = screen_of(pilot)
         assert "beyond noise: kind" in shown and "reversed" in shown and "questions asked" in shown
-        assert "open a flip" in shown and "x end it" not in shown  # there is nothing to end
+        assert "end it" not in shown
         await press(pilot, "c")
         assert pilot.app.clipboard.startswith("selfalign constitution preview") and "--flips" in pilot.app.clipboard
         await press(pilot, "tab")

@@ -17,9 +17,9 @@ from textual.pilot import Pilot
 
 import selfalign.tui
 from selfalign.store import Run
-from selfalign.tui.lineindex import LineIndex
-from selfalign.tui.pairfilter import ordered
-from selfalign.tui.pairindex import PairIndex
+from selfalign.tui.logs.lineindex import LineIndex
+from selfalign.tui.pairs.filter import ordered
+from selfalign.tui.pairs.index import PairIndex
 from selfalign.tui.reading import Library, Watched
 from selfalign.tui.trainlog import MOST, TrainLog
 from selfalign.tui.widgets import Column, Grid, layout
@@ -185,6 +185,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "runs"
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand_pairs_are_opened_and_walked(many: Path) -> None:
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "G")
@@ -206,7 +207,7 @@ def test_a_hundred_thousand_pairs_are_opened_and_walked(many: Path) -> None:
 
 def test_no_worker_is_described_by_its_arguments() -> None:
     """Textual would spell out all of them, each time: of an index of 100,000 pairs that takes seconds."""
-    sources = Path(selfalign.tui.__file__).parent.glob("*.py")
+    sources = Path(selfalign.tui.__file__).parent.rglob("*.py")
     begun = [call for source in sources for call in re.findall(r"@work\b.*", source.read_text())]
     assert begun and all(re.search(r"description=\"\w", call) for call in begun)
 

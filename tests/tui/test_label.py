@@ -15,9 +15,10 @@ from selfalign import labels
 from selfalign.labels import MIN_LABELS
 from selfalign.records import Candidate, Judgment, Label, Message, Prompt
 from selfalign.store import Run
-from selfalign.tui import label, shown
+from selfalign.tui import shown
 from selfalign.tui.app import Reader
-from selfalign.tui.desk import Desk
+from selfalign.tui.label import screen as label
+from selfalign.tui.label.desk import Desk
 from selfalign.tui.page import Place
 from selfalign.tui.pictures import settled
 from selfalign.tui.reading import Library

@@ -13,12 +13,12 @@ from textual.pilot import Pilot
 
 from selfalign.records import Candidate, Judgment, Message, Pair, Prompt
 from selfalign.store import Run
-from selfalign.tui.pair import OnePair
-from selfalign.tui.pairfilter import FilterError, needles, parse
-from selfalign.tui.pairfilter import selected as let_through
-from selfalign.tui.pairindex import PairIndex
-from selfalign.tui.pairorigin import Origin, origin_of
-from selfalign.tui.pairs import Pairs
+from selfalign.tui.pairs.filter import FilterError, needles, parse
+from selfalign.tui.pairs.filter import selected as let_through
+from selfalign.tui.pairs.index import PairIndex
+from selfalign.tui.pairs.origin import Origin, origin_of
+from selfalign.tui.pairs.pair import OnePair
+from selfalign.tui.pairs.screen import Pairs
 from selfalign.tui.widgets import Grid, Words
 from tests.cli.fabricate import make_judged_run, make_run
 from tests.tui.conftest import look, page_of, press, screen_of, until
@@ -232,6 +232,10 @@ def test_the_list_is_filtered_searched_and_turned_to_other_kinds(made: Path) -> 
         assert pilot.app.clipboard.startswith("selfalign demonstrations show ")
         await press(pilot, "t")
         assert "6 rankings" in screen_of(pilot) and "good/bad" in screen_of(pilot)
+        await press(pilot, "enter")  # of one answer: what stands beside it is what a policy says
+        one = page_of(pilot)
+        assert isinstance(one, OnePair) and (one.stop, [stop.name for stop in one.stops]) == (0, ["round 0"])
+        await press(pilot, "escape")
         await press(pilot, "t")
         assert "6 pairs" in screen_of(pilot) and "rejected" in screen_of(pilot)
         await press(pilot, "t", "slash")
@@ -244,6 +248,7 @@ def test_the_list_is_filtered_searched_and_turned_to_other_kinds(made: Path) -> 
         await press(pilot, "escape", "slash")
         await pilot.press(*"colour:red")
         await until(pilot, lambda: "'colour:red' is no filter" in screen_of(pilot))
+        assert "Nothing is let through" not in screen_of(pilot) and "What was typed is no filter" in screen_of(pilot)
         await press(pilot, "escape")
         assert rows(pilot) == 6
 

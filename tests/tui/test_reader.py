@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
-from selfalign.tui.logs import Logs
-from selfalign.tui.pairs import Pairs
+from selfalign.tui.logs.screen import Logs
+from selfalign.tui.pairs.screen import Pairs
 from selfalign.tui.widgets import FilterLine, Grid
 from tests.tui.conftest import look, page_of, press, screen_of, until
 

@@ -129,8 +129,8 @@ def test_drift_marks_what_moved_much(made: Path) -> None:
     said = words(drift(after, before))
     rows = {line[:23].strip(): line for line in said.splitlines()}
     assert "22.5  43.0" in " ".join(rows["answer length, tokens"].split()).replace(" ", "  ")
-    assert "▲ +91%" in rows["answer length, tokens"] and "▼ -20.0 points" in rows["refusals"]
-    assert "▼ -21.0 points" in rows["judge: swap consistency"] and "▲ +1.00" in rows["KL to base, nats"]
+    assert "▲ +91%" in rows["answer length, tokens"] and "▼ −20.0 points" in rows["refusals"]
+    assert "▼ −21.0 points" in rows["judge: swap consistency"] and "▲ +1.00" in rows["KL to base, nats"]
     assert "▲" not in rows["cut off"] and "▼" not in rows["cut off"]
     assert "base" in words(drift(before, None)).splitlines()[0]
 

@@ -21,7 +21,7 @@ from textual.pilot import Pilot
 from selfalign.store import Run
 from selfalign.tui.campaign import Campaign
 from selfalign.tui.page import LEAST
-from selfalign.tui.pairs import Pairs
+from selfalign.tui.pairs.screen import Pairs
 from tests.cli.conftest import REPOSITORY, environment
 from tests.cli.test_run import writer
 from tests.tui.conftest import look, page_of, press, screen_of, until

@@ -29,9 +29,9 @@ from selfalign.source import HIDDEN
 from selfalign.store import Run
 from selfalign.tui import shown
 from selfalign.tui.app import Reader
-from selfalign.tui.bench import Asked
-from selfalign.tui.constitution import Constitution
-from selfalign.tui.impact import Impact
+from selfalign.tui.constitution.bench import Asked
+from selfalign.tui.constitution.impact import Impact
+from selfalign.tui.constitution.screen import Constitution
 from selfalign.tui.page import Place
 from selfalign.tui.pictures import settled
 from selfalign.tui.reading import Library
@@ -196,13 +196,21 @@ WALKS = {  # by what they show: keys, each of which leads to something that host
     "logs": "8 tab g enter escape",
     "label": "6 p enter d f 0 tab b escape y escape",
     "pairs": "4 a G" + " k enter v a right y escape" * EVERY,
+    "one pair": "4 a g enter v a right y escape",
+    "one prompt": "7 G enter left p d escape w enter",
     "compare": "7 tab tab tab tab enter G enter left" + " p" * EVERY + " d escape w enter",
     "principles": "5" + " j" * EVERY + " g enter G n G escape m G escape",
     "constitution": "5 d escape p escape i f8 G escape question_mark escape",
 }
 
 
-@pytest.mark.parametrize("walk", WALKS.values(), ids=WALKS.keys())
+LONG = {"pairs", "compare"}  # every text by itself, opened and turned
+
+
+@pytest.mark.parametrize(
+    "walk",
+    [pytest.param(keys, id=name, marks=[pytest.mark.slow] * (name in LONG)) for name, keys in WALKS.items()],
+)
 def test_every_screen_shows_hostile_runs_as_they_are(hostile: Path, walk: str) -> None:
     async def at(pilot: Pilot[None]) -> None:
         assert_harmless(pilot)
@@ -245,6 +253,7 @@ def test_every_kind_of_example_is_shown_as_it_is(made: Path) -> None:
     look(made, at, run="mixed", size=(100, 40))
 
 
+@pytest.mark.slow
 def test_a_preview_of_hostile_answers_is_shown_as_it_is(hostile: Path) -> None:
     share = {"count": 1, "n": 2, "interval": [0.1, 0.9]}
     said = {"verdict": CORPUS[2], "lead": 0.5}
@@ -305,6 +314,7 @@ OURS = re.compile(
 )
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_no_foreign_sequence(hostile: Path) -> None:
     leader, follower = pty.openpty()
     ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
@@ -360,7 +370,7 @@ def called(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.name)
 def test_no_widget_takes_raw_text(path: Path) -> None:
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):

@@ -29,8 +29,8 @@ from selfalign.store import StoreError
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.asking import AskLine
+from selfalign.tui.label.panes import Answers, Pane, Principles
 from selfalign.tui.page import Page, Place
-from selfalign.tui.panes import Answers, Pane, Principles
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Scroll, Words
@@ -104,7 +104,8 @@ class Desk(Page):
         Binding("shift+tab", "pane(-1)", "text before", show=False),
     ]
     DEFAULT_CSS = """
-    Desk #ending { display: none; padding: 1 2; }
+    Desk #ending { display: none; }
+    Desk #ending > Words { padding: 1 2; }
     Desk #figures { height: auto; }
     Desk #pair > Words { height: 1; padding: 0 2; }
     Desk #prompt { height: auto; max-height: 30%; margin-bottom: 1; }
@@ -240,7 +241,7 @@ class Desk(Page):
         if self.pair is None:
             return [("u", "undo"), ("c", "command"), ("Esc", "more to label")]
         said = [("1", "left"), ("2", "right"), ("0", "tie"), ("9", "both bad"), ("s", "skip"), ("x", "n/a")]
-        more = [("b", "principles"), ("f", "flag"), ("c", "comment"), ("d", "words"), ("Tab", "pane")]
+        more = [("b", "principles"), ("f", "flag"), ("c", "comment"), ("d", "diff"), ("Tab", "pane")]
         return [*said, ("u", "undo"), *more]
 
     def _show_answers(self, pair: Shown) -> None:

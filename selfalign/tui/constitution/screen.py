@@ -19,12 +19,12 @@ from selfalign.constitution import Principle
 from selfalign.principles import COLUMNS, Estimate, Record, Stats, figure_text, stats
 from selfalign.text import one_line
 from selfalign.tui import shown
-from selfalign.tui.changes import compared, summary
-from selfalign.tui.editor import Drafting, Editor
+from selfalign.tui.constitution.changes import compared, summary
+from selfalign.tui.constitution.editor import Drafting, Editor
+from selfalign.tui.constitution.principle import Conflicts, OnePrinciple, brief, rank, whole
+from selfalign.tui.constitution.rules import Line, Subject, judged_mark, near, subject
 from selfalign.tui.page import Place
-from selfalign.tui.principle import Conflicts, OnePrinciple, brief, rank, whole
 from selfalign.tui.reading import UNREADABLE, why
-from selfalign.tui.rules import Line, Subject, judged_mark, near, subject
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 
@@ -102,8 +102,8 @@ class Constitution(Drafting):
     WRITES = frozenset({"e", "p"})
     DEFAULT_CSS = """
     Constitution #none { height: auto; padding: 0 2; }
-    Constitution #brief { height: 1fr; padding: 0 2; border-top: solid $surface; }
-    Constitution #brief > Words { height: auto; }
+    Constitution #brief { height: 1fr; border-top: solid $surface; }
+    Constitution #brief > Words { height: auto; padding: 0 2; }
     """
 
     class Measured(Message):
@@ -217,17 +217,23 @@ class Constitution(Drafting):
 
     def _columns(self) -> list[Column]:
         roomy = self.size.width >= ROOMY
-        heads = [Column("principle", 24 if roomy else 15), Column("tier", 6), Column("weight", 6, right=True)]
-        if any(line.principle is None or line.principle.status != "active" for line in self.lines):
+        heads = [Column("principle", 24 if roomy else 15), Column("tier", 6), Column("weight", 6, right=True, drop=1)]
+        several = any(line.principle is None or line.principle.status != "active" for line in self.lines)
+        if several:
             heads.append(Column("status", 10))
         if self.figures is None:
             return [*heads, Column("text")]
         for column in self._measured_columns():
-            drop = len(GIVEN_UP) - GIVEN_UP.index(column.title) if column.title in GIVEN_UP else 0
+            drop = len(GIVEN_UP) - GIVEN_UP.index(column.title) + 1 if column.title in GIVEN_UP else 0
             width = 12 if column.title == "length r" else 9
             heads.append(Column(column.title, width if roomy else max(len(column.title), 5), right=True, drop=drop))
         asked = [index for index, head in enumerate(heads) if head.name in ("weight", "status")][-1] + 1
-        return [*heads[:asked], Column("asked", 6, right=True), *heads[asked:], Column("flags")]
+        return [
+            *heads[:asked],
+            Column("asked", 6, right=True),
+            *heads[asked:],
+            Column("flags", least=13 if several else 17),
+        ]
 
     def _measured_columns(self) -> list[Any]:
         """The figures that there are of any principle; that none is invalid is not worth a column."""
@@ -282,7 +288,8 @@ class Constitution(Drafting):
         count = f"{len(self.lines)} of {total}" if self.words else f"{total}"
         self.title_is(
             (self.watched.name, "bold"), f"  {which}  ", (f"{one_line(rules.name)} {rules.version}", "bold"),
-            f"  {count} principle{'s' * (total != 1)}, ", (f"■ {hard} hard", shown.WARN) if hard else "none hard",
+            f"  {count} principle{'s' * (total != 1)}{', ' * bool(hard)}",
+            (f"■ {hard} hard" if hard else "", shown.WARN),
             (f"  {self._edit}" if self._edit else "", shown.SKY),
             (f"  {self.sort}" if self.sort != next(iter(SORTS)) else "", shown.DIM), (f"  {self.words}", shown.SKY),
         )  # fmt: skip
@@ -336,6 +343,11 @@ class Constitution(Drafting):
         if not self.reader.read_only:
             return super().own_keys()
         return [replace(one, description="read the file") if one.key == "i" else one for one in super().own_keys()]
+
+    def named_keys(self) -> list[tuple[str, str]]:
+        """Where there is room, also the keys that change what the list shows."""
+        own, rest = super().named_keys()[:-2], super().named_keys()[-2:]
+        return [*own, ("m", "conflicts"), rest[0], ("s", "sort"), ("a", "rounds"), ("[ ]", "round"), rest[1]]
 
     def line(self, at: int) -> Line | None:
         return self.lines[at] if 0 <= at < len(self.lines) else None

@@ -20,9 +20,9 @@ from selfalign.store import PLAIN_NAMES, Run, StoreError, is_plain_name
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.asking import AskLine
-from selfalign.tui.desk import ABOUT, Desk, Sheaf, Wish, command, key
+from selfalign.tui.label.desk import ABOUT, Desk, Sheaf, Wish, command, key
+from selfalign.tui.label.panes import principle
 from selfalign.tui.page import Page, Place, Trouble
-from selfalign.tui.panes import principle
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Scroll, Words
@@ -45,8 +45,7 @@ class Labelling(Page):
         Binding("m", "count", "how many"),
     ]
     DEFAULT_CSS = """
-    Labelling Scroll { padding: 1 2; }
-    Labelling #words { height: auto; }
+    Labelling #words { height: auto; padding: 1 2; }
     """
 
     def __init__(self, place: Place) -> None:
@@ -169,7 +168,7 @@ class Labelling(Page):
             yield shown.line(key("Enter"), " shows the figures: all of these are labelled. ", key("m"), " takes more.")
         else:
             start = "goes on where you stopped" if sheaf.done else "starts"
-            yield shown.line(key("Enter"), f" {start}. Each label is saved at once; Esc leaves at any time.")
+            yield shown.line(key("Enter"), f" {start}. Each label is saved at once; Esc leaves.")
 
     def _sheet(self, parts: Sequence[Text | Table]) -> None:
         self.query_one("#words", Words).show(shown.below(*parts))

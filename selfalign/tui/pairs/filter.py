@@ -10,7 +10,7 @@ import numpy as np
 
 from selfalign.source import did_you_mean
 from selfalign.text import one_line
-from selfalign.tui.pairindex import PairIndex
+from selfalign.tui.pairs.index import PairIndex
 
 NUMBERS = ("margin", "p", "tokens", "chosen", "rejected", "answers", "good", "round")
 NAMES = {"principle": "principles", "tag": "tags", "reason": "labels", "from": "labels"}

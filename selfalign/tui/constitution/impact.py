@@ -17,10 +17,10 @@ from selfalign.rewording import diff as coloured
 from selfalign.rewording import sides
 from selfalign.text import one_line
 from selfalign.tui import shown
-from selfalign.tui.bench import Asked, Bench
-from selfalign.tui.changes import CAME, WENT
+from selfalign.tui.constitution.bench import Asked, Bench
+from selfalign.tui.constitution.changes import CAME, WENT
+from selfalign.tui.constitution.rules import Subject
 from selfalign.tui.page import Page, Place
-from selfalign.tui.rules import Subject
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 from selfalign.units import duration
@@ -67,7 +67,7 @@ class Impact(Page):
         Binding("x", "cancel", "end it"),
     ]
     DEFAULT_CSS = """
-    Impact #state { height: auto; padding: 0 2; }
+    Impact #state { height: auto; padding: 0 2; margin-bottom: 1; }
     Impact #figures { height: auto; max-height: 55%; padding: 0 2; display: none; }
     Impact #figures > Words { height: auto; }
     Impact Grid { display: none; }
@@ -95,9 +95,8 @@ class Impact(Page):
         return self.ready and self.state != "asking"
 
     def named_keys(self) -> list[tuple[str, str]]:
-        """With nothing asked there is nothing to end, and before there are answers nothing to open."""
-        useless = {"Enter", "Tab"} if self.state == "asking" else {"x"}
-        return [one for one in super().named_keys() if one[0] not in useless]
+        """What is over cannot be ended."""
+        return [one for one in super().named_keys() if self.state == "asking" or one[0] != "x"]
 
     def read(self) -> View | None:
         asked = self.asked
@@ -106,8 +105,9 @@ class Impact(Page):
     def show(self, view: View | None) -> None:
         if view is None:
             return
-        self.state = view.state
-        self.show_keys()
+        if view.state != self.state:
+            self.state = view.state
+            self.show_keys()
         self.query_one("#state", Words).show(self._state(view))
         self.title_is((self.subject.run.name, "bold"), "  impact of the edit", *self._what(view))
         if view.found and view.found is not self.found:

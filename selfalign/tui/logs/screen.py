@@ -20,9 +20,10 @@ from selfalign.store.run import EVENTS
 from selfalign.store.tail import parse_event
 from selfalign.text import one_line
 from selfalign.tui import shown
-from selfalign.tui.lineindex import LineIndex
+from selfalign.tui.logs.lineindex import LineIndex
 from selfalign.tui.page import LazyPage, Place
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
+from selfalign.words import gate_text
 
 FOLDER = "logs"
 KEPT = 2000  # lines that were in sight lately
@@ -31,7 +32,7 @@ EVENT_COLUMNS = (
     Column("event", 16),
     Column("round", 5, right=True),
     Column("stage", 9),
-    Column("said"),
+    Column("details"),
 )
 LINE_COLUMNS = (Column("line", 8, right=True, drop=1), Column("text"))
 ALARMS = {
@@ -42,6 +43,7 @@ ALARMS = {
     "gate": shown.NOTE,
     "guard": shown.NOTE,
 }
+PLAIN = ("message", "metrics", "counts")  # fields that are understood without their names
 
 
 class Logs(LazyPage):
@@ -53,10 +55,10 @@ class Logs(LazyPage):
     )
     KEPT_HERE = ("name_at", "following")
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "turn(1)", "next log"),
+        Binding("tab", "turn(1)", "next log", tooltip="the next log: events, inference, training of each round"),
         Binding("shift+tab", "turn(-1)", "log before", show=False),
-        Binding("f", "follow", "follow"),
-        Binding("enter", "open", "whole"),
+        Binding("f", "follow", "follow", tooltip="keep the last line in sight, or hold"),
+        Binding("enter", "open", "open", tooltip="the whole line; of an event, each field"),
     ]
     DEFAULT_CSS = "Logs #none { display: none; padding: 1 2; height: auto; }"
 
@@ -107,7 +109,8 @@ class Logs(LazyPage):
                 grid.put_cursor(len(index) - 1)
         none = self.query_one("#none", Words)
         none.display = not len(index)
-        none.say(("No line has these words." if self.words else "Nothing was written here yet.", shown.DIM))
+        empty = "Nothing was written here so far. Tab goes to the next log."
+        none.say(("No line has these words. / and then Esc shows all lines." if self.words else empty, shown.DIM))
         self._title()
 
     def _title(self) -> None:
@@ -182,8 +185,8 @@ class WholeLine(ModalScreen[None]):
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,enter,q", "close", "close", show=False)]
     DEFAULT_CSS = """
     WholeLine { align: center middle; background: $background 60%; }
-    WholeLine > Scroll { width: 90%; height: auto; max-height: 80%; padding: 1 2; background: $surface; }
-    WholeLine Words { height: auto; }
+    WholeLine > Scroll { width: 90%; height: auto; max-height: 80%; padding: 1 0 1 2; background: $surface; }
+    WholeLine Words { height: auto; padding-right: 2; }
     """
 
     def __init__(self, raw: bytes) -> None:
@@ -193,7 +196,10 @@ class WholeLine(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         event = parse_event(self.raw)
         words = json.dumps(event, indent=2, ensure_ascii=False) if event else self.raw.decode("utf-8", "replace")
+        at = event.get("time") if event else None
         with Scroll():
+            yield Words((moment(at, "%Y-%m-%d %H:%M:%S  "), "bold"), ("Esc closes this", shown.DIM))
+            yield Words("")
             shows = Words()
             shows.show(shown.block(words))
             yield shows
@@ -207,10 +213,9 @@ def event_cells(event: Mapping[str, Any] | None, raw: bytes) -> list[Text]:
     if event is None:
         return [*[shown.cell("")] * 4, shown.cell(raw.decode("utf-8", "replace"), shown.DIM)]
     at, name = event.get("time"), event.get("event")
-    stamp = time.strftime("%H:%M:%S", time.localtime(at)) if isinstance(at, int | float) else ""
     style = ALARMS.get(name, "") if isinstance(name, str) else ""
     return [
-        shown.cell(stamp, shown.DIM),
+        shown.cell(moment(at, "%H:%M:%S"), shown.DIM),
         shown.cell(name, style),
         shown.cell("" if event.get("round") is None else event["round"]),
         shown.cell(event.get("stage")),
@@ -218,17 +223,33 @@ def event_cells(event: Mapping[str, Any] | None, raw: bytes) -> list[Text]:
     ]
 
 
+def moment(at: object, form: str) -> str:
+    """When an event was, in local time; nothing where it does not say."""
+    return time.strftime(form, time.localtime(at)) if isinstance(at, int | float) else ""
+
+
 def said(event: Mapping[str, Any]) -> str:
     """What else an event says: how far it is, which step of the round it is about, then its other fields."""
+    if event.get("event") == "gate":
+        return gate_text(event)
     left = {key: value for key, value in event.items() if key not in ("time", "event", "round", "stage", "step")}
+    if isinstance(counts := left.get("counts"), Mapping) and "seconds" in counts:
+        left.pop("seconds", None)  # told twice
     parts = []
     if isinstance(left.get("total"), int) and isinstance(left.get("done"), int):
         parts.append(f"{left.pop('done'):,}/{left.pop('total'):,} {left.pop('unit', '')}")
     if isinstance(event.get("step"), str):
         parts.append(re.sub(r"^rounds/\d+/", "", event["step"]))
     elif "step" in event:
-        parts.append(f"step {brief(event['step'])}")
-    return "  ".join([*parts, *(f"{key} {brief(value)}" for key, value in left.items())])
+        total = f"/{left.pop('total'):,}" if isinstance(left.get("total"), int) else ""
+        parts.append(f"step {brief(event['step'])}{total}")
+    named = [f"{'' if key in PLAIN else f'{worded(key)} '}{brief(value)}" for key, value in left.items()]
+    return "  ".join([*parts, *named])
+
+
+def worded(key: object) -> str:
+    """The name of a field in words."""
+    return str(key).replace("_", " ")
 
 
 def brief(value: Any) -> str:
@@ -236,12 +257,12 @@ def brief(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {brief(inner)}" for key, inner in list(value.items())[:12])
+        return ", ".join(f"{worded(key)} {brief(inner)}" for key, inner in list(value.items())[:12])
     return one_line(value, 200)
 
 
 def style_of(line: str) -> str:
     """How a line of a worker stands out; its own words say the same."""
-    if any(word in line for word in ("ERROR", "Error:", "Traceback", "CRITICAL")):
+    if any(word in line for word in ("ERROR", "Error:", "Traceback", "CRITICAL", "Fatal ")):
         return shown.BAD
     return shown.WARN if "WARNING" in line or "Warning:" in line else ""

@@ -24,12 +24,12 @@ from selfalign.drafts import Draft, DraftError
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.asking import Confirm
-from selfalign.tui.bench import Asked, Bench
-from selfalign.tui.changes import Changes, anew, compared, summary
-from selfalign.tui.impact import Impact
+from selfalign.tui.constitution.bench import Asked, Bench
+from selfalign.tui.constitution.changes import Changes, anew, compared, summary
+from selfalign.tui.constitution.impact import Impact
+from selfalign.tui.constitution.rules import Parsed, Subject
 from selfalign.tui.page import Page, Place, key_name
 from selfalign.tui.reading import UNREADABLE, why
-from selfalign.tui.rules import Parsed, Subject
 from selfalign.tui.widgets import Words, Writing
 
 IDLE = 0.3  # seconds without a key after which the text is looked over
@@ -179,8 +179,8 @@ class Drafting(Page):
 
 
 PREVIEW = (
-    "Up to 200 stored pairs are judged by the old and the new text. The judge is a model of its own process: it is "
-    "loaded as in a round, and an endpoint costs what it costs. What it says is remembered beside the runs; nothing is "
+    "Up to 200 stored pairs are judged by the old and by the new text. The judge is loaded as in a round, in a process "
+    "of its own; where it is an endpoint, its price is paid. Its verdicts are kept beside the runs, and nothing is "
     "asked twice."
 )
 
@@ -193,9 +193,6 @@ class Opened:
     shut: str
     stale: bool
     draft: Draft | None = None
-
-
-LAST = ("f1", "escape")  # the keys that are named even where there is little room
 
 
 class Editor(Drafting):
@@ -222,6 +219,7 @@ class Editor(Drafting):
         Binding("escape", "leave", "back", priority=True),
         Binding("ctrl+z", "", "undo; Ctrl+Y redoes", show=False),
     ]
+    LAST_KEYS = (("F1", "help"), ("Esc", "back"))
     WRITES = frozenset({"ctrl+s", "f2", "f4", "f5", "ctrl+z"})
     DEFAULT_CSS = """
     Editor #findings { height: auto; max-height: 9; padding: 0 2; background: $surface; }
@@ -275,11 +273,13 @@ class Editor(Drafting):
         return self.own_keys()
 
     def named_keys(self) -> list[tuple[str, str]]:
-        return [(key_name(one.key), one.description) for one in self.own_keys() if one.show and one.key not in LAST]
-
-    def last_keys(self) -> list[tuple[str, str]]:
-        """Letters are typed here: ? and q are words of the text."""
-        return [("F1", "help"), ("Esc", "back")]
+        """The others are letters here, or in LAST_KEYS."""
+        last = {key for key, _ in self.LAST_KEYS}
+        return [
+            (key_name(one.key), one.description)
+            for one in self.own_keys()
+            if one.show and key_name(one.key) not in last
+        ]
 
     @property
     def settled(self) -> bool:

@@ -16,8 +16,8 @@ from selfalign.constitution.diff import in_words
 from selfalign.principles import COLUMNS, FEWEST, Conflict, Estimate, Record, Stats, figure_text
 from selfalign.text import one_line
 from selfalign.tui import shown
+from selfalign.tui.constitution.rules import Line
 from selfalign.tui.page import Page, Place
-from selfalign.tui.rules import Line
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 from selfalign.units import sparkline
@@ -219,12 +219,8 @@ class Conflicts(Page):
         "95% interval. In the matrix kappa stands times 100; · is not known."
     )
     DEFAULT_CSS = """
-    Conflicts #matrix { height: auto; padding: 0 2; max-height: 50%; }
+    Conflicts #matrix { height: auto; padding: 0 2; margin-bottom: 1; max-height: 50%; }
     """
-    COLUMNS = (
-        Column("principle"), Column("and"), Column("pairs", 7, right=True), Column("kappa", 6, right=True),
-        Column("same", 9, right=True), Column("opposite", 9, right=True), Column("", 18, drop=1),
-    )  # fmt: skip
 
     def __init__(self, place: Place, found: Stats, command: str) -> None:
         super().__init__(place)
@@ -236,18 +232,27 @@ class Conflicts(Page):
 
     def body(self) -> Iterator[Widget]:
         yield Words(id="matrix")
-        yield Grid(self.COLUMNS)
+        yield Grid(())
 
     def read(self) -> None:
         return None
 
     def show(self, view: None) -> None:
-        spoke = f"{len(self.ranked):,} times, two principles spoke on {FEWEST} pairs of answers or more"
+        spoke = f"{len(self.ranked):,} pairs of principles, each with {FEWEST} or more pairs of answers"
         self.title_is(("conflicts", "bold"), f"  {spoke}")
         room = (self.size.width - LABEL - 4) // CELL
         self.query_one("#matrix", Words).show(matrix(self.found, room))
         if self.query_one(Grid).count != len(self.ranked):
-            self.query_one(Grid).fill(len(self.ranked), self.row)
+            self.query_one(Grid).fill(len(self.ranked), self.row, columns=self._columns())
+
+    def _columns(self) -> list[Column]:
+        """On a wide screen the names stand close together, and the words have what is left."""
+        wide = self.size.width >= WIDE
+        return [
+            Column("principle", 24 if wide else 0), Column("and", 24 if wide else 0),
+            Column("pairs", 7, right=True), Column("kappa", 6, right=True), Column("same", 9, right=True),
+            Column("opposite", 9, right=True), Column("", 0 if wide else 18, drop=1),
+        ]  # fmt: skip
 
     def row(self, at: int) -> list[Text]:
         one = self.ranked[at]

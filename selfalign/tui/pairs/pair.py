@@ -24,8 +24,8 @@ from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import Answer, answers_to, policy_name
 from selfalign.tui.page import Page, Place
-from selfalign.tui.pairindex import PairIndex, Spot
-from selfalign.tui.pairorigin import Origin, origin_of
+from selfalign.tui.pairs.index import PairIndex, Spot
+from selfalign.tui.pairs.origin import Origin, origin_of
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.shown import Part
 from selfalign.tui.widgets import Scroll, Words
@@ -70,7 +70,7 @@ class OnePair(Page):
         Binding("a", "every", "answers"),
         Binding("enter", "every", "answers", show=False),
         Binding("v", "said", "reasons"),
-        Binding("d", "difference", "words"),
+        Binding("d", "difference", "diff"),
     ]
     DEFAULT_CSS = """
     OnePair Words { height: auto; }
@@ -168,7 +168,7 @@ class OnePair(Page):
         """Put together what can stand on the right, and show where the slider is."""
         assert self.origin is not None
         self.stops = stops(self.origin, self._answers or ())
-        self.stop = min(self.stop, len(self.stops) - 1)
+        self.stop = max(0, min(self.stop, len(self.stops) - 1))
         slider = self.query_one("#slider", Words)
         slider.display = self._answers is not None
         slider.show(slider_of(self.origin, self.stops, self.stop, self._answers or ()))
@@ -258,7 +258,7 @@ def title(view: Origin) -> Iterator[Part]:
         "weight": getattr(record, "weight", None),
     }
     for what, value in numbers.items():
-        if value is not None and value != 1.0:
+        if value is not None and (what, value) != ("weight", 1.0):
             yield f"  {what} {value if isinstance(value, str) else f'{value:.3f}'.rstrip('0').rstrip('.')}"
     yield (f"  {one_line(', '.join(view.prompt.tags), 60)}", shown.DIM)
 
@@ -335,7 +335,7 @@ def verdicts(view: Origin) -> Table | Text:
     if view.kind == "left out":
         said = [shown.line((f"Left out: {reason}", shown.WARN)) for reason in view.considered]
         said = [shown.lines([head, shown.block(why)]) for head, why in zip(said, view.considered.values(), strict=True)]
-        return shown.below(*said, _table(view, found, left, right)) if found else shown.lines(said)
+        return shown.below(*said, shown.line(), _table(view, found, left, right)) if found else shown.lines(said)
     if not right:
         return shown.line(("No verdicts: it is learned as it is.", shown.DIM))
     if not found:
@@ -351,7 +351,7 @@ def _table(view: Origin, found: Sequence[Judgment], left: str, right: str) -> Ta
         by_name[judgment.principle_id]["first" if judgment.first_id == view.ends[0] else "second"] = judgment
     if not any(judgment.second_id for judgment in found):
         rows = [(one_line(name, 40), *ratings(said, right)) for name, said in sorted(by_name.items())]
-        return shown.table(("principle", left, right, "together"), rows)
+        return shown.table(("principle", left, right, "difference"), rows)
     rows = []
     for name, said in sorted(by_name.items()):
         both = [prefers(said.get(order), order, (left, right)) for order in ("first", "second")]
@@ -495,8 +495,9 @@ def example_words(view: Origin) -> str:
     also = "; ".join(f"{count} ({words})" for count, words in view.considered.items())
     if view.record is None:
         return f"none: {also or 'no file says why'}"
-    numbers = {name: getattr(view.record, name, None) for name in ("margin", "p_chosen", "weight")}
-    said = [f"{name.replace('_', ' ')} {value:.3g}" for name, value in numbers.items() if value is not None]
+    names = {"margin": "margin", "p_chosen": "p(chosen)", "weight": "weight"}
+    numbers = {words: getattr(view.record, name, None) for name, words in names.items()}
+    said = [f"{words} {value:.3g}" for words, value in numbers.items() if value is not None]
     return " · ".join((*said, *([f"left out of the same prompt: {also}"] if also else []))) or "learned as it is"
 
 

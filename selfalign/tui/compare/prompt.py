@@ -16,10 +16,10 @@ from selfalign.rewording import sides as reworded
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import Answer, Answers, answers_of
-from selfalign.tui.differences import probability
+from selfalign.tui.compare.differences import probability
+from selfalign.tui.compare.sides import Side
 from selfalign.tui.page import Page, Place
 from selfalign.tui.shown import Part
-from selfalign.tui.sides import Side
 from selfalign.tui.widgets import Scroll, Words
 
 
@@ -42,13 +42,13 @@ class OnePrompt(Page):
         "the policy before it."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("n", "turn(1)", "next"),
-        Binding("p", "turn(-1)", "previous"),
-        Binding("left", "slide(1, -1)", "earlier", priority=True),
-        Binding("right", "slide(1, 1)", "later", priority=True),
-        Binding("left_square_bracket", "slide(0, -1)", "left: earlier", show=False),
-        Binding("right_square_bracket", "slide(0, 1)", "left: later", show=False),
-        Binding("d", "difference", "words"),
+        Binding("n", "turn(1)", "next", tooltip="the next prompt"),
+        Binding("p", "turn(-1)", "previous", tooltip="the prompt before"),
+        Binding("left", "slide(1, -1)", "earlier", priority=True, tooltip="right: the answer of the round before"),
+        Binding("right", "slide(1, 1)", "later", priority=True, tooltip="right: the answer of the next round"),
+        Binding("left_square_bracket", "slide(0, -1)", "left: the answer of the round before", show=False),
+        Binding("right_square_bracket", "slide(0, 1)", "left: the answer of the next round", show=False),
+        Binding("d", "difference", "diff", tooltip="underline words that the other has not, or not"),
     ]
     DEFAULT_CSS = """
     OnePrompt Words { height: auto; }
@@ -139,7 +139,8 @@ class OnePrompt(Page):
         assert self.view is not None
         if self._same_run:
             return course(self.view.answers[1], {"[ ]": self.rounds[0], "← →": self.rounds[1]})
-        names = [f"{one_line(side.run, 30)}  " for side in self.both]
+        runs = [one_line(side.run, 30) for side in self.both]
+        names = [f"{run:<{max(map(len, runs))}}  " for run in runs]
         found = [course(self.view.answers[side], {key: self.rounds[side]}) for side, key in ((0, "[ ]"), (1, "← →"))]
         return shown.lines(shown.line((name, "bold"), line) for name, line in zip(names, found, strict=True))
 
@@ -196,7 +197,7 @@ def course(answers: Sequence[Answer], here: dict[str, int | None]) -> Text:
     parts: list[Part] = []
     for answer in answers:
         keys = " ".join(key for key, policy in here.items() if policy == answer.policy)
-        parts.append(("  ─  " if parts else "", shown.DIM))
+        parts.append((" ─ " if parts else "", shown.DIM))
         parts.append((f"{keys} " if keys else "", f"bold {shown.SKY}"))
         parts.append((answer.name, "bold reverse" if keys else ""))
         if answer.p_previous is not None:

@@ -13,10 +13,10 @@ from selfalign.constitution.diff import KINDS, Change, Diff, diff, in_words
 from selfalign.rewording import diff as coloured
 from selfalign.text import one_line
 from selfalign.tui import shown
-from selfalign.tui.bench import Bench
+from selfalign.tui.constitution.bench import Bench
+from selfalign.tui.constitution.rules import Parsed, Subject
 from selfalign.tui.page import Page, Place
 from selfalign.tui.reading import UNREADABLE, why
-from selfalign.tui.rules import Parsed, Subject
 from selfalign.tui.widgets import Scroll, Words
 
 SIGNS = {

@@ -17,8 +17,7 @@ from textual.widget import Widget
 from selfalign.stages.examples import Kind, held
 from selfalign.tui import shown
 from selfalign.tui.page import Kept, LazyPage, Place
-from selfalign.tui.pair import OnePair
-from selfalign.tui.pairfilter import (
+from selfalign.tui.pairs.filter import (
     FILTER_HELP,
     SORTS,
     FilterError,
@@ -28,7 +27,8 @@ from selfalign.tui.pairfilter import (
     parse,
     selected,
 )
-from selfalign.tui.pairindex import Listing, PairIndex, Spot, Texts
+from selfalign.tui.pairs.index import Listing, PairIndex, Spot, Texts
+from selfalign.tui.pairs.pair import OnePair
 from selfalign.tui.reading import UNREADABLE, why
 from selfalign.tui.widgets import Column, Grid, Words
 
@@ -122,10 +122,8 @@ CELLS: Mapping[str, Callable[[Listed], Text]] = {
     **{name: lambda row: row.text("first") for name in ("chosen", "best", "answer")},
     **{name: lambda row: row.text("last") for name in ("rejected", "worst")},
 }
-NONE = "No {kind} here yet. They come when a round's answers are judged; press a for all rounds."
-NOTHING_LEFT_OUT = (
-    "Nothing was left out here: every prompt of a finished round has an example. a shows all rounds, o goes back."
-)
+NONE = "No {kind} here yet. They come when a round's answers are judged."
+NOTHING_LEFT_OUT = "Nothing was left out here: every prompt of a finished round has an example. o goes back."
 GIVE_WAY, FIRST_PAINT = 0.005, 0.2  # seconds in which the reading leaves the interpreter to the screen
 TELL_EVERY = 0.2  # seconds between two words on how far the reading is
 STILL = 0.25  # seconds without another key until texts are searched
@@ -204,8 +202,8 @@ class Pairs(LazyPage):
         self._refused, self._problems = "", list[str]()
 
     def body(self) -> Iterator[Widget]:
-        yield Words(id="none")
         yield Grid(COLUMNS["pairs"])
+        yield Words(id="none")
 
     @property
     def settled(self) -> bool:
@@ -239,6 +237,7 @@ class Pairs(LazyPage):
         self.index, self._arranged, self._growing, self._fresh = index, -1, False, True
         self.rows = np.zeros(0, dtype=np.int64)
         self.query_one("#none").display = False
+        self.query_one(Grid).styles.height = "1fr"
         self.query_one(Grid).fill(0, self.row, columns=COLUMNS[index.kind] if index is not None else None)
 
     @work(thread=True, group="grow", exit_on_error=False, description="grow")
@@ -292,20 +291,28 @@ class Pairs(LazyPage):
             where = np.flatnonzero(rows == at) if at is not None else ()
             if len(where) and where[0] != grid.cursor:
                 grid.put_cursor(int(where[0]))
+        self._say_nothing(index)
+        self._title()
+
+    def _say_nothing(self, index: PairIndex) -> None:
+        """Say below the names of the columns why no row is there, if none is."""
         none = self.query_one("#none", Words)
-        none.display = index.complete and not len(rows)
+        none.display = index.complete and not len(self.rows)
+        self.query_one(Grid).styles.height = 1 if none.display else "1fr"
         if none.display:
             none.say((self._nothing(index), shown.DIM))
-        self._title()
 
     def _nothing(self, index: PairIndex) -> str:
         """Why no row is there, and what to do."""
+        if self._refused:
+            return "What was typed is no filter, as is said above: / changes it, Esc there clears it."
         if len(index):
             return "" if self._search else "Nothing is let through by this filter: / changes it, Esc there clears it."
+        elsewhere = "" if self.everywhere else " a shows all rounds."
         if index.kind == "left out":
-            return NOTHING_LEFT_OUT
+            return f"{NOTHING_LEFT_OUT}{elsewhere}"
         others = ", ".join(kind for kind in self.kinds if kind != index.kind)
-        return f"{NONE.format(kind=index.kind)}{f' t shows what there is: {others}.' if others else ''}"
+        return f"{NONE.format(kind=index.kind)}{elsewhere}{f' t shows what there is: {others}.' if others else ''}"
 
     def _title(self) -> None:
         index = self.index
@@ -352,6 +359,9 @@ class Pairs(LazyPage):
             self.tests = parse(self.words)
         except FilterError as error:
             self._tell(refused=str(error))
+            if self.index is not None:
+                self._say_nothing(self.index)
+            self._title()
             return
         self._tell(refused="")
         self._search_texts()

@@ -20,7 +20,7 @@ from selfalign.tui import shown
 from selfalign.tui.answers import Answers, answers_of, policy_name
 from selfalign.tui.campaign import charts_of
 from selfalign.tui.charts import Charted, ChartPage, Laid, hollow, overlaid
-from selfalign.tui.differences import (
+from selfalign.tui.compare.differences import (
     SNIPPET,
     Lines,
     beginning,
@@ -36,16 +36,16 @@ from selfalign.tui.differences import (
     settings,
     title_of,
 )
+from selfalign.tui.compare.prompt import OnePrompt
+from selfalign.tui.compare.sides import Policy, Side, mark_of, side_of
 from selfalign.tui.page import ROOMY, LazyPage, Place
 from selfalign.tui.picking import PickRun
-from selfalign.tui.prompt import OnePrompt
 from selfalign.tui.reading import UNREADABLE, why
-from selfalign.tui.sides import Policy, Side, mark_of, side_of
 from selfalign.tui.trainlog import TrainLog
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
 
 MOST_SORTED, LINES_KEPT = 5_000, 10_000  # prompts
-FRAME = 6  # lines of a screen that are not its body, and the head of the prompts
+FRAME = 7  # lines of a screen that are not its body, and the head of the prompts
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,24 +64,25 @@ class Compare(ChartPage, LazyPage):
     EVERY = 2.0
     ABOUT = (
         "Two policies: of two rounds of a run, or of two runs. Differences say what the right one has more or less of; "
-        "within noise: the 95% intervals overlap, so the difference may be chance.\n\n"
+        "within noise: the 95% intervals overlap, so the difference may be chance. Labelling and "
+        "evaluating: the judges of both, as on Round.\n\n"
         "[ and ] choose another round for the left side, { and } for the right one, w another run for the right side. "
         "On Campaigns, Space marks two runs to compare. The last section lists the held-out prompts that both "
         "answered (s: most changed first); Enter opens one, where the arrow keys go through the answers of all rounds."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("tab", "section(1)", "section"),
+        Binding("tab", "section(1)", "section", tooltip="the next section, and to the prompts"),
         Binding("shift+tab", "section(-1)", "section before", show=False),
         Binding("left_square_bracket", "round('left', -1)", "left: round before", show=False),
         Binding("right_square_bracket", "round('left', 1)", "left: next round", show=False),
         Binding("left_curly_bracket", "round('right', -1)", "right: round before", show=False),
         Binding("right_curly_bracket", "round('right', 1)", "right: next round", show=False),
-        Binding("x", "swap", "swap"),
-        Binding("w", "which", "other run"),
-        Binding("z", "enlarge", "enlarge"),
+        Binding("w", "which", "other run", tooltip="another run for the right side"),
+        Binding("enter", "open", "open", tooltip="to the prompts; there, open one"),
+        Binding("x", "swap", "swap", tooltip="swap left and right"),
+        Binding("s", "sort", "sort", tooltip="prompts: as asked, or most changed first"),
+        Binding("z", "enlarge", "enlarge", tooltip="a chart as large as the screen, with its values"),
         Binding("l", "log", "charts on a log scale, and back", show=False),
-        Binding("s", "sort", "prompts: as asked, most changed first", show=False),
-        Binding("enter", "open", "open"),
     ]
     DEFAULT_CSS = """
     Compare .part { height: auto; padding: 0 2; margin-bottom: 1; }
@@ -113,6 +114,11 @@ class Compare(ChartPage, LazyPage):
 
     def main(self) -> Widget | None:
         return self.query_one(Scroll)
+
+    def named_keys(self) -> list[tuple[str, str]]:
+        """With the pairs of keys that choose the rounds, which are what this screen is for."""
+        section, *rest = super().named_keys()
+        return [section, ("[ ]", "left"), ("{ }", "right"), *rest]
 
     @property
     def settled(self) -> bool:

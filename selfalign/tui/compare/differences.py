@@ -16,8 +16,8 @@ from selfalign.stages.report.comparison import settings_that_differ
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.answers import Answer
+from selfalign.tui.compare.sides import MEASURES, Side, difference, incomparable
 from selfalign.tui.shown import Part
-from selfalign.tui.sides import MEASURES, Side, difference, incomparable
 from selfalign.tui.widgets import Column
 
 SHORT = 60  # characters of a setting or of a changed value that stand in one line
@@ -73,7 +73,7 @@ def figures(left: Side, right: Side) -> Table | Text:
                          difference(measure, *found)))  # fmt: skip
     if not rows:
         return shown.line((NO_FIGURES, shown.DIM))
-    return shown.table(("figures, 95%", *heads(left, right), "difference"), rows)
+    return shown.table(("figure, ± at 95%", *heads(left, right), "difference"), rows, wraps=(1, 2))
 
 
 def gate(side: Side) -> Part:
@@ -91,7 +91,7 @@ def settings(left: Side, right: Side) -> Table | Text:
         return shown.line(("Settings: ", "bold"), ("✓ the same", shown.GOOD))
     rows = [((name, "bold"), *(one_line(in_yaml(value), SHORT) for value in values)) for name, values in differing]
     return shown.table((f"{len(rows)} settings differ" if len(rows) > 1 else "1 setting differs",
-                        *heads(left, right)), rows)  # fmt: skip
+                        *heads(left, right)), rows, wraps=(1, 2))  # fmt: skip
 
 
 def rules(left: Side, right: Side) -> Table | Text:
@@ -133,8 +133,10 @@ def same_head(left: Side, right: Side, shared: int, asked: tuple[int, int]) -> T
         none = next((side for side, count in zip((left, right), asked, strict=True) if not count), None)
         said = f"{none.run} {none.name} has no held-out answers" if none else "no held-out prompt was put to both"
         return shown.line(("Same prompts: ", "bold"), (said, shown.DIM))
-    said = "  by the judge: p(first named is better)"
-    return shown.line(("Same prompts: ", "bold"), f"{shared:,} answered by both", (said, shown.DIM))
+    said = "The figure: how likely the judge finds the first named answer better."
+    return shown.lines(
+        [shown.line(("Same prompts: ", "bold"), f"{shared:,} answered by both"), shown.line((said, shown.DIM))]
+    )
 
 
 def opponents(left: Side, right: Side) -> list[tuple[str, str]]:

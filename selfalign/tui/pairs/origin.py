@@ -11,7 +11,7 @@ from selfalign.stages import report as reports
 from selfalign.stages.examples import RECORDS
 from selfalign.store import Run, Step
 from selfalign.text import one_line
-from selfalign.tui.pairindex import Held, Listing, PairIndex, Spot
+from selfalign.tui.pairs.index import Held, Listing, PairIndex, Spot
 from selfalign.tui.reading import UNREADABLE
 
 

@@ -1,0 +1,1 @@
+"""Screen 8: events and worker logs, of any length."""
