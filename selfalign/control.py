@@ -130,6 +130,11 @@ def branch(source: Run, folder: Path, new: str, last: int, overrides: Sequence[s
     return store.branch(source, last, folder / new, settings.to_yaml())
 
 
+def check_settings(source: Path, overrides: Sequence[str]) -> None:
+    """Refuse changes that the settings of a run cannot take. Raises ConfigError."""
+    config.load(source / CAMPAIGN, overrides=overrides)
+
+
 def check_round(run: Run, number: int) -> int:
     """Refuse a round that a run does not have. Raises CommandError."""
     rounds = run.rounds()

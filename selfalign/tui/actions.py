@@ -13,6 +13,7 @@ from textual.containers import Vertical
 from textual.screen import ModalScreen
 
 from selfalign import control
+from selfalign.source import InputError
 from selfalign.store import run_folders
 from selfalign.text import one_line
 from selfalign.tui import shown
@@ -72,7 +73,10 @@ async def branch(reader: Reader, watched: Watched, how: str, number: int) -> Non
     if new is None:
         return
     said = f"Such as: train.beta=0.2 seed=18. Left empty, all stay as they are{SAME_AGAIN if how == 'rerun' else ''}."
-    settings = await _asked(reader, "Settings to change for the rounds to come?", said, "", shlex.split)
+    settings = await _asked(
+        reader, "Settings to change for the rounds to come?", said, "",
+        lambda words: control.check_settings(watched.path, shlex.split(words)),
+    )  # fmt: skip
     if settings is None:
         return
     changes = shlex.split(settings)
@@ -115,7 +119,7 @@ async def _asked(reader: Reader, question: str, said: str, answer: str, check: C
         if reply is None:
             return None
         try:
-            check(reply := reply.strip())
+            await asyncio.to_thread(check, reply := reply.strip())
         except (control.CommandError, ValueError) as error:
             trouble = in_words(error)
         else:
@@ -139,6 +143,8 @@ async def _carry_out(reader: Reader, do: Callable[[], str], then: str = "") -> N
 
 def in_words(error: Exception) -> str:
     """What went wrong, why, and what to do about it."""
+    if isinstance(error, InputError):  # of what was typed just now: no other version wrote it
+        return str(error)
     if not isinstance(error, control.CommandError):
         return why(error)
     parts = (("", str(error)), ("where: ", error.where), ("why: ", error.why), ("what to do: ", error.fix))

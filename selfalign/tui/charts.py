@@ -8,26 +8,25 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.table import Table
 from rich.text import Text
 from textual import work
-from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Container, Vertical
+from textual.containers import Container
 from textual.events import Resize
 from textual.message import Message
-from textual.screen import ModalScreen
 from textual.widget import Widget
 
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.page import Page, Place
+from selfalign.tui.picking import Choose
 from selfalign.tui.plotting import OTHERS_SIGNS, Curve, Look, drawable, marked
 from selfalign.tui.reading import UNREADABLE, Watched, why
 from selfalign.tui.shown import Part
-from selfalign.tui.widgets import Chart, Column, Grid, Words
+from selfalign.tui.widgets import Chart, Words
 
 WIDE = 120  # columns of a screen on which three charts stand side by side
 NO_CHART = "there is no chart yet"
@@ -173,10 +172,8 @@ class ChartPage(Page):
         if not found:
             self.reader.say("there is no other run to lay beside")
             return
-        names = [one.name for one in found]
-        self.app.push_screen(
-            Choose("What to lay beside", names), lambda at: self._lay(found[at]) if at is not None else None
-        )
+        names = Choose("What to lay beside", "lay it beside", [one.name for one in found])
+        self.app.push_screen(names, lambda at: self._lay(found[at]) if at is not None else None)
 
     def _lay(self, beside: Beside | None) -> None:
         self.beside = beside
@@ -376,37 +373,3 @@ def _number(value: float | None) -> str:
 
 def _interval(low: float | None, high: float | None) -> str:
     return f"{_number(low)} to {_number(high)}" if low is not None and high is not None else ""
-
-
-class Choose(ModalScreen[int | None]):
-    """A short list to choose from; None, where it is left."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q", "leave", "leave it", show=False)]
-    DEFAULT_CSS = """
-    Choose { align: center middle; background: $background 60%; }
-    Choose > Vertical { width: 60; max-width: 95%; height: auto; max-height: 80%; padding: 1 2; background: $surface; }
-    Choose Words { height: 1; }
-    Choose Grid { max-height: 14; margin: 1 0; }
-    """
-
-    def __init__(self, question: str, names: Sequence[str]) -> None:
-        super().__init__()
-        self.question, self.names = question, list(names)
-
-    def compose(self) -> ComposeResult:
-        with Vertical():
-            yield Words((self.question, "bold"))
-            yield Grid([Column("")])
-            yield Words(("Enter", f"bold {shown.SKY}"), " lay it beside   ", ("Esc", f"bold {shown.SKY}"), " leave it")
-
-    def on_mount(self) -> None:
-        grid: Any = self.query_one(Grid)
-        grid.styles.height = len(self.names) + 1
-        grid.fill(len(self.names), lambda index: [shown.cell(self.names[index])])
-        grid.focus()
-
-    def on_grid_opened(self, message: Grid.Opened) -> None:
-        self.dismiss(message.index)
-
-    def action_leave(self) -> None:
-        self.dismiss(None)

@@ -101,15 +101,16 @@ class Page(Screen[None]):
     class Read(Message):
         """What a thread has read."""
 
-        def __init__(self, view: Any) -> None:
+        def __init__(self, view: Any, gone: str = "") -> None:
             super().__init__()
-            self.view = view
+            self.view, self.gone = view, gone
 
     def __init__(self, place: Place) -> None:
         super().__init__()
         self.at = place
         self.ready = False  # whether something was shown
         self._busy = False
+        self._gone, self._troubles = "", list[str]()
         self._typed, self._cursor = "", 0  # to begin with
 
     @property
@@ -224,14 +225,15 @@ class Page(Screen[None]):
             view = self.read()
         except UNREADABLE as error:
             view = Trouble(why(error))
-        self.post_message(self.Read(view))
+        self.post_message(self.Read(view, self.watched.gone if self.at.path is not None else ""))
 
     def on_page_read(self, message: Page.Read) -> None:
-        self._busy = False
+        self._busy, self._gone = False, message.gone
         if isinstance(message.view, Trouble):
             self.trouble([message.view.message])
         else:
             self.show(message.view)
+        self._say_troubles()
         self.ready = True
 
     def on_worker_state_changed(self, message: Worker.StateChanged) -> None:
@@ -252,9 +254,15 @@ class Page(Screen[None]):
 
     def trouble(self, messages: Sequence[str]) -> None:
         """Say what could not be read; nothing, where all could."""
+        self._troubles = list(messages)
+        self._say_troubles()
+
+    def _say_troubles(self) -> None:
+        """Of a run that is gone only that it is: no command mends the rest."""
+        messages = [self._gone] if self._gone else self._troubles[:3]
         words = self.query_one("#trouble", Words)
         words.display = bool(messages)
-        words.show(shown.lines(shown.line((f"! {message}", shown.WARN)) for message in messages[:3]))
+        words.show(shown.lines(shown.line((f"! {message}", shown.WARN)) for message in messages))
 
     def main(self) -> Widget | None:
         """What has the keys once a filter was typed."""

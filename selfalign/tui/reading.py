@@ -74,17 +74,23 @@ class Watched:
     @property
     def state(self) -> str:
         """How it stands, in words."""
-        if not (self.path / CAMPAIGN).is_file():
+        if self.gone:
             return "deleted"
         return self.progress.state_of(self.holder, time.time())
+
+    @property
+    def gone(self) -> str:
+        """What is said of a run that was deleted; "" of one that is there. Asks the disk."""
+        there = (self.path / CAMPAIGN).is_file()
+        return "" if there else f"{self.path}: this run is gone; what was read before is still shown"
 
     @property
     def alive(self) -> bool:
         return self.holder is not None
 
     def _refresh(self) -> None:
-        if not (self.path / CAMPAIGN).is_file():
-            self.problems = {"run": f"{self.path}: this run is gone; what was read before is still shown"}
+        if self.gone:
+            self.problems = {"run": self.gone}
             return
         self.problems.pop("run", None)
         self._once_changed(CAMPAIGN, self._read_campaign)
@@ -168,6 +174,7 @@ class Library:
     def __init__(self, folder: Path, named: Path | None = None) -> None:
         self.folder, self.named = folder, named
         self._watched: dict[Path, Watched] = {}
+        self._gone: set[Path] = set()  # of those, what was not there at the last look; screens may still show it
         self._lock = threading.Lock()
 
     def open(self, path: Path) -> Watched:
@@ -176,9 +183,9 @@ class Library:
             return self._watched.setdefault(path.absolute(), Watched(path))
 
     def known(self) -> list[Watched]:
-        """Those that were opened so far; asks no disk."""
+        """Those that were opened so far and are there; asks no disk."""
         with self._lock:
-            return list(self._watched.values())
+            return [one for path, one in self._watched.items() if path not in self._gone]
 
     def all(self) -> list[Watched]:
         """The runs there are now; one that was named comes along wherever it lies."""
@@ -187,5 +194,5 @@ class Library:
             folders.append(self.named)
         with self._lock:
             wanted = {folder.absolute() for folder in folders}
-            self._watched = {path: one for path, one in self._watched.items() if path in wanted or one.alive}
+            self._gone = {path for path, one in self._watched.items() if path not in wanted and not one.alive}
         return [self.open(folder) for folder in folders]

@@ -287,7 +287,7 @@ class Grid(ScrollView, can_focus=True):
 
     def _arrange(self) -> None:
         width = self.scrollable_content_region.width
-        self._gap = 2 if width >= WIDE else 1
+        self._gap = 2 if self.outer_size.width >= WIDE else 1  # a scrollbar that comes or goes leaves it as it is
         self._layout = layout(self.columns, width - len(MARK) - 1, self._gap)
         self.virtual_size = Size(width, self.count + 1)
         self.refresh()

@@ -16,7 +16,8 @@ from selfalign.records import Behaviour
 from selfalign.store import Run
 from selfalign.tui import alerts
 from selfalign.tui.campaign import view_of
-from selfalign.tui.charts import Choose, Enlarged, Laid
+from selfalign.tui.charts import Enlarged, Laid
+from selfalign.tui.picking import Choose
 from selfalign.tui.reading import Watched
 from selfalign.tui.shown import line
 from tests.cli.fabricate import make_run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -111,6 +112,16 @@ def test_two_marked_runs(runs: Path) -> None:
         assert "◆ sample" in screen_of(pilot) and "◆ other" not in screen_of(pilot)
 
     look(runs, at, size=TALL)
+
+
+def test_another_run_is_laid_beside_the_last_round(runs: Path) -> None:
+    async def at(pilot: Pilot[None]) -> None:
+        await press(pilot, "7")
+        assert "round 0 → round 1" in words(pilot, "title")
+        await press(pilot, "w", "g", "enter")
+        assert re.search(r"sample round 1 → \w+ round 1", words(pilot, "title"))
+
+    look(runs, at, run="sample")
 
 
 def test_tab_goes_through_the_sections_and_enter_opens_a_prompt(runs: Path) -> None:

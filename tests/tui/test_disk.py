@@ -59,6 +59,9 @@ def test_a_run_that_is_deleted_meanwhile_is_said_to_be_gone(runs: Path) -> None:
         assert "0.65" in screen_of(pilot)  # what was read before is still there
         for key in ("3", "4", "8", "2"):
             await press(pilot, key)
+            await until(pilot, lambda: "this run is gone" in screen_of(pilot))
+            page_of(pilot).reader.library.all()  # as a list of the runs is read meanwhile
+        assert "0.65" in screen_of(pilot)
         await press(pilot, "1")
         await until(pilot, lambda: "✗ deleted" in screen_of(pilot))
 

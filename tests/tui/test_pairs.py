@@ -255,6 +255,20 @@ def test_the_list_is_filtered_searched_and_turned_to_other_kinds(made: Path) -> 
     look(made, at, run="mixed")
 
 
+def test_a_list_begins_on_its_first_row_however_it_is_read(judged: PairIndex) -> None:
+    async def at(pilot: Pilot[None]) -> None:
+        await press(pilot, "4", "s")
+        assert page_of(pilot).query_one(Grid).cursor == 0
+        await press(pilot, "a")
+        assert page_of(pilot).query_one(Grid).cursor == 0  # not on the pair that was read first
+        gap = page_of(pilot).query_one(Grid)._gap
+        await press(pilot, "slash", *"margin>9", "enter")
+        await pilot.resize_terminal(100, 30)
+        assert page_of(pilot).query_one(Grid)._gap == gap == 2  # without a scrollbar as with it
+
+    look(judged.run.path.parent, at, run=judged.run.path.name, size=(100, 20))
+
+
 def test_left_out_is_a_key_away_and_back(dropped: Run) -> None:
     async def at(pilot: Pilot[None]) -> None:
         await press(pilot, "4", "o")

@@ -26,7 +26,8 @@ from selfalign.records import (
 )
 from selfalign.stages import report as pages
 from selfalign.store import Run
-from selfalign.tui.charts import Choose, Enlarged
+from selfalign.tui.charts import Enlarged
+from selfalign.tui.picking import Choose
 from selfalign.tui.reading import Watched
 from selfalign.tui.round import Round, charts_of, drift, of_principles, sections
 from tests.cli.fabricate import make_judged_run, make_report, make_run

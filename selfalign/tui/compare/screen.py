@@ -336,14 +336,19 @@ class Compare(ChartPage, LazyPage):
             self._choose(left=self.right, right=self.left)
 
     def action_which(self) -> None:
-        self.app.push_screen(PickRun("Compare with which run?"), self._picked)
+        runs = PickRun("Compare with which run?", "take it")
+        self.app.push_screen(runs, lambda at: self._picked(runs.paths[at]) if at is not None else None)
 
     action_beside = action_which  # of an enlarged chart: what is laid beside is the other side
 
-    def _picked(self, path: Path | None) -> None:
-        """The last evaluated round of a run, whose reports the list of runs has just read."""
-        if path is not None:
-            self._choose(right=Policy(path, max(self.reader.library.open(path).reports, default=None)))
+    def _picked(self, path: Path) -> None:
+        """The last evaluated round of a run, whose reports the list of runs has just read.
+
+        It is laid beside the last round of this run, unless another one was chosen here.
+        """
+        begun = not self.chosen and self.at.against is None and path != self.at.path
+        right = Policy(path, max(self.reader.library.open(path).reports, default=None))
+        self._choose(self.right if begun else None, right)
 
     def _choose(self, left: Policy | None = None, right: Policy | None = None) -> None:
         self.left, self.right, self.chosen = left or self.left, right or self.right, True

@@ -43,6 +43,7 @@ class Asked:
         return (self.ended or time.monotonic()) - self.begun
 
     def start(self) -> None:
+        self.begun = time.monotonic()  # it may have waited for a yes
         threading.Thread(target=self._ask, daemon=True).start()
 
     def command(self, file: str) -> list[str]:

@@ -39,7 +39,7 @@ SEVERITIES = {"error": ("✗", shown.BAD), "warning": ("!", shown.WARN), "note":
 NOTHING_WRITTEN = "this reader writes nothing (--read-only)"
 
 
-class Desk(Page):
+class Drafting(Page):
     """What the list and the editor share: the draft of the campaign's file, and what may be done with it."""
 
     class Prepared(Message):
@@ -106,7 +106,7 @@ class Desk(Page):
         except UNREADABLE as error:
             self.post_message(self.Prepared(None, None, why(error)))
 
-    def on_desk_prepared(self, message: Desk.Prepared) -> None:
+    def on_drafting_prepared(self, message: Drafting.Prepared) -> None:
         message.stop()
         self._preparing = False
         at, asked, found = self.subject, message.asked, message.found
@@ -195,7 +195,7 @@ class Opened:
     draft: Draft | None = None
 
 
-class Editor(Desk):
+class Editor(Drafting):
     NUMBER, NAME = "5", "Editor"
     ABOUT = (
         "The file that the campaign names. A round keeps the copy that it began with: what is saved here counts from "
@@ -414,7 +414,7 @@ class Editor(Desk):
     def action_finding(self, by: int) -> None:
         """Point at the next finding, and put the cursor on its line."""
         if not self.findings:
-            self.reader.say("nothing to mend")
+            self.reader.say("nothing to mend" if self.settled else "still being looked over")
             return
         line = self.writing.cursor_location[0] + 1
         here = self.findings[self.finding].line

@@ -20,7 +20,7 @@ from selfalign.principles import COLUMNS, Estimate, Record, Stats, figure_text, 
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.constitution.changes import compared, summary
-from selfalign.tui.constitution.editor import Desk, Editor
+from selfalign.tui.constitution.editor import Drafting, Editor
 from selfalign.tui.constitution.principle import Conflicts, OnePrinciple, brief, rank, whole
 from selfalign.tui.constitution.rules import Line, Subject, judged_mark, near, subject
 from selfalign.tui.page import Place
@@ -73,7 +73,7 @@ class View:
     everywhere: bool
 
 
-class Constitution(Desk):
+class Constitution(Drafting):
     NUMBER, NAME = "5", "Constitution"
     FILTER = "words of a principle, its id, tag, status or: hard"
     EVERY = 2.0

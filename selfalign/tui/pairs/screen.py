@@ -197,6 +197,7 @@ class Pairs(LazyPage):
         self.kinds: Mapping[Kind, Sequence[int]] = {}
         self._growing = False
         self._arranged = -1  # examples there were when the rows were last put in order
+        self._fresh = True  # until all that there was at first has been read
         self._search: Search | None = None
         self._refused, self._problems = "", list[str]()
 
@@ -233,7 +234,7 @@ class Pairs(LazyPage):
     def _begin(self, index: PairIndex | None) -> None:
         """Show another list from the start."""
         self._stop_search()
-        self.index, self._arranged, self._growing = index, -1, False
+        self.index, self._arranged, self._growing, self._fresh = index, -1, False, True
         self.rows = np.zeros(0, dtype=np.int64)
         self.query_one("#none").display = False
         self.query_one(Grid).styles.height = "1fr"
@@ -260,6 +261,7 @@ class Pairs(LazyPage):
         self._tell(problems=found)
         if len(message.index) != self._arranged or message.ended:
             self._arrange()
+            self._fresh = self._fresh and not message.ended
             self._search_texts(at_once=True)
 
     def _tell(self, *, refused: str | None = None, problems: Sequence[str] | None = None) -> None:
@@ -269,11 +271,15 @@ class Pairs(LazyPage):
         self.trouble([self._refused] * bool(self._refused) + self._problems)
 
     def _arrange(self) -> None:
-        """Put the rows in order again; the cursor stays on its example where that is still there."""
+        """Put the rows in order again; the cursor stays on its example where that is still there.
+
+        While they are read for the first time, one that was not moved yet stays on the first row.
+        """
         index, grid = self.index, self.query_one(Grid)
         if index is None:
             return
-        at = self.rows[grid.cursor] if grid.cursor < len(self.rows) else None
+        moved = grid.cursor > 0 or not self._fresh
+        at = self.rows[grid.cursor] if moved and grid.cursor < len(self.rows) else None
         try:
             rows = ordered(index, selected(index, self.tests), self.sort)
         except FilterError as error:
