@@ -79,7 +79,7 @@ def line_of(watched: Watched, now: float) -> RunLine:
         name=watched.name,
         state=state,
         evaluated=len(reports),
-        rounds=watched.rounds,
+        rounds=watched.intended,
         win=wins[-1] if wins else None,
         wins=tuple(win.rate if win else None for win in wins),
         stage=stage.name if stage else "",

@@ -85,7 +85,7 @@ class Watched:
         return "" if there else f"{self.path}: this run is gone; what was read before is still shown"
 
     @property
-    def rounds(self) -> int | None:
+    def intended(self) -> int | None:
         """How many rounds there are to be, by its events, or by its settings where it has not begun."""
         return self.progress.rounds or (self.campaign.num_rounds if self.campaign is not None else None)
 

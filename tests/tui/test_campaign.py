@@ -127,7 +127,8 @@ def test_a_fresh_run_has_no_charts_and_says_so(tmp_path: Path) -> None:
         await press(pilot, "z")
         assert page_of(pilot).NAME == "Campaign" and told(pilot) == ["there is no chart yet"]
         await press(pilot, "l", "o", "space", "enter")
-        assert pilot.app.is_running
+        await press(pilot, "1")
+        assert "0/3" in screen_of(pilot)  # as the settings say: no event has yet
 
     look(tmp_path / "runs", at, run="sample", size=(80, 24))
 
