@@ -213,7 +213,7 @@ def charts_of(run: Watched) -> list[Charted]:
         Charted("Judge swap consistency", tuple(_swaps(reports, name) for name in JUDGES), span=0.2),
         training(run.progress),
         Charted("Canaries the judge prefers", (_canaries(run.progress),), span=0.2),
-        Charted("Refusals and repetition", tuple(_behaviour(reports)), span=0.1),
+        Charted("Behaviour", tuple(_behaviour(reports)), span=0.1),
         Charted("True score, by checkers", tuple(_gold(run)), span=0.1),
     ]
 
