@@ -306,10 +306,8 @@ def test_what_was_typed_outlives_a_killed_reader(own: Path) -> None:
     async def again(pilot: Pilot[None]) -> None:
         await until(pilot, lambda: "✎ unsaved: 1 reworded" in screen_of(pilot))
         await press(pilot, "i")
-        when = time.strftime("%Y-%m-%d", time.localtime())
-        assert f"unsaved text of {when}" in screen_of(pilot) and "is back; Ctrl+S saves, Ctrl+R drops it" in screen_of(
-            pilot
-        )
+        seen, when = screen_of(pilot), time.strftime("%Y-%m-%d", time.localtime())
+        assert f"unsaved text of {when}" in seen and "is back; Ctrl+S saves, Ctrl+R drops it" in seen
         assert "is frank." in edit_of(pilot).writing.text and "✎ unsaved" in screen_of(pilot)
         await typed(pilot, "is frank.", "is blunt.")
         assert not kept.exists() and "as on disk" in screen_of(pilot)
