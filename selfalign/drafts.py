@@ -9,17 +9,22 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+
+import msgspec
 
 from selfalign import resources, source
 from selfalign.constitution import Constitution, ConstitutionError, load
 from selfalign.constitution.lint import Finding, lint
-from selfalign.source import HIDDEN, Document, InputError
-from selfalign.store import atomic_write
+from selfalign.source import HIDDEN, MAX_BYTES, Document, InputError
+from selfalign.store import StoreError, atomic_write
 from selfalign.text import clean
 
 LARGEST = 256 * 1024  # characters; looking over more at each stop of the keys would hold up the typing
@@ -36,13 +41,28 @@ class DraftError(RuntimeError):
         self.why, self.fix, self.usage = why, fix, usage
 
 
+class Unsaved(msgspec.Struct, forbid_unknown_fields=True):
+    """A text that is not saved, and what the file said when it was begun."""
+
+    base: str
+    text: str
+
+
 @dataclass
 class Draft:
-    """A file as it was when it was opened, and what has become of its text since."""
+    """A file as it was when it was opened, and what has become of its text since.
+
+    `back` is when a text was kept that `resume` took up, in seconds since 1970, 0 where there was none; `lost` says why
+    one was not taken up.
+    """
 
     path: Path
     before: bytes
     text: str
+    back: float = 0.0
+    lost: str = ""
+    _kept: Unsaved | None = None  # what this draft has put on disk, or found there
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @staticmethod
     def open(path: Path) -> Draft:
@@ -51,6 +71,45 @@ class Draft:
         source.read_text(path)
         before = path.read_bytes()
         return Draft(path, before, before.decode("utf-8"))
+
+    @staticmethod
+    def resume(path: Path) -> Draft:
+        """Open a file with what `keep` has kept of an edit that was not saved. Raises InputError as `open` does."""
+        draft = Draft.open(path)
+        try:
+            found = _unsaved(draft.path)
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            said = error.strerror if isinstance(error, OSError) else error
+            draft.lost = f"{_beside(draft.path).name} is ignored, as it is no text that was kept here: {said}"
+            return draft
+        if found is not None:
+            kept, when = found
+            draft._kept = kept
+            if kept.text not in (kept.base, draft.text):
+                draft.before, draft.text, draft.back = kept.base.encode("utf-8"), kept.text, when
+        return draft
+
+    def keep(self) -> None:
+        """Keep the text beside the file while it is not saved, and no longer. Raises StoreError (the disk refuses).
+
+        What another draft of the file has kept is not taken away.
+        """
+        with self._lock:
+            wanted = Unsaved(self.opened, self.text) if self.unsaved else None
+            if wanted == self._kept:
+                return
+            if wanted is not None:
+                atomic_write(_beside(self.path), msgspec.json.encode(wanted), 0o600)
+            else:
+                with suppress(OSError):
+                    _beside(self.path).unlink(missing_ok=True)
+            self._kept = wanted
+
+    def drop(self) -> None:
+        """Throw away what is not saved, here and beside the file."""
+        self.text = self.opened
+        with suppress(StoreError):  # nothing is written
+            self.keep()
 
     @property
     def opened(self) -> str:
@@ -82,6 +141,33 @@ class Draft:
         content = self.text.encode("utf-8")
         save(self.path, self.before, content)
         self.before = content
+
+
+def _beside(path: Path) -> Path:
+    """Where what is not saved of a file is kept: hidden, and no .yaml, so that nobody takes it for a constitution."""
+    return path.with_name(f".{path.name}.unsaved")
+
+
+def _unsaved(path: Path) -> tuple[Unsaved, float] | None:
+    """What was kept beside a file, and when; None where nothing was.
+
+    Raises OSError, ValueError or MsgspecError where there is anything else.
+    """
+    try:
+        descriptor = os.open(_beside(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with open(descriptor, "rb") as stream:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise ValueError("it is not a file of yours alone")
+        content = stream.read(4 * MAX_BYTES + 1)
+    if len(content) > 4 * MAX_BYTES:
+        raise ValueError("it is too large")
+    kept = msgspec.json.decode(content, type=Unsaved)
+    if max(len(text.encode("utf-8")) for text in (kept.base, kept.text)) > MAX_BYTES:
+        raise ValueError("it is too large")
+    return kept, status.st_mtime
 
 
 def document(text: str) -> Document | None:

@@ -63,6 +63,66 @@ def test_what_somebody_else_wrote_is_not_saved_over(path: Path) -> None:
     assert not path.exists() and draft.stale
 
 
+def test_what_is_not_saved_is_kept_beside_the_file_and_taken_up_again(path: Path) -> None:
+    kept = path.parent / ".rules.yaml.unsaved"
+    draft = Draft.open(path)
+    draft.keep()
+    assert not kept.exists()
+    draft.text += "# mine\n"
+    draft.keep()
+    assert kept.stat().st_mode & 0o777 == 0o600
+    again = Draft.resume(path)
+    assert again.text == draft.text and again.opened == TEXT and again.back == kept.stat().st_mtime and not again.stale
+    other = Draft.open(path)
+    other.keep()  # it has none to take away
+    assert kept.exists()
+    path.write_text(TEXT + "# theirs\n")
+    again = Draft.resume(path)
+    assert again.unsaved and again.stale
+    again.drop()
+    assert not again.unsaved and not kept.exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"text": "x"}',
+        b'{"base": "", "text": 3}',
+        b'{"base": "", "text": "", "more": 1}',
+        b'{"base": "", "text": "\\ud800"}',
+        b'{"base": "", "text": "\xff"}',
+        b'{"base": "", "text": "' + b"x" * (5 * 2**20) + b'"}',
+    ],
+    ids=lambda content: repr(content[:30]),
+)
+def test_a_kept_text_that_is_none_is_ignored_and_said(path: Path, content: bytes) -> None:
+    kept = path.parent / ".rules.yaml.unsaved"
+    kept.write_bytes(content)
+    kept.chmod(0o600)
+    draft = Draft.resume(path)
+    assert draft.text == TEXT and not draft.unsaved and "is ignored" in draft.lost and kept.read_bytes() == content
+
+
+@pytest.mark.parametrize("make", ["link", "pipe", "folder", "everybody's"])
+def test_a_kept_text_is_a_file_of_the_user_alone(path: Path, make: str) -> None:
+    kept, good = path.parent / ".rules.yaml.unsaved", path.parent / "good"
+    good.write_text('{"base": "a", "text": "b"}')
+    good.chmod(0o644 if make == "everybody's" else 0o600)
+    if make == "pipe":
+        os.mkfifo(kept, 0o600)
+    elif make == "folder":
+        kept.mkdir(0o700)
+    elif make == "link":
+        kept.symlink_to(good)
+    else:
+        good.rename(kept)
+    draft = Draft.resume(path)
+    assert draft.text == TEXT and draft.lost
+
+
 def test_a_disk_that_refuses_leaves_the_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draft = Draft.open(path)
     draft.text += "# more\n"

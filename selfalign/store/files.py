@@ -147,16 +147,17 @@ def _fsync(path: Path, flags: int) -> None:
         os.close(descriptor)
 
 
-def atomic_write(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Replace `path` by `data`, so that a crash at any instant leaves the old bytes or the new, never a mixture.
 
-    The bytes are on disk when this returns. Raises StoreError (DiskFull) and leaves the old file where that fails.
+    It has this mode, less the umask. The bytes are on disk when this returns. Raises StoreError (DiskFull) and leaves
+    the old file where that fails.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(temporary, flags, 0o644), "wb", buffering=0) as file:
+        with open(os.open(temporary, flags, mode), "wb", buffering=0) as file:
             _write_all(file.fileno(), data)
             os.fsync(file.fileno())
         os.replace(temporary, path)

@@ -94,7 +94,7 @@ class Reader(App[None]):
         super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)  # else it would be shades of grey
         self.library, self.read_only = library, read_only
         self.kept: dict[type[Page], Kept] = {}  # how the last screen of each kind was left
-        self.bench = Bench()
+        self.bench = Bench(resumes=not read_only)
         self._start = start
 
     def on_mount(self) -> None:
@@ -159,6 +159,8 @@ class Reader(App[None]):
 
     def _quit(self, sure: bool | None) -> None:
         if sure:
+            for path in self.bench.unsaved():
+                self.bench.drop(path)
             self.exit()
 
     def on_unmount(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from rich.text import Text
@@ -18,7 +18,7 @@ from selfalign.stages import report as pages
 from selfalign.tui import shown
 from selfalign.tui.alerts import alerts
 from selfalign.tui.charts import Charted, ChartPage, Laid
-from selfalign.tui.page import STATES, Place, state_cell
+from selfalign.tui.page import STATES, Page, Place, state_cell
 from selfalign.tui.plotting import Curve
 from selfalign.tui.reading import UNREADABLE, Watched, why
 from selfalign.tui.widgets import Column, Grid, Scroll, Words
@@ -368,6 +368,12 @@ class Campaign(ChartPage):
     def place(self) -> Place:
         cursor = self.query_one(Rounds).cursor
         return Place(self.at.path, self.rounds[cursor] if cursor < len(self.rounds) else None)
+
+    def place_for(self, kind: type[Page]) -> Place:
+        """To label: a round only where the cursor was put on it, else where the labeller stopped."""
+        place = self.place()
+        chosen = self.query_one(Rounds).cursor != self._current
+        return place if kind.NUMBER != "6" or chosen else replace(place, round=None)
 
     def action_open(self) -> None:
         self.reader.action_go("3")

@@ -17,8 +17,10 @@ from selfalign.store import Run
 from selfalign.tui import alerts
 from selfalign.tui.campaign import view_of
 from selfalign.tui.charts import Enlarged, Laid
+from selfalign.tui.label.screen import Labelling
 from selfalign.tui.picking import Choose
 from selfalign.tui.reading import Watched
+from selfalign.tui.round import Round
 from selfalign.tui.shown import line
 from tests.cli.fabricate import make_run
 from tests.tui.conftest import look, page_of, press, screen_of, until
@@ -169,6 +171,16 @@ def row_of(path: Path, now: float) -> str:
     with Watched(path).reading() as run:
         view = view_of(run, now, Laid((), line("")))
     return " ".join(cell.plain for cell in view.rows[view.current]) + " | " + view.title.plain + view.hand.plain
+
+
+def test_labelling_is_opened_at_a_round_only_where_one_is_chosen(made: Path) -> None:
+    async def at(pilot: Pilot[None]) -> None:
+        page = page_of(pilot)
+        assert page.place_for(Labelling).round is None and page.place_for(Round).round is not None
+        await press(pilot, "k")
+        assert page.place_for(Labelling) == page.place()
+
+    look(made, at, run="sample")
 
 
 def test_a_stage_under_way_tells_its_rate_and_the_time_left(midway: Path) -> None:

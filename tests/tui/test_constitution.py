@@ -294,6 +294,92 @@ def test_what_was_typed_outlives_the_screen_and_is_asked_about_on_leaving(own: P
     at_constitution(own, at)
 
 
+def test_what_was_typed_outlives_a_killed_reader(own: Path) -> None:
+    file, kept = own / "judged.rules.yaml", own / ".judged.rules.yaml.unsaved"
+
+    async def killed(pilot: Pilot[None]) -> None:
+        await press(pilot, "i")
+        assert not kept.exists()
+        await typed(pilot, "is blunt.", "is frank.")
+        assert "is frank." in kept.read_text() and kept.stat().st_mode & 0o777 == 0o600
+
+    async def again(pilot: Pilot[None]) -> None:
+        await until(pilot, lambda: "✎ unsaved: 1 reworded" in screen_of(pilot))
+        await press(pilot, "i")
+        seen, when = screen_of(pilot), time.strftime("%Y-%m-%d", time.localtime())
+        assert f"unsaved text of {when}" in seen and "is back; Ctrl+S saves, Ctrl+R drops it" in seen
+        assert "is frank." in edit_of(pilot).writing.text and "✎ unsaved" in screen_of(pilot)
+        await typed(pilot, "is frank.", "is blunt.")
+        assert not kept.exists() and "as on disk" in screen_of(pilot)
+        await typed(pilot, "is blunt.", "is open.")
+        assert "is open." in kept.read_text()
+        await press(pilot, "ctrl+r", "y")
+        assert not kept.exists() and edit_of(pilot).writing.text == RULES
+        await typed(pilot, "is blunt.", "is terse.")
+        await press(pilot, "ctrl+s")
+        await until(pilot, lambda: "Save judged" in screen_of(pilot))
+        await press(pilot, "y")
+        await until(pilot, lambda: "is terse." in file.read_text() and not kept.exists())
+        await typed(pilot, "is terse.", "is mild.")
+        assert kept.exists()
+        await press(pilot, "escape", "y", "q", "y")
+        assert not kept.exists()
+
+    at_constitution(own, killed)
+    assert kept.exists() and file.read_text() == RULES
+    at_constitution(own, lambda pilot: press(pilot, "i", "escape"), read_only=True)
+    at_constitution(own, again)
+
+
+def test_what_was_typed_before_somebody_else_wrote_is_back_and_not_saved_over(own: Path) -> None:
+    file, kept = own / "judged.rules.yaml", own / ".judged.rules.yaml.unsaved"
+
+    async def killed(pilot: Pilot[None]) -> None:
+        await press(pilot, "i")
+        await typed(pilot, "is blunt.", "is frank.")
+
+    async def again(pilot: Pilot[None]) -> None:
+        await press(pilot, "i")
+        await until(pilot, lambda: "changed on disk since it was opened" in screen_of(pilot))
+        assert "is frank." in edit_of(pilot).writing.text
+        await press(pilot, "ctrl+s")
+        await until(pilot, lambda: "Save judged" in screen_of(pilot))
+        await press(pilot, "y")
+        await until(pilot, lambda: "The file is another one by now" in screen_of(pilot))
+        await press(pilot, "y")
+        await until(pilot, lambda: edit_of(pilot).writing.text == RULES + "# theirs\n")
+        assert not kept.exists()
+
+    at_constitution(own, killed)
+    file.write_text(RULES + "# theirs\n")
+    at_constitution(own, again)
+
+
+def test_a_broken_copy_of_what_was_typed_is_ignored_and_said(own: Path) -> None:
+    kept = own / ".judged.rules.yaml.unsaved"
+    kept.write_text('{"base": "", "text": 1}')
+    kept.chmod(0o600)
+
+    async def at(pilot: Pilot[None]) -> None:
+        await press(pilot, "i")
+        assert "unsaved is ignored, as it is no text that" in screen_of(pilot) and edit_of(pilot).writing.text == RULES
+        await press(pilot, "escape")
+        assert isinstance(page_of(pilot), Constitution) and kept.exists()
+
+    at_constitution(own, at)
+
+
+def test_it_is_said_once_that_a_text_is_not_kept(own: Path) -> None:
+    (own / ".judged.rules.yaml.unsaved").mkdir()  # where the copy should be
+
+    async def at(pilot: Pilot[None]) -> None:
+        await press(pilot, "i")
+        await typed(pilot, "is blunt.", "is frank.")
+        await until(pilot, lambda: "in memory alone, save it soon" in screen_of(pilot))
+
+    at_constitution(own, at)
+
+
 def test_what_somebody_else_wrote_is_not_saved_over(own: Path) -> None:
     file = own / "judged.rules.yaml"
 
@@ -380,10 +466,10 @@ def test_the_file_goes_to_the_users_editor_and_comes_back(own: Path, monkeypatch
         await press(pilot, "e")
         await until(pilot, lambda: isinstance(page_of(pilot), Editor) and bool(edit_of(pilot).findings))
         assert "is frank." in edit_of(pilot).writing.text and "✎ unsaved" in screen_of(pilot)
-        assert file.read_text() == RULES and list(own.glob(".judged*")) == []
+        assert file.read_text() == RULES and list(own.glob(".judged*.yaml")) == []
         monkeypatch.setenv("VISUAL", "false")
         await press(pilot, "f4")
-        assert "ended with exit code 1" in notices(pilot) and list(own.glob(".judged*")) == []
+        assert "ended with exit code 1" in notices(pilot) and list(own.glob(".judged*.yaml")) == []
 
     at_constitution(own, at)
 

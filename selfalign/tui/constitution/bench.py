@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from selfalign.drafts import Draft
+from selfalign.drafts import Draft, protected
 
 PROGRAM = (sys.executable, "-m", "selfalign")
 KEPT = 40  # lines that the process said last
@@ -121,9 +121,13 @@ def _signal(process: subprocess.Popen[str], number: int) -> None:
 
 
 class Bench:
-    """The drafts by their files, and the last preview of each run."""
+    """The drafts by their files, and the last preview of each run.
 
-    def __init__(self) -> None:
+    `resumes`: a file is opened with what was typed in it before a crash, and not saved.
+    """
+
+    def __init__(self, *, resumes: bool) -> None:
+        self.resumes = resumes
         self.drafts: dict[Path, Draft] = {}
         self.asked: dict[Path, Asked] = {}
 
@@ -131,9 +135,17 @@ class Bench:
         """The draft of a file; one without unsaved changes is opened anew where the file has changed."""
         path = path.resolve()
         known = self.drafts.get(path)
-        if known is None or (not known.unsaved and known.stale):
+        if known is None:
+            resumes = self.resumes and not protected(path)
+            known = self.drafts[path] = Draft.resume(path) if resumes else Draft.open(path)
+        elif not known.unsaved and known.stale:
             known = self.drafts[path] = Draft.open(path)
         return known
+
+    def drop(self, path: Path) -> None:
+        """Throw away what was typed in a file and not saved."""
+        self.drafts[path].drop()
+        del self.drafts[path]
 
     def unsaved(self) -> list[Path]:
         return [path for path, draft in self.drafts.items() if draft.unsaved]

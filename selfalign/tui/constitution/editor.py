@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from selfalign.constitution.diff import Diff, diff
 from selfalign.constitution.lint import Finding
 from selfalign.constitution.mending import mended
 from selfalign.drafts import Draft, DraftError
+from selfalign.store import StoreError
 from selfalign.text import one_line
 from selfalign.tui import shown
 from selfalign.tui.asking import Confirm
@@ -185,6 +187,9 @@ PREVIEW = (
 )
 
 
+STALE = "changed on disk since it was opened, so not saved over; Ctrl+R reads it again"
+
+
 @dataclass(frozen=True, slots=True)
 class Opened:
     """A text to show, why it is not typed in here, and whether the file has changed since it was opened."""
@@ -204,7 +209,8 @@ class Editor(Drafting):
         "✗ error, a campaign would refuse it; ! warning, labels would suffer; · note. F8 goes from finding to finding, "
         "F2 writes the mend of the one that is pointed at, where only one thing can be meant.\n\n"
         "Saved is the text as it was typed, comments and all. Nothing is saved while there are errors, nor over what "
-        "somebody else has written since."
+        "somebody else has written since. What is not saved is kept beside the file, hidden, and is back when the file "
+        "is opened again, whatever ended this reader; Ctrl+R drops it."
     )
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("ctrl+s", "save", "save", priority=True),
@@ -246,6 +252,13 @@ class Editor(Drafting):
             super().__init__()
             self.trouble, self.stale = trouble, stale
 
+    class Unkept(Message):
+        """What is not saved could not be kept on disk."""
+
+        def __init__(self, trouble: str) -> None:
+            super().__init__()
+            self.trouble = trouble
+
     def __init__(self, place: Place, subject: Subject, parsed: Parsed, principle: str = "") -> None:
         super().__init__(place)
         self.subject, self.parsed, self.principle = subject, parsed, principle
@@ -253,6 +266,8 @@ class Editor(Drafting):
         self.mends: set[int] = set()
         self.finding = 0
         self._draft: Draft | None = None
+        self._dropped: Path | None = None  # whose text is thrown away with the next reading
+        self._warned = False  # that what is not saved is not kept
         self._why = ""  # not typed in
         self._looked: str | None = None  # the text that was looked over last
         self._looking = False
@@ -291,7 +306,10 @@ class Editor(Drafting):
     def read(self) -> Opened:
         at = self.subject
         assert at is not None
-        if self._draft is not None and self._draft.unsaved:
+        dropped, self._dropped = self._dropped, None
+        if dropped is not None:
+            self.bench.drop(dropped)
+        elif self._draft is not None and self._draft.unsaved:
             return Opened("", "", self._draft.stale)
         if at.file is not None and not at.shut:
             draft = self.bench.draft(at.file)
@@ -300,10 +318,11 @@ class Editor(Drafting):
         return Opened(source.read_text("utf-8", "replace") if source is not None else "", at.shut, stale=False)
 
     def show(self, view: Opened) -> None:
+        if self._dropped is not None:  # what was read is dropped by now
+            self.renew()
+            return
         if view.stale:
-            self.trouble(
-                ["the file was changed on disk since it was opened: it is not saved over; Ctrl+R reads it again"]
-            )
+            self.trouble([STALE])
         elif self._draft is not None and self._draft.unsaved:  # typed while the file was read
             self.bench.drafts[self._draft.path] = self._draft
         else:
@@ -316,7 +335,7 @@ class Editor(Drafting):
         reason = NOTHING_WRITTEN if self.reader.read_only and not view.shut else view.shut
         unfit = self._draft is not None and bool(view.shut)
         self._why = f"{reason}; F4 opens your own editor" if unfit and not self.reader.read_only else reason
-        self.trouble([f"not edited here: {self._why}"] if self._why else [])
+        self.trouble([*self._taken_up(), *[f"not edited here: {self._why}"] * bool(self._why)])
         self.writing.read_only = bool(self._why)
         text = readable(view.text.removeprefix(MARK)) if self._why else view.text.removeprefix(MARK)
         if not self.ready or self.writing.text != text:
@@ -324,6 +343,15 @@ class Editor(Drafting):
             if not self.ready:
                 self._go_to_principle()
         self._look()
+
+    def _taken_up(self) -> Iterator[str]:
+        """What became of a text that was typed before, and not saved."""
+        draft = self._draft
+        if draft is not None and draft.lost:
+            yield draft.lost
+        if draft is not None and draft.unsaved and draft.back:
+            when = time.strftime("%Y-%m-%d %H:%M", time.localtime(draft.back))
+            yield f"unsaved text of {when} is back; Ctrl+S saves, Ctrl+R drops it"
 
     def _go_to_principle(self) -> None:
         named = re.compile(rf"(?:^|[\s{{,])id:\s*[\"']?{re.escape(self.principle)}[\"']?\s*(?:[,}}#]|$)")
@@ -363,12 +391,25 @@ class Editor(Drafting):
 
     @work(thread=True, group="lint", exit_on_error=False, description="lint")
     def _look_over(self, draft: Draft, text: str) -> None:
+        self._keep_unsaved(draft)
         try:
             findings = Draft(draft.path, draft.before, text).findings()
             mends = [index for index, one in enumerate(findings) if mended(text, one) is not None]
             self.post_message(self.Looked(text, findings, mends))
         except UNREADABLE as error:
             self.post_message(self.Looked(text, (), (), why(error)))
+
+    def _keep_unsaved(self, draft: Draft) -> None:
+        """Have on disk what is not saved, in a thread."""
+        try:
+            draft.keep()
+        except StoreError as error:
+            self.post_message(self.Unkept(str(error)))
+
+    def on_editor_unkept(self, message: Editor.Unkept) -> None:
+        if not self._warned:
+            self._warned = True
+            self.trouble([f"what is not saved is in memory alone, save it soon: {message.trouble}"])
 
     def on_editor_looked(self, message: Editor.Looked) -> None:
         self._looking, self._looked = False, message.text
@@ -491,6 +532,7 @@ class Editor(Drafting):
     def _save(self, draft: Draft) -> None:
         try:
             draft.save()
+            self._keep_unsaved(draft)
             self.post_message(self.Saved())
         except DraftError as error:
             self.post_message(self.Saved(str(error), stale=True))
@@ -521,7 +563,7 @@ class Editor(Drafting):
 
     def _reload_if(self, sure: bool | None) -> None:
         if sure and self._draft is not None:
-            self.bench.drafts.pop(self._draft.path, None)
+            self._dropped = self._draft.path
             self._draft, self._looked, self.ready = None, None, False
             self.renew()
 

@@ -53,6 +53,7 @@ class Labelling(Page):
         self.wish = Wish(account())
         self.sheaf: Sheaf | None = None
         self._read_from: object = None
+        self._begun: dict[Wish, int | None] = {}  # the round that was begun and not ended, as it was at first
 
     def body(self) -> Iterator[Widget]:
         with Scroll():
@@ -97,9 +98,17 @@ class Labelling(Page):
         sheaf = Sheaf(wish, rounds, settings, standing)
         self._read_from = mark
         try:
-            return _filled(sheaf, run, wished)
+            begun = self._round_begun(sheaf, run) if wish.rounds is None and self.at.round is None else None
+            return _filled(sheaf, run, wished if begun is None else [begun])
         except UNREADABLE as error:
             return replace(sheaf, trouble=why(error))
+
+    def _round_begun(self, sheaf: Sheaf, run: Run) -> int | None:
+        """Where this labeller stopped; found once, so that another round does not appear while one labels."""
+        wish = replace(sheaf.wish, count=0)  # more or fewer of it are of the same round
+        if wish not in self._begun:
+            self._begun[wish] = _begun(sheaf, run)
+        return self._begun[wish]
 
     def _judged(self, rounds: Sequence[int]) -> tuple[int, ...]:
         """How many shards of verdicts there are, by round."""
@@ -219,6 +228,18 @@ class Labelling(Page):
             self.reader.say("nothing to label here")
         else:
             self.app.push_screen(Desk(self.place(), sheaf))
+
+
+def _begun(sheaf: Sheaf, run: Run) -> int | None:
+    """The round of the last label, where its queue was begun and not ended; None where there is none such."""
+    number = next((label.round for label in reversed(sheaf.standing) if label.round is not None), None)
+    if number not in sheaf.rounds:
+        return None
+    try:
+        found = _filled(sheaf, run, [number])
+    except UNREADABLE:
+        return None  # it is said of whoever goes to that round
+    return number if 0 < found.done < len(found.items) else None
 
 
 def _filled(sheaf: Sheaf, run: Run, rounds: Sequence[int]) -> Sheaf:
