@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
+from selfalign.tui.widgets import Words
 from tests.tui.conftest import look, page_of, press, screen_of, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -37,7 +38,8 @@ class Seen:
 
     def take(self, pilot: Pilot[None]) -> None:
         page, lines = page_of(pilot), screen_of(pilot).splitlines()
-        self.troubles |= {line for line in lines if line.startswith("  ! ") and "warning" not in line}
+        trouble = page.query_one("#trouble", Words)  # what could not be read; alerts of the campaign stand elsewhere
+        self.troubles |= {str(trouble.render())} if trouble.display else set()
         if page.NAME == "Campaign" and page.settled:
             for number, share in re.findall(r"^[▸ ] (\d) .*(▸\d+%)", "\n".join(lines), flags=re.MULTILINE):
                 self.shares[number].add(share)
