@@ -212,6 +212,7 @@ def test_no_worker_is_described_by_its_arguments() -> None:
     assert begun and all(re.search(r"description=\"\w", call) for call in begun)
 
 
+@pytest.mark.slow
 def test_filters_agree_with_a_naive_loop(many: Path) -> None:
     index = PairIndex(Run.open(many / "many"), [2])
     list(index.grow())
