@@ -34,7 +34,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
         ),
     ),
     "Read what it made": (
-        Command("tui", "selfalign.cli.tui:tui", "Watch and read runs in the terminal"),
+        Command("tui", "selfalign.cli.tui:tui", "Watch, compare, edit and label in the terminal"),
         Command("runs", "selfalign.cli.runs:app", "List and compare runs"),
         Command("pairs", "selfalign.cli.pairs:app", "List, show and export preference pairs"),
         Command("rankings", "selfalign.cli.rankings:app", "List, show and export answers in order of rank"),

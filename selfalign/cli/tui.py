@@ -22,7 +22,7 @@ def tui(
     no_mouse: bool = False,
     runs: Path = RUNS,
 ) -> int:
-    """Watch and read runs in the terminal. It hosts no work: no run stops with it.
+    """Watch, read and compare runs, edit their constitution, and label. It hosts no work: no run stops with it.
 
     Parameters
     ----------
