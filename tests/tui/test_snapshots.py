@@ -36,7 +36,7 @@ SCREENS: dict[str, tuple[str, ...]] = {"campaigns": (), "campaign": ("2",), "pai
 
 
 def versions() -> str:
-    return "".join(f"{name} {version(name)}\n" for name in ("textual", "rich", "textual-plotext"))
+    return "".join(f"{name} {version(name)}\n" for name in ("textual", "rich"))
 
 
 def skip_if_drawn_otherwise() -> None:
